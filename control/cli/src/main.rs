@@ -1,0 +1,2 @@
+//! popf: the command line.
+fn main() {}

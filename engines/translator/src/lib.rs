@@ -1,0 +1,1 @@
+//! Binary translation: guest code rewritten once into a translation cache, then run directly.

@@ -1,0 +1,12 @@
+//! What all engines agree on: the state of a virtual CPU, the ways an engine gives up control, and the traits
+//! between an engine, the monitor and the machine.
+//!
+//! Between two runs [`CpuState`] is the whole truth about a vCPU, whichever engine ran it last.
+
+mod engine;
+mod environment;
+mod state;
+
+pub use engine::{Delivery, Engine, EngineError, Entry, Event, Exit, Insn, Invalidation, Kick, Mmio};
+pub use environment::{Environment, Signal};
+pub use state::{Activity, CpuState, FpuState, Msrs, Shadow};

@@ -1,0 +1,1 @@
+//! What devices stand on: terminals and files.

@@ -1,0 +1,1 @@
+//! From a configuration to a machine: wiring, lifecycle, kernel loading.

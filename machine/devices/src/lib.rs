@@ -1,0 +1,1 @@
+//! The chips a guest sees, each after its datasheet.

@@ -1,0 +1,1 @@
+//! D: every exit arrives here and is sent on.

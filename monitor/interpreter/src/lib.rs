@@ -1,0 +1,1 @@
+//! {v}: one routine per sensitive instruction.

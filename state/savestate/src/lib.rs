@@ -1,0 +1,1 @@
+//! Versioned sections of saved state; knows no device.
