@@ -1,0 +1,162 @@
+//! Reading and writing guest RAM; see the crate's header for the rules.
+#![allow(unsafe_code)] // Accesses through checked raw pointers.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::{GuestRam, OutOfRange};
+
+/// A value at any alignment.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T>(T);
+
+/// Generates the accessors of one width.
+///
+/// An aligned access is atomic, as on the real machine, and ordered like the processor's own (acquire and
+/// release cost nothing on x86). An unaligned one is volatile. One that leaves its region goes byte by byte.
+macro_rules! accessors {
+    ($read:ident, $write:ident, $int:ty, $atomic:ty) => {
+        #[doc = concat!("Reads a little-endian `", stringify!($int), "` at any alignment.")]
+        #[inline]
+        pub fn $read(&self, gpa: u64) -> Result<$int, OutOfRange> {
+            const LEN: usize = size_of::<$int>();
+            let Some((_, _, host)) = self.find(gpa, LEN) else {
+                let mut bytes = [0; LEN];
+                self.read(gpa, &mut bytes)?;
+                return Ok(<$int>::from_le_bytes(bytes));
+            };
+            let pointer = host.as_ptr().cast::<$int>();
+            let value = if pointer.is_aligned() {
+                // SAFETY: `find` checked the range; aligned; only ever shared as raw memory.
+                unsafe { <$atomic>::from_ptr(pointer) }.load(Ordering::Acquire)
+            } else {
+                // SAFETY: `find` checked the range; the packed type has alignment 1.
+                unsafe { pointer.cast::<Unaligned<$int>>().read_volatile() }.0
+            };
+            Ok(<$int>::from_le(value))
+        }
+
+        #[doc = concat!("Writes a little-endian `", stringify!($int), "` at any alignment.")]
+        #[inline]
+        pub fn $write(&self, gpa: u64, value: $int) -> Result<(), OutOfRange> {
+            const LEN: usize = size_of::<$int>();
+            let Some((region, offset, host)) = self.find(gpa, LEN) else {
+                return self.write(gpa, &value.to_le_bytes());
+            };
+            let pointer = host.as_ptr().cast::<$int>();
+            if pointer.is_aligned() {
+                // SAFETY: as for reading.
+                unsafe { <$atomic>::from_ptr(pointer) }.store(value.to_le(), Ordering::Release);
+            } else {
+                // SAFETY: as for reading.
+                unsafe {
+                    pointer
+                        .cast::<Unaligned<$int>>()
+                        .write_volatile(Unaligned(value.to_le()))
+                };
+            }
+            self.tracking().written(region, offset, LEN);
+            Ok(())
+        }
+    };
+}
+
+/// Generates a compare-and-exchange of one width.
+///
+/// The locked instruction itself is used, because it takes any alignment, which Rust's atomics do not.
+macro_rules! compare_exchange {
+    ($name:ident, $int:ty, $instruction:literal, $accumulator:tt) => {
+        #[doc = concat!("Replaces the `", stringify!($int), "` at `gpa` by `new` if it equals `current`, in one")]
+        /// indivisible step, at any alignment. The inner result is as that of
+        /// [`AtomicU64::compare_exchange`]: the old value, `Err` if it differed.
+        #[inline]
+        pub fn $name(&self, gpa: u64, current: $int, new: $int) -> Result<Result<$int, $int>, OutOfRange> {
+            const LEN: usize = size_of::<$int>();
+            let (region, offset, host) = self.find(gpa, LEN).ok_or(OutOfRange { gpa, len: LEN })?;
+            let mut seen = current;
+            // SAFETY: `find` checked the range; the instruction touches no other memory.
+            unsafe {
+                std::arch::asm!(
+                    $instruction,
+                    host = in(reg) host.as_ptr(),
+                    new = in(reg) new,
+                    inout($accumulator) seen,
+                    options(nostack),
+                );
+            }
+            if seen != current {
+                return Ok(Err(seen));
+            }
+            self.tracking().written_locked(region, offset, LEN);
+            Ok(Ok(seen))
+        }
+    };
+}
+
+impl GuestRam {
+    accessors!(read_u8, write_u8, u8, AtomicU8);
+    accessors!(read_u16, write_u16, u16, AtomicU16);
+    accessors!(read_u32, write_u32, u32, AtomicU32);
+    accessors!(read_u64, write_u64, u64, AtomicU64);
+
+    compare_exchange!(
+        compare_exchange_u32,
+        u32,
+        "lock cmpxchg dword ptr [{host}], {new:e}",
+        "eax"
+    );
+    compare_exchange!(
+        compare_exchange_u64,
+        u64,
+        "lock cmpxchg qword ptr [{host}], {new}",
+        "rax"
+    );
+
+    /// Fills `buffer` from `gpa` on. On an error the buffer's contents are unspecified.
+    pub fn read(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), OutOfRange> {
+        let memory = self.as_guest_memory();
+        memory
+            .read_slice(buffer, GuestAddress(gpa))
+            .map_err(|_| OutOfRange {
+                gpa,
+                len: buffer.len(),
+            })
+    }
+
+    /// Writes all of `bytes` at `gpa`, or nothing where RAM does not hold them.
+    pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+        let missing = |_| OutOfRange {
+            gpa,
+            len: bytes.len(),
+        };
+        if !self.contains(gpa, bytes.len()) {
+            return Err(missing(()));
+        }
+        let memory = self.as_guest_memory();
+        memory
+            .write_slice(bytes, GuestAddress(gpa))
+            .map_err(|_| missing(()))
+    }
+
+    /// Sets `len` bytes at `gpa` to `value`, or nothing where RAM does not hold them.
+    pub fn fill(&self, gpa: u64, len: usize, value: u8) -> Result<(), OutOfRange> {
+        if !self.contains(gpa, len) {
+            return Err(OutOfRange { gpa, len });
+        }
+        let chunk = [value; 4096];
+        let mut done = 0;
+        while done < len {
+            let step = chunk.len().min(len - done);
+            self.write(gpa + done as u64, &chunk[..step])?;
+            done += step;
+        }
+        Ok(())
+    }
+
+    /// Whether all of a range is RAM.
+    pub fn contains(&self, gpa: u64, len: usize) -> bool {
+        self.find(gpa, len).is_some() || self.as_guest_memory().check_range(GuestAddress(gpa), len)
+    }
+}
