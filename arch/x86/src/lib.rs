@@ -5,6 +5,7 @@
 
 pub mod exception;
 pub mod mode;
+pub mod paging;
 pub mod register;
 pub mod segment;
 

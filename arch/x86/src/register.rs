@@ -1,5 +1,8 @@
 //! Control and flag registers (SDM vol. 1 ch. 3.4, vol. 3 ch. 2.5; APM vol. 2 ch. 3).
 
+// The bits' names are the manuals'; the macro below repeats them where an attribute cannot reach.
+#![allow(missing_docs)]
+
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
