@@ -28,6 +28,11 @@ pub trait Engine: Send {
     /// through the engine, dirty logging and reclaimed pages.
     fn invalidate(&mut self, what: Invalidation);
 
+    /// Says whether an interrupt waits that the vCPU cannot take yet. While it does, [`Engine::run`] returns
+    /// [`Exit::Kicked`] as soon as IF is set and no shadow holds, and does so between two instructions. The
+    /// monitor takes the wish back when the interrupt is taken or gone.
+    fn request_interrupt_window(&mut self, wanted: bool);
+
     /// A handle by which any thread makes [`Engine::run`] return [`Exit::Kicked`] soon. A kick that arrives
     /// between two runs is kept for the next.
     fn kicker(&self) -> Arc<dyn Kick>;

@@ -22,6 +22,12 @@ pub trait Environment: PageTables {
     /// CPUID as offered to the guest; `xcr0` and `osxsave` are the vCPU's own, since leaves 1, 7 and D show them.
     fn cpuid(&self, leaf: u32, subleaf: u32, osxsave: bool, xcr0: u64) -> [u32; 4];
 
+    /// Width of a guest-physical address. Every walk of the page tables asks; an implementation that knows the
+    /// answer without CPUID should say it.
+    fn physical_bits(&self) -> u8 {
+        (self.cpuid(0x8000_0008, 0, false, 0)[0] as u8).clamp(32, 52)
+    }
+
     /// The host's time-stamp counter as the VM sees it, before the vCPU's own `tsc_offset`.
     fn tsc(&self) -> u64;
 
