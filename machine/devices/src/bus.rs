@@ -200,7 +200,7 @@ impl PortBus {
             Some(claim)
                 if size == 1
                     || (size <= claim.width
-                        && port % u16::from(size) == 0
+                        && port.is_multiple_of(u16::from(size))
                         && claim.last - port >= u16::from(size) - 1) =>
             {
                 Found::Whole(

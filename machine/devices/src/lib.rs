@@ -12,4 +12,8 @@
 //! and nothing is ever locked the other way round.
 
 pub mod bus;
+pub mod legacy;
 pub mod wiring;
+
+#[cfg(test)]
+mod testing;

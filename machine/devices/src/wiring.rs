@@ -174,6 +174,13 @@ pub trait MmioDevice: Send {
 /// meanwhile, so the callee only takes note.
 pub type Notify = Arc<dyn Fn() + Send + Sync>;
 
+/// Where a serial port's output goes.
+pub trait SerialSink: Send {
+    /// Takes as many of `bytes` as it has room for, and says how many. Never blocks; when it has taken less
+    /// than it was given, it lets the chip know once there is room.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+}
+
 /// A `Mutex` without poisoning: a panic in a chip is a bug of ours and ends the VM wherever it shows first.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex

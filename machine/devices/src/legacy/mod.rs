@@ -1,0 +1,5 @@
+//! What an IBM PC/AT had on its board, and every PC since at the same places.
+
+mod fifo;
+pub mod pic;
+pub mod uart;
