@@ -1,12 +1,12 @@
 //! Where things are in the guest's physical address space. The layout is a PC's: RAM below the PCI hole that
-//! ends at 4 GiB, the rest of it above; inside the first megabyte the holes every PC has had since the AT.
+//! ends at 4 GiB, the rest of it above; inside the first megabyte the areas every PC has had since the AT. What
+//! follows from it about allocation is [`memory::GuestRam::allocate`]'s.
 //!
 //! | from | to | what |
 //! | --- | --- | --- |
 //! | 0 | 9FC00 | RAM |
 //! | 9FC00 | A0000 | extended BIOS data area (reserved) |
-//! | A0000 | C0000 | graphics window: nothing answers yet |
-//! | C0000 | E0000 | RAM, not reported (option ROMs would be here) |
+//! | A0000 | E0000 | RAM, not reported (a graphics window and option ROMs would be here) |
 //! | E0000 | 100000 | RAM holding the ACPI tables (reserved) |
 //! | 100000 | C0000000 at most | RAM |
 //! | C0000000 | 100000000 | PCI memory, I/O APIC, local APIC |
@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use memory::{HIGH_RAM_START, LOW_RAM_END};
 use thiserror::Error;
 
 /// Start of the extended BIOS data area, the end of what a program may use of the first 640 KiB.
@@ -27,9 +28,9 @@ pub const BIOS: u64 = 0xe_0000;
 /// End of that area.
 pub const ONE_MIB: u64 = 0x10_0000;
 /// Start of the hole in which PCI devices and interrupt controllers answer.
-pub const PCI_HOLE: u64 = 0xc000_0000;
+pub const PCI_HOLE: u64 = LOW_RAM_END;
 /// Its end.
-pub const FOUR_GIB: u64 = 1 << 32;
+pub const FOUR_GIB: u64 = HIGH_RAM_START;
 /// The I/O APIC's registers.
 pub const IO_APIC: u64 = 0xfec0_0000;
 /// The local APIC's registers, wherever the guest has not moved them.
@@ -91,7 +92,7 @@ impl MemoryMap {
         } else if bytes % 4096 != 0 {
             Err(SizeError::Unaligned(bytes))
         } else {
-            let low_end = bytes.min(PCI_HOLE);
+            let low_end = bytes.min(LOW_RAM_END);
             Ok(Self {
                 low_end,
                 high_end: FOUR_GIB + (bytes - low_end),
@@ -107,15 +108,6 @@ impl MemoryMap {
     /// End of the RAM above 4 GiB; 4 GiB when there is none.
     pub fn high_end(&self) -> u64 {
         self.high_end
-    }
-
-    /// The ranges that RAM answers.
-    pub fn ram(&self) -> Vec<Range<u64>> {
-        let mut ranges = vec![0..VGA, OPTION_ROM..self.low_end];
-        if self.high_end > FOUR_GIB {
-            ranges.push(FOUR_GIB..self.high_end);
-        }
-        ranges
     }
 
     /// The ranges a kernel may be put in and may use.
