@@ -68,6 +68,9 @@ pub struct Msrs {
     pub mtrr_def_type: u64,
     pub mtrr_fixed: [u64; 11],
     pub mtrr_variable: [[u64; 2]; 8],
+    pub spec_ctrl: u64,
+    /// AMD's HWCR.
+    pub hwcr: u64,
 }
 
 /// What a vCPU is doing.
@@ -167,7 +170,8 @@ impl CpuState {
             xcr0: Xcr0::X87,
             efer: Efer::empty(),
             dr,
-            msrs: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: 1, ..Msrs::default() },
+            // HWCR: the TSC counts at the rate of the highest P-state.
+            msrs: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: 1, hwcr: 1 << 24, ..Msrs::default() },
             tsc_offset: 0,
             activity: Activity::Running,
             shadow: Shadow::None,
