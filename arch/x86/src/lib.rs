@@ -3,6 +3,7 @@
 //! "64 and IA-32 Architectures Software Developer's Manual", *APM* is AMD's "AMD64 Architecture Programmer's
 //! Manual".
 
+pub mod classify;
 pub mod exception;
 pub mod mode;
 pub mod paging;
