@@ -1,0 +1,434 @@
+//! Debian packages through the host's own apt: its sources, keys, proxies and preferences, but a state directory
+//! of ours, so that neither root nor fresh package lists are needed and the host's are never touched.
+//!
+//! The options are those of apt.conf(5). What the host hooks onto an update (cleaning its cache, telling its
+//! software centre) is left out, as are the lists that only other programs read. Not modelled: sources, and
+//! architectures other than the guest's.
+
+use crate::error::{Error, IoContext, Result};
+use crate::progress::Progress;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The guest's, whatever the host's.
+const ARCHITECTURE: &str = "amd64";
+/// Read after the host's configuration; only there can a setting be cleared.
+const CONFIGURATION: &str = r#"#clear APT::Update;
+#clear Acquire::IndexTargets;
+Acquire::IndexTargets::deb::Packages {
+    MetaKey "$(COMPONENT)/binary-$(ARCHITECTURE)/Packages";
+    flatMetaKey "Packages";
+    ShortDescription "Packages";
+    Description "$(RELEASE)/$(COMPONENT) $(ARCHITECTURE) Packages";
+    flatDescription "$(RELEASE) Packages";
+    Optional "0";
+};
+"#;
+/// No answer of `apt-cache` that is asked for here is as long.
+const ANSWER_LIMIT: u64 = 4 << 20;
+
+/// The programs of apt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tools {
+    /// Updates and downloads.
+    pub apt_get: PathBuf,
+    /// Describes packages.
+    pub apt_cache: PathBuf,
+}
+
+impl Default for Tools {
+    /// As found along PATH.
+    fn default() -> Self {
+        Self {
+            apt_get: "apt-get".into(),
+            apt_cache: "apt-cache".into(),
+        }
+    }
+}
+
+/// The fields of a package's description, by name.
+pub(crate) type Stanza = BTreeMap<String, String>;
+
+/// What is needed to know of a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) depends: String,
+    /// In bytes; only for display.
+    pub(crate) size: u64,
+}
+
+/// apt with a private state directory.
+#[derive(Debug)]
+pub(crate) struct Apt {
+    tools: Tools,
+    directory: PathBuf,
+    /// What the update said, for when a package is missing.
+    complaints: String,
+}
+
+impl Apt {
+    /// Sets an empty state up in `directory`.
+    pub(crate) fn new(tools: &Tools, directory: &Path) -> Result<Self> {
+        for sub in ["lists/partial", "cache/archives/partial"] {
+            let path = directory.join(sub);
+            fs::create_dir_all(&path).at("create", &path)?;
+        }
+        for (name, content) in [("conf", CONFIGURATION), ("status", "")] {
+            let path = directory.join(name);
+            fs::write(&path, content).at("write", &path)?;
+        }
+        Ok(Self {
+            tools: tools.clone(),
+            directory: directory.to_owned(),
+            complaints: String::new(),
+        })
+    }
+
+    /// Fetches the package lists. A source that fails is no error as long as the others have what is needed.
+    pub(crate) fn update(&mut self, progress: &mut dyn Progress) -> Result<()> {
+        progress.begin("updating package lists", None);
+        let mut command = self.command(&self.tools.apt_get);
+        command.args(["-q", "update"]);
+        let (_, complaints) = self.run(command, &mut |_| {})?;
+        self.complaints = complaints;
+        progress.end();
+        Ok(())
+    }
+
+    /// The version of a package that would be installed.
+    pub(crate) fn describe(&self, package: &str) -> Result<Description> {
+        let mut command = self.command(&self.tools.apt_cache);
+        command.args(["-q", "--no-all-versions", "show", package]);
+        let mut answer = String::new();
+        let (success, _) = self.run(command, &mut |line| {
+            answer.push_str(line);
+            answer.push('\n');
+        })?;
+        let stanza = stanza(&answer);
+        if !success || stanza.is_empty() {
+            return Err(Error::NoPackage {
+                package: package.to_owned(),
+                message: self.complaints.clone(),
+            });
+        }
+        describe(package, stanza)
+    }
+
+    /// Fetches a package's file, which apt checks against the signed lists, into `directory`.
+    pub(crate) fn download(
+        &self,
+        package: &Description,
+        directory: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        fs::create_dir_all(directory).at("create", directory)?;
+        progress.begin(&format!("downloading {}", package.name), Some(package.size));
+        let mut command = self.command(&self.tools.apt_get);
+        // Status lines among the messages, as a further file descriptor cannot be given to a child.
+        command.args(["-q", "-o", "APT::Status-Fd=1", "download"]);
+        command
+            .arg(format!("{}={}", package.name, package.version))
+            .current_dir(directory);
+        let program = self.tools.apt_get.display().to_string();
+        let mut child = Running::start(command, &program, &self.directory)?;
+        child.lines(|line| {
+            if let Some(share) = downloaded_share(line) {
+                progress.reached((share * package.size as f64) as u64);
+            }
+        })?;
+        child.succeed(&program)?;
+        progress.end();
+        Ok(())
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        let option = |name: &str, path: PathBuf| {
+            let mut text = OsString::from(name);
+            text.push("=");
+            text.push(path);
+            text
+        };
+        command.arg("-c").arg(self.directory.join("conf"));
+        for (name, path) in [
+            ("Dir::State", self.directory.clone()),
+            ("Dir::State::Lists", self.directory.join("lists")),
+            // Nothing is installed, so nothing of the host's influences which version is taken.
+            ("Dir::State::status", self.directory.join("status")),
+            ("Dir::Cache", self.directory.join("cache")),
+        ] {
+            command.arg("-o").arg(option(name, path));
+        }
+        for setting in [
+            // As root, apt would change to a user who cannot enter a private directory.
+            "APT::Sandbox::User=root".to_owned(),
+            format!("APT::Architecture={ARCHITECTURE}"),
+            format!("APT::Architectures={ARCHITECTURE}"),
+        ] {
+            command.arg("-o").arg(setting);
+        }
+        command.env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+
+    /// Whether it succeeded, and what it said on standard error.
+    fn run(&self, command: Command, line: &mut dyn FnMut(&str)) -> Result<(bool, String)> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = Running::start(command, &program, &self.directory)?;
+        child.lines(line)?;
+        let (status, message) = child.finish()?;
+        Ok((status.success(), message))
+    }
+}
+
+/// A running program, which does not outlive this value.
+struct Running {
+    child: std::process::Child,
+    errors: PathBuf,
+}
+
+impl Running {
+    fn start(mut command: Command, program: &str, directory: &Path) -> Result<Self> {
+        // A file, not a pipe: nobody reads it while the program runs.
+        let errors = directory.join("errors");
+        let file = File::create(&errors).at("create", &errors)?;
+        match command.stdout(Stdio::piped()).stderr(file).spawn() {
+            Ok(child) => Ok(Self { child, errors }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoApt {
+                program: program.to_owned(),
+            }),
+            Err(source) => Err(Error::Io {
+                action: "run",
+                path: program.into(),
+                source,
+            }),
+        }
+    }
+
+    fn lines(&mut self, mut each: impl FnMut(&str)) -> Result<()> {
+        let Some(output) = self.child.stdout.take() else {
+            return Ok(());
+        };
+        for line in BufReader::new(output.take(ANSWER_LIMIT)).split(b'\n') {
+            let line = line.at("read the output of", Path::new("apt"))?;
+            each(&String::from_utf8_lossy(&line));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(std::process::ExitStatus, String)> {
+        let status = self.child.wait().at("wait for", Path::new("apt"))?;
+        let message = fs::read(&self.errors).at("read", &self.errors)?;
+        Ok((status, String::from_utf8_lossy(&message).trim().to_owned()))
+    }
+
+    fn succeed(self, program: &str) -> Result<()> {
+        let (status, message) = self.finish()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(Error::Apt {
+                program: program.to_owned(),
+                status,
+                message,
+            })
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After an error in the middle; a program that has been waited for is not signalled.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// The first paragraph of a control file (deb822(5)); continuation lines are joined to their field.
+pub(crate) fn stanza(text: &str) -> Stanza {
+    let mut fields = Stanza::new();
+    let mut current: Option<String> = None;
+    for line in text.lines().skip_while(|line| line.trim().is_empty()) {
+        if line.trim().is_empty() {
+            break;
+        }
+        if line.starts_with([' ', '\t']) {
+            if let Some(value) = current.as_ref().and_then(|name| fields.get_mut(name)) {
+                value.push('\n');
+                value.push_str(line.trim());
+            }
+        } else if let Some((name, value)) = line.split_once(':') {
+            fields.insert(name.to_owned(), value.trim().to_owned());
+            current = Some(name.to_owned());
+        }
+    }
+    fields
+}
+
+fn describe(package: &str, mut stanza: Stanza) -> Result<Description> {
+    let missing = |field| Error::Description {
+        package: package.to_owned(),
+        field,
+    };
+    let mut take = |field| stanza.remove(field).filter(|value| !value.is_empty());
+    let name = take("Package")
+        .filter(|name| is_package_name(name))
+        .ok_or(missing("Package"))?;
+    // It becomes part of an argument, and of the manifest.
+    let is_version = |text: &String| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte))
+    };
+    let version = take("Version")
+        .filter(is_version)
+        .ok_or(missing("Version"))?;
+    let size = take("Size")
+        .and_then(|size| size.parse().ok())
+        .ok_or(missing("Size"))?;
+    Ok(Description {
+        name,
+        version,
+        size,
+        depends: take("Depends").unwrap_or_default(),
+    })
+}
+
+/// Debian Policy, 5.6.1.
+fn is_package_name(name: &str) -> bool {
+    name.len() >= 2
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)
+        })
+}
+
+/// The package names in a dependency field, alternatives included, versions and architectures left out.
+pub(crate) fn dependencies(field: &str) -> impl Iterator<Item = &str> {
+    field
+        .split([',', '|'])
+        .filter_map(|item| {
+            item.split([' ', '\t', '\n', '(', '[', '<', ':'])
+                .find(|word| !word.is_empty())
+        })
+        .filter(|name| is_package_name(name))
+}
+
+/// How much is done, by a line `dlstatus:ITEM:PERCENT:TEXT` of apt's progress protocol.
+fn downloaded_share(line: &str) -> Option<f64> {
+    let percent: f64 = line
+        .strip_prefix("dlstatus:")?
+        .split(':')
+        .nth(1)?
+        .parse()
+        .ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const META: &str = "\nPackage: linux-image-cloud-amd64\nVersion: 6.1.10-2\nArchitecture: amd64\n\
+        Depends: linux-image-6.1.0-9-cloud-amd64 (= 6.1.10-2)\nDescription: Linux for x86-64 cloud\n meta\n .\n\tx\n\
+        Size: 1504\n\nPackage: linux-image-cloud-amd64\nVersion: 5.0\nSize: 1\n";
+
+    #[test]
+    fn the_first_paragraph_is_taken() {
+        let fields = stanza(META);
+        assert_eq!(fields["Version"], "6.1.10-2");
+        assert_eq!(fields["Description"], "Linux for x86-64 cloud\nmeta\n.\nx");
+        assert_eq!(fields.len(), 6);
+        assert!(stanza("").is_empty());
+        assert!(stanza("\n\n").is_empty());
+        assert!(stanza(" continuation of nothing\nno colon\n").is_empty());
+    }
+
+    #[test]
+    fn a_description_needs_sane_fields() {
+        let description = describe("p", stanza(META)).unwrap();
+        assert_eq!(
+            (description.version.as_str(), description.size),
+            ("6.1.10-2", 1504)
+        );
+        let field_missing = |text: &str| match describe("p", stanza(text)) {
+            Err(Error::Description { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field_missing("Version: 1\nSize: 1"), "Package");
+        assert_eq!(
+            field_missing("Package: --evil\nVersion: 1\nSize: 1"),
+            "Package"
+        );
+        assert_eq!(field_missing("Package: good\nVersion:\nSize: 1"), "Version");
+        assert_eq!(
+            field_missing("Package: good\nVersion: 1 2\nSize: 1"),
+            "Version"
+        );
+        assert_eq!(
+            field_missing("Package: good\nVersion: 1/../2\nSize: 1"),
+            "Version"
+        );
+        assert_eq!(field_missing("Package: good\nVersion: 1\nSize: -1"), "Size");
+        assert_eq!(field_missing("Package: good\nVersion: 1"), "Size");
+    }
+
+    #[test]
+    fn dependencies_lose_their_conditions() {
+        let field = "kmod, linux-base (>= 4.3~), aa|bb (= 1),\n initramfs-tools (>= 0.120+deb8u2) | xx:any, yy [amd64], , (, -bad";
+        let names: Vec<&str> = dependencies(field).collect();
+        assert_eq!(
+            names,
+            [
+                "kmod",
+                "linux-base",
+                "aa",
+                "bb",
+                "initramfs-tools",
+                "xx",
+                "yy"
+            ]
+        );
+        assert_eq!(dependencies("").count(), 0);
+    }
+
+    #[test]
+    fn status_lines_are_shares() {
+        assert_eq!(
+            downloaded_share("dlstatus:1:25.0000:Retrieving file 1 of 1"),
+            Some(0.25)
+        );
+        for line in [
+            "Get:1 http://host",
+            "dlstatus:1",
+            "dlstatus:1:x:y",
+            "dlstatus:1:NaN:y",
+            "dlstatus:1:101:y",
+            "pmstatus:1:25:y",
+        ] {
+            assert_eq!(downloaded_share(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_apt_is_told_what_to_pass() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("apt-get");
+        let tools = Tools {
+            apt_get: missing.clone(),
+            apt_cache: missing,
+        };
+        let mut apt = Apt::new(&tools, &directory.path().join("apt")).unwrap();
+        let error = apt.update(&mut crate::progress::Silent).unwrap_err();
+        assert!(matches!(error, Error::NoApt { .. }));
+        assert!(
+            error.to_string().contains("popf run --kernel F --initrd F"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! What can go wrong while an image is built or looked up.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No recipe has this name.
+    #[error("there is no image named {name:?}; known images: {}", known.join(", "))]
+    UnknownImage {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// The user has no home.
+    #[error(
+        "no place for images: set XDG_CACHE_HOME (or HOME) to an absolute path, \
+         or pass a kernel and an initramfs of your own: popf run --kernel F --initrd F"
+    )]
+    NoCacheDirectory,
+    /// The host's file system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// A verb.
+        action: &'static str,
+        /// What it was to be done to.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Not a Debian-like host.
+    #[error(
+        "images are built from Debian packages, and this host has no {program}; pass a kernel (bzImage or \
+         vmlinux, with 8250 serial ports built in) and an initramfs instead: popf run --kernel F --initrd F"
+    )]
+    NoApt {
+        /// The program that was not found.
+        program: String,
+    },
+    /// apt ran and failed.
+    #[error("{program} failed ({status}){}", indented(message))]
+    Apt {
+        /// Which program of apt's.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        message: String,
+    },
+    /// The host's package sources do not have what an image needs.
+    #[error(
+        "no package {package} in this host's apt sources{}\n\
+         popf's images are made of Debian's packages; on another distribution pass a kernel and an initramfs \
+         instead: popf run --kernel F --initrd F",
+        indented(message)
+    )]
+    NoPackage {
+        /// Its name.
+        package: String,
+        /// What apt said while it updated its lists.
+        message: String,
+    },
+    /// A package's description is not what it should be.
+    #[error("the description of package {package} has no usable {field}")]
+    Description {
+        /// Its name.
+        package: String,
+        /// The missing field.
+        field: &'static str,
+    },
+    /// A package's file is damaged, or not what it should be.
+    #[error("package file {} cannot be unpacked", path.display())]
+    Package {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PackageError,
+    },
+    /// A cached image no longer is what was written.
+    #[error("the cached image in {} is damaged: {reason}; `popf image build --refresh` makes it anew", path.display())]
+    Damaged {
+        /// Its directory.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// A command for the guest that cannot be passed on.
+    #[error("the guest cannot be given this command: {0}")]
+    Command(&'static str),
+    /// An archive for the guest that cannot be written.
+    #[error("the initramfs cannot be written")]
+    Archive(#[source] io::Error),
+}
+
+/// What is wrong with a package file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// Reading or decompressing failed, or the file ends early.
+    #[error("it is truncated or damaged")]
+    Read(#[source] io::Error),
+    /// It is no Debian package of the known format.
+    #[error("{0}")]
+    Format(&'static str),
+    /// Its payload is compressed in a way that is not supported.
+    #[error("its payload {0:?} is compressed in an unknown way")]
+    Compression(String),
+    /// It does not contain a file that is needed.
+    #[error("it contains no {0}")]
+    Missing(&'static str),
+    /// A file in it is larger than anything sensible.
+    #[error("its {name} has {size} bytes; at most {limit} are taken")]
+    TooLarge {
+        /// Which file.
+        name: &'static str,
+        /// Its size.
+        size: u64,
+        /// What would have been taken.
+        limit: u64,
+    },
+    /// What was unpacked cannot be written.
+    #[error("cannot write {}", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+}
+
+fn indented(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(":\n  {}", message.trim().replace('\n', "\n  "))
+    }
+}
+
+/// Turns an `io::Error` into ours, with what was being done to what.
+pub(crate) trait IoContext<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
