@@ -20,6 +20,20 @@ pub enum HostError {
         /// The length that was asked for.
         len: usize,
     },
+    /// A table of fixed size is full.
+    #[error("more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The descriptor is no terminal.
+    #[error("not a terminal")]
+    NotATerminal,
+    /// The terminal belongs to a process group in the foreground, which we are not in.
+    #[error("this process runs in the background of its terminal")]
+    Background,
     /// A length or offset is zero, unaligned or out of the object's bounds.
     #[error("bad range: offset {offset:#x}, length {len:#x} in an object of {size:#x} bytes")]
     BadRange {

@@ -7,18 +7,24 @@
 //! | module | gives |
 //! | --- | --- |
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
+//! | [`fault`] | faults of guest code as signals, alternate stacks |
+//! | [`terminal`] | raw mode, restored on every way out |
 //!
 //! Not modelled: any host but Linux on x86-64.
 
 pub mod error;
+pub mod fault;
 pub mod mapping;
 pub mod memfd;
 pub mod reservation;
+pub mod terminal;
 
 pub use error::HostError;
+pub use fault::{AltStack, FaultContext, FaultHandler, FaultSignal, install_fault_handler};
 pub use mapping::{Advice, Mapping, Protection};
 pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};
+pub use terminal::RawMode;
 
 /// The size of a page: fixed on x86-64.
 pub const PAGE_SIZE: usize = 4096;
