@@ -9,21 +9,30 @@
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
 //! | [`terminal`] | raw mode, restored on every way out |
+//! | [`event`], [`signals`] | waiting, being woken, signals from outside |
+//! | [`clock`], [`cpu`], [`system`] | time, the processor, memory |
 //!
 //! Not modelled: any host but Linux on x86-64.
 
+pub mod clock;
+pub mod cpu;
 pub mod error;
+pub mod event;
 pub mod fault;
 pub mod mapping;
 pub mod memfd;
 pub mod reservation;
+pub mod signals;
+pub mod system;
 pub mod terminal;
 
 pub use error::HostError;
+pub use event::EventFd;
 pub use fault::{AltStack, FaultContext, FaultHandler, FaultSignal, install_fault_handler};
 pub use mapping::{Advice, Mapping, Protection};
 pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};
+pub use signals::{Signal, Signals};
 pub use terminal::RawMode;
 
 /// The size of a page: fixed on x86-64.

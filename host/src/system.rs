@@ -1,0 +1,101 @@
+//! What the host has, and how much of it is left for us.
+
+use std::fs;
+use std::path::Path;
+
+/// The host's memory in bytes.
+pub fn total_memory() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+/// Bytes that can be used without swapping, by the kernel's estimate, and within the limit of our control group.
+pub fn available_memory() -> Option<u64> {
+    let available = meminfo("MemAvailable:")?;
+    Some(match memory_limit() {
+        Some((limit, used)) => available.min(limit.saturating_sub(used)),
+        None => available,
+    })
+}
+
+/// The limit of our memory control group and what is used of it, if it has one.
+pub fn memory_limit() -> Option<(u64, u64)> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    // Version 2 has one line, "0::/path".
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mut tightest: Option<(u64, u64)> = None;
+    let root = Path::new("/sys/fs/cgroup");
+    // Every ancestor's limit holds too.
+    for group in root
+        .join(path)
+        .ancestors()
+        .take_while(|group| group.starts_with(root))
+    {
+        let number = |file: &str| {
+            fs::read_to_string(group.join(file))
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        };
+        if let (Some(limit), Some(used)) = (number("memory.max"), number("memory.current"))
+            && tightest.is_none_or(|(other, other_used)| {
+                limit.saturating_sub(used) < other.saturating_sub(other_used)
+            })
+        {
+            tightest = Some((limit, used));
+        }
+    }
+    tightest
+}
+
+/// Processors this process may run on.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Resident memory of this process in bytes: all of it, and the part that is shared mappings such as guest RAM.
+pub fn resident_memory() -> Option<(u64, u64)> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    Some((field(&status, "VmRSS:")?, field(&status, "RssShmem:")?))
+}
+
+fn meminfo(name: &str) -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, name)
+}
+
+/// The value of a line `name   1234 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_adds_up() {
+        let total = total_memory().unwrap();
+        let available = available_memory().unwrap();
+        assert!(
+            available <= total && total > 64 << 20,
+            "{available} of {total}"
+        );
+        let (all, shared) = resident_memory().unwrap();
+        assert!(shared <= all && all > 0 && all < total);
+    }
+
+    #[test]
+    fn fields_are_parsed_and_nonsense_is_not() {
+        let text = "MemTotal:       16 kB\nOdd: x kB\nPlain: 5\n";
+        assert_eq!(field(text, "MemTotal:"), Some(16384));
+        assert_eq!(field(text, "Odd:"), None);
+        assert_eq!(field(text, "Plain:"), None);
+        assert_eq!(field(text, "Missing:"), None);
+    }
+}
