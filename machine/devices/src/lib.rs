@@ -11,6 +11,7 @@
 //! whose receiving side ([`apic`]) takes no lock at all. So the order is device, then interrupt controller,
 //! and nothing is ever locked the other way round.
 
+pub mod apic;
 pub mod bus;
 pub mod legacy;
 pub mod wiring;
