@@ -1,0 +1,105 @@
+//! The machine's time. Everything is derived from the host's time-stamp counter: the VM's clock counts its ticks
+//! since power-on in nanoseconds. So the counter a guest reads and the timers it calibrates it against (PIT, PM
+//! timer, local APIC) agree exactly, which no pair of host clocks would; the price is that the VM's clock is as
+//! right as the counter's frequency was measured, as on a real board with its crystal.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use devices::apic::TscTime;
+use devices::wiring::{VmClock, WallClock};
+
+const NS_PER_S: u128 = 1_000_000_000;
+
+/// A clock that runs from its creation on.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    /// Reads the host's counter.
+    read: fn() -> u64,
+    /// The counter at power-on.
+    start: u64,
+    hz: u64,
+}
+
+impl Clock {
+    /// Starts now, on a counter of this frequency.
+    pub fn start(read: fn() -> u64, hz: u64) -> Self {
+        assert!(hz > 0, "a time-stamp counter that stands still");
+        Self {
+            read,
+            start: read(),
+            hz,
+        }
+    }
+
+    /// The host's counter.
+    pub fn tsc(&self) -> u64 {
+        (self.read)()
+    }
+
+    /// What makes a vCPU's own counter start at zero when the machine does.
+    pub fn initial_tsc_offset(&self) -> u64 {
+        self.start.wrapping_neg()
+    }
+
+    /// The counter's frequency.
+    pub fn tsc_hz(&self) -> u64 {
+        self.hz
+    }
+}
+
+impl VmClock for Clock {
+    fn now(&self) -> u64 {
+        // A counter read on another core may be behind by a few ticks where the host's are not in step.
+        let ticks = (self.read)().saturating_sub(self.start);
+        // Good for centuries.
+        (u128::from(ticks) * NS_PER_S / u128::from(self.hz)) as u64
+    }
+}
+
+impl TscTime for Clock {
+    fn deadline(&self, tsc: u64) -> u64 {
+        let ticks = u128::from(tsc.saturating_sub(self.start));
+        u64::try_from((ticks * NS_PER_S).div_ceil(u128::from(self.hz))).unwrap_or(u64::MAX)
+    }
+}
+
+/// The host's time of day.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostWallClock;
+
+impl WallClock for HostWallClock {
+    fn unix_ns(&self) -> i64 {
+        let since = |later: SystemTime, earlier| later.duration_since(earlier);
+        let now = SystemTime::now();
+        match since(now, UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+            Err(before) => {
+                i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |before| -before)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static COUNTER: AtomicU64 = AtomicU64::new(1 << 40);
+
+    #[test]
+    fn a_deadline_has_passed_exactly_when_the_counter_has() {
+        let clock = Clock::start(|| COUNTER.load(Ordering::Relaxed), 2_599_999_999);
+        assert_eq!((clock.now(), clock.deadline(0)), (0, 0));
+        assert_eq!(clock.tsc().wrapping_add(clock.initial_tsc_offset()), 0);
+        for ticks in [1, 2, 3, 2_599_999_998, 2_599_999_999, 12_345_678_901_234] {
+            let deadline = clock.deadline((1 << 40) + ticks);
+            COUNTER.store((1 << 40) + ticks - 1, Ordering::Relaxed);
+            let before = clock.now();
+            COUNTER.store((1 << 40) + ticks, Ordering::Relaxed);
+            // At most one nanosecond late, since the VM's clock has no finer grain.
+            assert!(before < deadline || clock.deadline((1 << 40) + ticks - 1) == deadline);
+            assert!(clock.now() + 1 >= deadline, "{ticks}");
+        }
+    }
+}
