@@ -26,6 +26,8 @@ mod routine;
 mod segment;
 mod shape;
 mod system;
+#[cfg(test)]
+mod tests;
 
 pub use routine::Routine;
 use shape::{Family, Scope};

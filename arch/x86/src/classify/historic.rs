@@ -8,11 +8,15 @@ use super::shape::*;
 
 #[rustfmt::skip]
 pub(super) const FAMILIES: &[Family] = &[
-    family(Routine::Undefined, SILENT, BOTH, ALL,
-        "in-circuit emulation; gone since the 486",
+    family(Routine::Undefined, TRAPS, BOTH, ALL,
+        "loads or stores the whole processor; gone since the 486",
         "iced-x86 OpCodeInfo", &[
-            Loadall286, Loadall386, Storeall, Umov_rm8_r8, Umov_rm16_r16, Umov_rm32_r32, Umov_r8_rm8,
-            Umov_r16_rm16, Umov_r32_rm32, Cl1invmb,
+            Loadall286, Loadall386, Storeall, Cl1invmb,
+    ]),
+    family(Routine::Undefined, SILENT, BOTH, ALL,
+        "reaches user memory from in-circuit emulation; gone since the 486",
+        "iced-x86 OpCodeInfo", &[
+            Umov_rm8_r8, Umov_rm16_r16, Umov_rm32_r32, Umov_r8_rm8, Umov_r16_rm16, Umov_r32_rm32,
     ]),
     family(Routine::Undefined, TRAPS, BOTH, ALL,
         "test registers; gone since the Pentium",
