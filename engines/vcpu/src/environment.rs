@@ -56,6 +56,12 @@ pub trait Environment: PageTables {
     /// VM is to stop. May return early.
     fn wait(&mut self);
 
+    /// As [`Self::wait`], but a maskable interrupt is no reason to return: the vCPU is halted with IF clear, or
+    /// awaits its start-up. An implementation that lets it be one burns processor time in the meantime.
+    fn wait_masked(&mut self) {
+        self.wait();
+    }
+
     /// Whether this vCPU's thread is to return from the dispatcher (power-off, reset, pause, quit).
     fn stop_requested(&self) -> bool;
 }

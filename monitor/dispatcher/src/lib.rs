@@ -1,1 +1,14 @@
 //! D: every exit arrives here and is sent on.
+//!
+//! A [`Dispatcher`] drives one vCPU on one thread: it takes signals and interrupts, lets the engine run, and
+//! sends each exit to whom it belongs: sensitive instructions to the interpreter, memory and ports to the
+//! machine, events into the guest's interrupt table. It knows engines and devices only by their traits.
+
+mod dispatcher;
+mod report;
+mod startup;
+mod statistics;
+
+pub use dispatcher::{Dispatcher, Failure, Stop};
+pub use report::Report;
+pub use statistics::{Cause, Counter, Row, Statistics};

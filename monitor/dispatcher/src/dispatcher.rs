@@ -1,0 +1,347 @@
+//! The loop.
+
+use interpreter::{DeliveryError, Effects, Outcome, deliver, execute};
+use thiserror::Error;
+use vcpu::{
+    Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Mmio,
+    Shadow, Signal,
+};
+use x86::{Exception, Rflags, Vector};
+
+use crate::report::Report;
+use crate::startup;
+use crate::statistics::{Cause, Statistics};
+
+/// Why a vCPU stopped running.
+#[derive(Debug)]
+pub enum Stop {
+    /// [`Environment::stop_requested`]: the state is between two instructions.
+    Requested,
+    /// The guest's processor shut itself down.
+    TripleFault(Report),
+    /// The VM cannot go on.
+    Failed(Failure),
+}
+
+/// Why the VM cannot go on. The host is unharmed.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The engine gave up.
+    #[error("the {engine} engine cannot go on")]
+    Engine {
+        /// Its name.
+        engine: &'static str,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
+    /// The engine cannot run the vCPU in its present state, and there is no other.
+    #[error("the {engine} engine does not run code in this mode: {report}")]
+    NotAdmitted {
+        /// Its name.
+        engine: &'static str,
+        /// The state.
+        report: Report,
+    },
+    /// An instruction or event that popf does not support.
+    #[error("{what} is not supported: {report}")]
+    Unsupported {
+        /// What the guest did.
+        what: &'static str,
+        /// The state.
+        report: Report,
+    },
+}
+
+/// Drives one vCPU.
+pub struct Dispatcher {
+    engine: Box<dyn Engine>,
+    cpu: CpuState,
+    effects: Effects,
+    statistics: Statistics,
+    /// What the engine was last told by `request_interrupt_window`.
+    window: bool,
+    /// The exception delivered last and where, for the message about a triple fault.
+    last_exception: Option<(Exception, u64)>,
+    /// An exception for the next entry, where the engine delivers. It goes before any interrupt.
+    pending: Option<Event>,
+}
+
+impl Dispatcher {
+    /// A dispatcher for this state on this engine.
+    pub fn new(engine: Box<dyn Engine>, cpu: CpuState) -> Self {
+        Self {
+            engine,
+            cpu,
+            effects: Effects::default(),
+            statistics: Statistics::default(),
+            window: false,
+            last_exception: None,
+            pending: None,
+        }
+    }
+
+    /// The state of the vCPU, complete between two calls of [`Self::run`].
+    pub fn cpu(&self) -> &CpuState {
+        &self.cpu
+    }
+
+    /// The state, to be changed between two calls of [`Self::run`]; everything the engine has derived from the
+    /// old one is to be invalidated by the caller.
+    pub fn cpu_mut(&mut self) -> &mut CpuState {
+        &mut self.cpu
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    /// The engine, for invalidations.
+    pub fn engine_mut(&mut self) -> &mut dyn Engine {
+        &mut *self.engine
+    }
+
+    /// Exits counted so far.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Runs the vCPU until it stops.
+    pub fn run(&mut self, env: &mut dyn Environment) -> Stop {
+        let mut began = env.tsc();
+        loop {
+            let entry = match self.prepare(env) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Stop::Requested,
+                Err(stop) => return stop,
+            };
+            let mut entry = entry;
+            loop {
+                let entered = env.tsc();
+                self.statistics.monitor_cycles += entered.wrapping_sub(began);
+                let exit = self.engine.run(&mut self.cpu, entry);
+                began = env.tsc();
+                self.statistics.engine_cycles += began.wrapping_sub(entered);
+                // An access in the midst of an instruction is completed before anything else may happen.
+                entry = match self.complete(&exit, env, began) {
+                    Some(entry) => entry,
+                    None => match self.dispatch(exit, env, began) {
+                        Ok(()) => break,
+                        Err(stop) => return stop,
+                    },
+                };
+            }
+        }
+    }
+
+    /// Gets the vCPU ready to run guest code: signals, waiting, events. `None`: a stop is requested.
+    fn prepare(&mut self, env: &mut dyn Environment) -> Result<Option<Entry>, Stop> {
+        // Before any stop: a state saved now would not have it.
+        if let Some(event) = self.pending.take() {
+            return Ok(Some(Entry::Inject(event)));
+        }
+        loop {
+            if env.stop_requested() {
+                return Ok(None);
+            }
+            while let Some(signal) = env.take_signal() {
+                match signal {
+                    Signal::Nmi => self.cpu.nmi_pending = true,
+                    other => startup::signal(&mut self.cpu, &mut *self.engine, other, env),
+                }
+            }
+            match self.cpu.activity {
+                Activity::Running => break,
+                Activity::Shutdown => return Err(Stop::TripleFault(self.report())),
+                Activity::Halted if self.wakes(env) => self.cpu.activity = Activity::Running,
+                // With IF clear an interrupt that waits must not keep this thread from sleeping.
+                Activity::Halted if self.cpu.rflags.contains(Rflags::IF) => env.wait(),
+                Activity::Halted | Activity::WaitForStartUp => env.wait_masked(),
+            }
+        }
+        if self.takes_nmi() {
+            self.cpu.nmi_pending = false;
+            return self.inject(Event::Nmi, env).map(Some);
+        }
+        let waits = env.interrupt_waits();
+        if waits
+            && self.takes_interrupt()
+            && let Some(vector) = env.acknowledge_interrupt()
+        {
+            let entry = self.inject(Event::Interrupt(vector), env)?;
+            // Another may wait behind it.
+            self.set_window(env.interrupt_waits());
+            return Ok(Some(entry));
+        }
+        self.set_window(waits);
+        Ok(Some(Entry::Resume))
+    }
+
+    fn wakes(&self, env: &mut dyn Environment) -> bool {
+        self.takes_nmi() || (self.takes_interrupt() && env.interrupt_waits())
+    }
+
+    fn takes_nmi(&self) -> bool {
+        self.cpu.nmi_pending && !self.cpu.nmi_blocked && self.cpu.shadow != Shadow::MovSs
+    }
+
+    fn takes_interrupt(&self) -> bool {
+        self.cpu.rflags.contains(Rflags::IF) && self.cpu.shadow == Shadow::None
+    }
+
+    fn set_window(&mut self, wanted: bool) {
+        if self.window != wanted {
+            self.window = wanted;
+            self.engine.request_interrupt_window(wanted);
+        }
+    }
+
+    /// Delivers an event, here or by the engine.
+    fn inject(&mut self, event: Event, env: &mut dyn Environment) -> Result<Entry, Stop> {
+        let began = env.tsc();
+        if let Event::Exception(exception) = event {
+            self.last_exception = Some((exception, self.cpu.rip));
+        }
+        if self.engine.delivery() == Delivery::Engine {
+            self.cpu.activity = Activity::Running;
+            return Ok(Entry::Inject(event));
+        }
+        match deliver(&mut self.cpu, event, env, &mut self.effects) {
+            Ok(()) => {}
+            Err(DeliveryError::Unsupported(what)) => return Err(self.unsupported(what)),
+        }
+        self.apply_effects();
+        if self.cpu.activity == Activity::Shutdown {
+            return Err(Stop::TripleFault(self.report()));
+        }
+        self.statistics
+            .count_event(event, env.tsc().wrapping_sub(began));
+        Ok(Entry::Resume)
+    }
+
+    /// Carries out the access that an exit asks for in the midst of an instruction.
+    fn complete(&mut self, exit: &Exit, env: &mut dyn Environment, began: u64) -> Option<Entry> {
+        let (cause, value) = match *exit {
+            Exit::Mmio(mmio) => (Cause::Mmio, access(env, mmio)),
+            Exit::PortIo { port, size, write } => {
+                (Cause::PortIo, access_port(env, port, size, write))
+            }
+            _ => return None,
+        };
+        self.statistics.count(cause, env.tsc().wrapping_sub(began));
+        // It may have asked for the machine's end, or raised an interrupt.
+        if env.stop_requested() {
+            self.engine.kicker().kick();
+        }
+        self.set_window(env.interrupt_waits());
+        Some(Entry::Complete(value))
+    }
+
+    /// Delivers an exception, or leaves it for the next entry if the engine delivers.
+    fn raise(&mut self, exception: Exception, env: &mut dyn Environment) -> Result<(), Stop> {
+        match self.inject(Event::Exception(exception), env)? {
+            Entry::Inject(event) => self.pending = Some(event),
+            Entry::Resume | Entry::Complete(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Sends on an exit that needs no completion.
+    fn dispatch(&mut self, exit: Exit, env: &mut dyn Environment, began: u64) -> Result<(), Stop> {
+        match exit {
+            Exit::Sensitive(insn) => self.interpret(&insn, env, began),
+            Exit::Exception(exception) => {
+                self.statistics.count(Cause::Exception, 0);
+                self.raise(exception, env)
+            }
+            Exit::Halt => {
+                self.cpu.activity = Activity::Halted;
+                self.statistics.count(Cause::Halt, 0);
+                Ok(())
+            }
+            Exit::Kicked => {
+                self.statistics.count(Cause::Kicked, 0);
+                Ok(())
+            }
+            Exit::NotAdmitted => Err(Stop::Failed(Failure::NotAdmitted {
+                engine: self.engine.name(),
+                report: self.report(),
+            })),
+            Exit::Fatal(source) => Err(Stop::Failed(Failure::Engine {
+                engine: self.engine.name(),
+                source,
+            })),
+            // Completed by the caller.
+            Exit::Mmio(_) | Exit::PortIo { .. } => Ok(()),
+        }
+    }
+
+    fn interpret(
+        &mut self,
+        insn: &Insn,
+        env: &mut dyn Environment,
+        began: u64,
+    ) -> Result<(), Stop> {
+        let result = execute(&mut self.cpu, insn, env, &mut self.effects);
+        self.apply_effects();
+        self.statistics
+            .count_routine(insn.routine, env.tsc().wrapping_sub(began));
+        match result {
+            Ok(Outcome::Done)
+                if self.effects.debug_trap != 0 && self.cpu.shadow != Shadow::MovSs =>
+            {
+                let detail = self.effects.debug_trap;
+                self.raise(
+                    Exception {
+                        detail,
+                        ..Exception::new(Vector::Debug)
+                    },
+                    env,
+                )
+            }
+            Ok(Outcome::Done | Outcome::Repeat | Outcome::Halt) => Ok(()),
+            Ok(Outcome::Unsupported(what)) => Err(self.unsupported(what)),
+            Err(exception) => self.raise(exception, env),
+        }
+    }
+
+    fn apply_effects(&mut self) {
+        if !self.effects.invalidations.is_empty() {
+            for what in self.effects.invalidations.drain() {
+                self.engine.invalidate(what);
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report::new(&self.cpu, self.last_exception)
+    }
+
+    fn unsupported(&self, what: &'static str) -> Stop {
+        Stop::Failed(Failure::Unsupported {
+            what,
+            report: self.report(),
+        })
+    }
+}
+
+/// Carries out a memory access that RAM does not answer; answers the value read.
+fn access(env: &mut dyn Environment, mmio: Mmio) -> u64 {
+    let mut data = [0; 8];
+    let size = usize::from(mmio.size).min(data.len());
+    if let Some(value) = mmio.write {
+        env.write_memory(mmio.gpa, &value.to_le_bytes()[..size]);
+        return 0;
+    }
+    env.read_memory(mmio.gpa, &mut data[..size]);
+    u64::from_le_bytes(data)
+}
+
+fn access_port(env: &mut dyn Environment, port: u16, size: u8, write: Option<u32>) -> u64 {
+    if let Some(value) = write {
+        env.write_port(port, size, value);
+        return 0;
+    }
+    env.read_port(port, size).into()
+}

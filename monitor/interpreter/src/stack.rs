@@ -1,0 +1,108 @@
+//! The stack: its pointer's width, push and pop (SDM vol. 1 ch. 6.2).
+//!
+//! A routine that pushes several values lays them out in a [`Frame`] and writes it in one go, so that a fault
+//! on any of them leaves nothing behind.
+
+use vcpu::{CpuState, Environment};
+use x86::register::gpr;
+use x86::{Exception, Mode, Segment, SegmentRegister};
+
+use crate::Context;
+use crate::memory::{Access, Level};
+use crate::operand::mask;
+
+/// Bytes of the stack pointer in use: 2, 4 or 8.
+pub(crate) fn pointer_size(mode: Mode, ss: &Segment) -> usize {
+    match mode {
+        Mode::Long64 => 8,
+        _ if ss.has(Segment::BIG) => 4,
+        _ => 2,
+    }
+}
+
+/// Replaces the part of RSP that is in use.
+pub(crate) fn set_pointer(cpu: &mut CpuState, size: usize, value: u64) {
+    let keep = if size == 2 {
+        cpu.gpr[gpr::RSP] & !mask(2)
+    } else {
+        0
+    };
+    cpu.gpr[gpr::RSP] = keep | (value & mask(size));
+}
+
+/// Values about to be pushed, in order of pushing.
+pub(crate) struct Frame {
+    bytes: [u8; Self::SIZE],
+    /// Index of the lowest byte used; the frame is filled downwards, as the stack is.
+    start: usize,
+}
+
+impl Frame {
+    /// The longest: ENTER with 31 levels of 8 bytes and the frame pointer before them. (31 parameters of 4
+    /// bytes, SS, ESP, CS and EIP of a call through a gate are fewer.)
+    const SIZE: usize = 256;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: [0; Self::SIZE],
+            start: Self::SIZE,
+        }
+    }
+
+    /// Adds a value of 2, 4 or 8 bytes.
+    pub(crate) fn push(&mut self, size: usize, value: u64) {
+        self.start -= size;
+        self.bytes[self.start..self.start + size].copy_from_slice(&value.to_le_bytes()[..size]);
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+impl<E: Environment + ?Sized> Context<'_, E> {
+    /// Bytes of the stack pointer in use now.
+    pub(crate) fn stack_size(&self) -> usize {
+        pointer_size(self.mode(), self.cpu.segment(SegmentRegister::Ss))
+    }
+
+    /// Pushes a frame on the present stack and moves the stack pointer.
+    pub(crate) fn push_frame(&mut self, frame: &Frame) -> Result<(), Exception> {
+        let size = self.stack_size();
+        let bytes = frame.bytes();
+        let top = self.cpu.gpr[gpr::RSP].wrapping_sub(bytes.len() as u64) & mask(size);
+        let linear = self.linear(SegmentRegister::Ss, top, bytes.len(), Access::Write)?;
+        self.write_bytes(linear, bytes, self.level())?;
+        set_pointer(self.cpu, size, top);
+        Ok(())
+    }
+
+    /// Pushes one value.
+    pub(crate) fn push(&mut self, size: usize, value: u64) -> Result<(), Exception> {
+        let stack = self.stack_size();
+        let top = self.cpu.gpr[gpr::RSP].wrapping_sub(size as u64) & mask(stack);
+        let linear = self.linear(SegmentRegister::Ss, top, size, Access::Write)?;
+        self.write_value(linear, size, value, self.level())?;
+        set_pointer(self.cpu, stack, top);
+        Ok(())
+    }
+
+    /// Reads a value `skip` bytes above the stack pointer, which stays.
+    pub(crate) fn peek(&mut self, skip: u64, size: usize) -> Result<u64, Exception> {
+        let stack = self.stack_size();
+        let offset = self.cpu.gpr[gpr::RSP].wrapping_add(skip) & mask(stack);
+        let linear = self.linear(SegmentRegister::Ss, offset, size, Access::Read)?;
+        self.read_value(linear, size, self.level())
+    }
+
+    /// Moves the stack pointer up.
+    pub(crate) fn release(&mut self, bytes: u64) {
+        let size = self.stack_size();
+        set_pointer(self.cpu, size, self.cpu.gpr[gpr::RSP].wrapping_add(bytes));
+    }
+
+    /// The level at which the present code accesses memory.
+    pub(crate) fn level(&self) -> Level {
+        Level::of(self.cpu.cpl())
+    }
+}

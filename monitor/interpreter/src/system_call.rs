@@ -1,0 +1,162 @@
+//! SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM vol. 2; APM vol. 3). Where the makers differ, the guest gets the way
+//! of the maker that CPUID names: AMD has SYSCALL in every mode and no SYSENTER in long mode; Intel has
+//! SYSCALL in 64-bit mode only.
+
+use iced_x86::Instruction;
+use vcpu::Environment;
+use x86::register::gpr;
+use x86::{Cr0, Efer, Exception, Mode, Rflags, Segment, SegmentRegister};
+
+use crate::segment_check::{canonical, long_mode};
+use crate::{Context, Routed};
+
+/// Flat 64-bit code, execute and read, accessed, at ring 0.
+const CODE_64: u16 = 0xa09b;
+/// The same, 32 bits.
+const CODE_32: u16 = 0xc09b;
+/// Flat writable data at ring 0.
+const DATA: u16 = 0xc093;
+/// DPL 3 in attributes.
+const RING_3: u16 = 3 << 5;
+
+impl<E: Environment + ?Sized> Context<'_, E> {
+    /// Loads CS and SS with fixed flat segments; no descriptor is read.
+    fn flat(&mut self, cs: u16, code: u16, ss: u16, data: u16) {
+        let flat = |selector, attributes| Segment {
+            base: 0,
+            limit: u32::MAX,
+            selector,
+            attributes,
+        };
+        *self.cpu.segment_mut(SegmentRegister::Cs) = flat(cs, code);
+        *self.cpu.segment_mut(SegmentRegister::Ss) = flat(ss, data);
+    }
+
+    pub(crate) fn syscall(&mut self, insn: &Instruction) -> Routed {
+        let mode = self.mode();
+        let enabled = self.cpu.efer.contains(Efer::SCE) && self.cpu.cr0.contains(Cr0::PE);
+        if !enabled || (mode != Mode::Long64 && !self.is_amd()) {
+            return Err(Exception::UD);
+        }
+        let next = self.next_rip(insn);
+        let star = self.cpu.msrs.star;
+        let cs = (star >> 32) as u16 & !3;
+        self.cpu.gpr[gpr::RCX] = next;
+        let rip = if long_mode(self.cpu) {
+            // The saved image has RF clear.
+            self.cpu.gpr[gpr::R11] = (self.cpu.rflags - Rflags::RF).bits();
+            let masked = Rflags::from_bits_truncate(self.cpu.msrs.sfmask) | Rflags::RF;
+            self.cpu.rflags = (self.cpu.rflags - masked) | Rflags::FIXED;
+            self.flat(cs, CODE_64, cs.wrapping_add(8), DATA);
+            if mode == Mode::Long64 {
+                self.cpu.msrs.lstar
+            } else {
+                self.cpu.msrs.cstar
+            }
+        } else {
+            self.cpu.rflags.remove(Rflags::VM | Rflags::IF | Rflags::RF);
+            self.flat(cs, CODE_32, cs.wrapping_add(8), DATA);
+            star & 0xffff_ffff
+        };
+        // A step is reported only if the flags it enters with still ask for one.
+        if !self.cpu.rflags.contains(Rflags::TF) {
+            self.effects.debug_trap = 0;
+        }
+        self.go(rip)
+    }
+
+    /// SYSRET; `to_long`: with a 64-bit operand size, to 64-bit code.
+    pub(crate) fn sysret(&mut self, to_long: bool) -> Routed {
+        let mode = self.mode();
+        let enabled = self.cpu.efer.contains(Efer::SCE) && self.cpu.cr0.contains(Cr0::PE);
+        if !enabled || (mode != Mode::Long64 && !self.is_amd()) {
+            return Err(Exception::UD);
+        }
+        self.privileged()?;
+        let rcx = self.cpu.gpr[gpr::RCX];
+        // Intel faults here, in ring 0; AMD goes to ring 3 and faults there at the fetch.
+        if to_long && !canonical(rcx) && !self.is_amd() {
+            return Err(Exception::gp(0));
+        }
+        let base = (self.cpu.msrs.star >> 48) as u16;
+        let (cs, code, rip) = if to_long {
+            (base.wrapping_add(16), CODE_64, rcx)
+        } else {
+            (base, CODE_32, rcx & 0xffff_ffff)
+        };
+        if long_mode(self.cpu) {
+            let image = Rflags::from_bits_truncate(self.cpu.gpr[gpr::R11]);
+            self.cpu.rflags = (image - Rflags::RF - Rflags::VM) | Rflags::FIXED;
+        } else {
+            self.cpu.rflags.insert(Rflags::IF);
+        }
+        self.flat(
+            cs | 3,
+            code | RING_3,
+            base.wrapping_add(8) | 3,
+            DATA | RING_3,
+        );
+        self.go(rip)
+    }
+
+    pub(crate) fn sysenter(&mut self) -> Routed {
+        let long = long_mode(self.cpu);
+        if long && self.is_amd() {
+            return Err(Exception::UD);
+        }
+        let selector = self.cpu.msrs.sysenter_cs as u16 & !3;
+        if self.mode() == Mode::Real || selector == 0 {
+            return Err(Exception::gp(0));
+        }
+        let (code, esp, eip) = (
+            CODE_32,
+            self.cpu.msrs.sysenter_esp,
+            self.cpu.msrs.sysenter_eip,
+        );
+        let (code, rsp, rip) = if long {
+            (CODE_64, esp, eip)
+        } else {
+            (code, esp & 0xffff_ffff, eip & 0xffff_ffff)
+        };
+        self.cpu.rflags.remove(Rflags::VM | Rflags::IF | Rflags::RF);
+        self.flat(selector, code, selector.wrapping_add(8), DATA);
+        self.cpu.gpr[gpr::RSP] = rsp;
+        self.go(rip)
+    }
+
+    /// SYSEXIT; `to_long`: with a 64-bit operand size, to 64-bit code.
+    pub(crate) fn sysexit(&mut self, to_long: bool) -> Routed {
+        if long_mode(self.cpu) && self.is_amd() {
+            return Err(Exception::UD);
+        }
+        let base = self.cpu.msrs.sysenter_cs as u16;
+        if self.mode() == Mode::Real || base & !3 == 0 {
+            return Err(Exception::gp(0));
+        }
+        self.privileged()?;
+        let (rip, rsp) = (self.cpu.gpr[gpr::RDX], self.cpu.gpr[gpr::RCX]);
+        if to_long {
+            if !canonical(rip) || !canonical(rsp) {
+                return Err(Exception::gp(0));
+            }
+            let cs = base.wrapping_add(32) | 3;
+            self.flat(
+                cs,
+                CODE_64 | RING_3,
+                base.wrapping_add(40) | 3,
+                DATA | RING_3,
+            );
+            self.cpu.gpr[gpr::RSP] = rsp;
+            return self.go(rip);
+        }
+        let cs = base.wrapping_add(16) | 3;
+        self.flat(
+            cs,
+            CODE_32 | RING_3,
+            base.wrapping_add(24) | 3,
+            DATA | RING_3,
+        );
+        self.cpu.gpr[gpr::RSP] = rsp & 0xffff_ffff;
+        self.go(rip & 0xffff_ffff)
+    }
+}
