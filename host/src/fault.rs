@@ -18,14 +18,22 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{HostError, Mapping, PAGE_SIZE, Protection, terminal};
 
-/// The signals handled here. SIGABRT is never offered to handlers; it is here for the terminal's sake.
-const SIGNALS: [libc::c_int; 6] = [
+/// Signals that are faults: offered to handlers.
+const FAULTS: [libc::c_int; 5] = [
     libc::SIGSEGV,
     libc::SIGBUS,
     libc::SIGFPE,
     libc::SIGILL,
     libc::SIGTRAP,
+];
+
+/// Signals that end a process and are caught for the terminal's sake only, where nobody else catches them.
+const ENDINGS: [libc::c_int; 5] = [
     libc::SIGABRT,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGQUIT,
 ];
 
 /// How many different handlers a process may have: one per kind of engine.
@@ -47,9 +55,9 @@ pub type FaultHandler = fn(&mut FaultContext) -> bool;
 
 /// Addresses of the installed handlers, 0 for none.
 static HANDLERS: [AtomicUsize; MAX_HANDLERS] = [const { AtomicUsize::new(0) }; MAX_HANDLERS];
-/// What was in force for each of `SIGNALS` before us; null while we are not installed.
-static PREVIOUS: [AtomicPtr<libc::sigaction>; SIGNALS.len()] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS.len()];
+/// What was in force for each of `FAULTS` before us; null while we are not installed.
+static PREVIOUS: [AtomicPtr<libc::sigaction>; FAULTS.len()] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; FAULTS.len()];
 /// Serialises installation.
 static INSTALL: Mutex<()> = Mutex::new(());
 
@@ -73,43 +81,60 @@ pub fn install_fault_handler(handler: FaultHandler) -> Result<(), HostError> {
     install_locked()
 }
 
-/// Makes sure that a fatal signal finds our handler, which restores terminals.
-pub(crate) fn ensure_installed() -> Result<(), HostError> {
+/// Makes sure that whatever signal ends the process finds our handler, which restores terminals.
+pub(crate) fn restore_terminals_at_the_end() -> Result<(), HostError> {
     let _guard = INSTALL.lock().unwrap_or_else(PoisonError::into_inner);
-    install_locked()
-}
-
-fn install_locked() -> Result<(), HostError> {
-    for (signal, previous) in SIGNALS.into_iter().zip(&PREVIOUS) {
-        if !previous.load(Ordering::Relaxed).is_null() {
-            continue;
-        }
-        // SAFETY: an all-zero sigaction is a valid one.
-        let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: both pointers are null or valid for the call.
-        if unsafe { libc::sigaction(signal, ptr::null(), &mut old) } != 0 {
-            return Err(HostError::last("sigaction"));
-        }
-        // Known before the handler can run; leaked, for a handler may look at it at any time from now on.
-        previous.store(Box::into_raw(Box::new(old)), Ordering::Release);
-        // SAFETY: as above.
-        let mut new: libc::sigaction = unsafe { std::mem::zeroed() };
-        let function: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = handle;
-        new.sa_sigaction = function as usize;
-        new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: `new` is fully set up; `handle` is a handler of the right type for SA_SIGINFO.
-        unsafe {
-            libc::sigemptyset(&mut new.sa_mask);
-            if libc::sigaction(signal, &new, ptr::null_mut()) != 0 {
-                return Err(HostError::last("sigaction"));
-            }
+    install_locked()?;
+    for signal in ENDINGS {
+        if in_force(signal)?.sa_sigaction == libc::SIG_DFL {
+            take_over(signal)?;
         }
     }
     Ok(())
 }
 
+fn install_locked() -> Result<(), HostError> {
+    for (signal, previous) in FAULTS.into_iter().zip(&PREVIOUS) {
+        if previous.load(Ordering::Relaxed).is_null() {
+            // Known before the handler can run; leaked, for a handler may look at it at any time from now on.
+            previous.store(
+                Box::into_raw(Box::new(in_force(signal)?)),
+                Ordering::Release,
+            );
+            take_over(signal)?;
+        }
+    }
+    Ok(())
+}
+
+fn in_force(signal: libc::c_int) -> Result<libc::sigaction, HostError> {
+    // SAFETY: an all-zero sigaction is a valid one, and the call fills it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        match libc::sigaction(signal, ptr::null(), &mut action) {
+            0 => Ok(action),
+            _ => Err(HostError::last("sigaction")),
+        }
+    }
+}
+
+fn take_over(signal: libc::c_int) -> Result<(), HostError> {
+    let function: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = handle;
+    // SAFETY: the action is fully set up; `handle` is a handler of the type that SA_SIGINFO wants.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = function as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigemptyset(&mut action.sa_mask);
+        match libc::sigaction(signal, &action, ptr::null_mut()) {
+            0 => Ok(()),
+            _ => Err(HostError::last("sigaction")),
+        }
+    }
+}
+
 extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    if signal != libc::SIGABRT {
+    if FAULTS.contains(&signal) {
         let mut fault = FaultContext {
             signal,
             info,
@@ -134,14 +159,17 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
 /// Nobody claims the signal: what was there before takes it, or the process ends by it.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     terminal::restore_all();
-    let index = SIGNALS
-        .iter()
-        .position(|&known| known == signal)
-        .unwrap_or(0);
-    let previous = PREVIOUS[index].load(Ordering::Acquire);
+    let index = FAULTS.iter().position(|&known| known == signal);
+    let previous = index.map_or(ptr::null_mut(), |index| {
+        PREVIOUS[index].load(Ordering::Acquire)
+    });
     // SAFETY: null or a leaked, immutable sigaction.
     let previous = unsafe { previous.as_ref() };
+    // SAFETY: the kernel gives a valid siginfo. A fault that another process feigns would be lost on handlers that
+    // rely on its happening again, as Rust's does.
+    let real = unsafe { (*info).si_code > 0 };
     if let Some(previous) = previous
+        && real
         && previous.sa_sigaction != libc::SIG_DFL
         && previous.sa_sigaction != libc::SIG_IGN
     {

@@ -1,13 +1,13 @@
 //! Terminals in raw mode, and their return to what they were on every way out.
 //!
 //! Saved settings lie in a process-wide table that [`restore_all`] can walk from a signal handler. It is called
-//! when the guard is dropped (so on a panic too), by a panic hook before the message is printed, and by the
-//! handlers of fatal signals. SIGKILL is beyond us; `reset` or `stty sane` then is the user's.
+//! when the guard is dropped (so on a panic too), by a panic hook before the message is printed, at exit(3), and by the
+//! handlers of signals that end a process. SIGKILL is beyond us; `reset` or `stty sane` then is the user's.
 #![allow(unsafe_code)] // termios calls, and a table shared with signal handlers.
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -45,8 +45,49 @@ pub fn is_terminal(fd: BorrowedFd<'_>) -> bool {
 /// Whether this process may change and read the terminal: in the background the kernel would stop it instead
 /// (`popf run ... &`, or under timeout(1), which gives its child a process group of its own).
 pub fn in_foreground(fd: BorrowedFd<'_>) -> bool {
-    // SAFETY: plain calls. tcgetpgrp fails where the terminal is not ours, which is background enough.
-    unsafe { libc::tcgetpgrp(fd.as_raw_fd()) == libc::getpgrp() }
+    // SAFETY: plain calls. A terminal that is not our session's has no say in our being stopped: ENOTTY.
+    unsafe {
+        let group = libc::tcgetpgrp(fd.as_raw_fd());
+        group < 0 || group == libc::getpgrp()
+    }
+}
+
+/// A new pseudo-terminal: the end that plays the user, and the end that is the terminal. It becomes nobody's
+/// controlling terminal.
+pub fn pseudo_terminal() -> Result<(OwnedFd, OwnedFd), HostError> {
+    // SAFETY: plain calls; the descriptors are new and ours alone.
+    unsafe {
+        let user = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        if user < 0 {
+            return Err(HostError::last("posix_openpt"));
+        }
+        let user = OwnedFd::from_raw_fd(user);
+        if libc::grantpt(user.as_raw_fd()) != 0 || libc::unlockpt(user.as_raw_fd()) != 0 {
+            return Err(HostError::last("unlockpt"));
+        }
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        let terminal = libc::ioctl(user.as_raw_fd(), libc::TIOCGPTPEER, flags);
+        if terminal < 0 {
+            return Err(HostError::last("ioctl(TIOCGPTPEER)"));
+        }
+        Ok((user, OwnedFd::from_raw_fd(terminal)))
+    }
+}
+
+/// Whether the terminal edits lines (canonical mode), as a shell's user expects to find it.
+pub fn is_cooked(fd: BorrowedFd<'_>) -> Result<bool, HostError> {
+    Ok(settings(fd.as_raw_fd())?.c_lflag & (libc::ICANON | libc::ECHO | libc::ISIG) != 0)
+}
+
+fn settings(fd: i32) -> Result<libc::termios, HostError> {
+    let mut settings = MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: the call fills the struct if it succeeds.
+    unsafe {
+        match libc::tcgetattr(fd, settings.as_mut_ptr()) {
+            0 => Ok(settings.assume_init()),
+            _ => Err(HostError::last("tcgetattr")),
+        }
+    }
 }
 
 /// Columns and rows, if it is a terminal that knows.
@@ -117,16 +158,9 @@ impl RawMode {
                 source,
             })?;
         let fd = owned.as_raw_fd();
-        // SAFETY: the call fills a plain struct.
-        let saved = unsafe {
-            let mut saved = MaybeUninit::<libc::termios>::uninit();
-            if libc::tcgetattr(fd, saved.as_mut_ptr()) != 0 {
-                return Err(HostError::last("tcgetattr"));
-            }
-            saved.assume_init()
-        };
-        fault::ensure_installed()?;
-        install_panic_hook();
+        let saved = settings(fd)?;
+        fault::restore_terminals_at_the_end()?;
+        install_last_resorts();
         let slot = reserve(saved).ok_or(HostError::TooMany {
             what: "raw terminals",
             limit: SLOTS,
@@ -167,14 +201,19 @@ fn reserve(saved: libc::termios) -> Option<usize> {
     Some(index)
 }
 
-/// So that a panic's message is readable, whichever thread panics.
-fn install_panic_hook() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
+/// For a panic's message to be readable, whichever thread panics, and for `exit`, which drops nothing.
+fn install_last_resorts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
         let former = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             restore_all();
             former(info);
         }));
+        extern "C" fn at_exit() {
+            restore_all();
+        }
+        // SAFETY: the function may run at any time during exit; it fails only for want of memory.
+        unsafe { libc::atexit(at_exit) };
     });
 }

@@ -1,1 +1,18 @@
-//! What devices stand on: terminals and files.
+//! What devices stand on: so far the far ends of serial lines.
+//!
+//! A device never waits for the host. [`Serial`] does: a thread writes what the guest sent, in order and to the
+//! last byte, another reads what the user types or pipes in and keeps what the device has no room for yet. The
+//! board joins the two with the [`Handlers`] it gives to [`Serial::start`].
+//!
+//! Not modelled: sockets, pseudo-terminals, several machines on one terminal.
+
+mod error;
+mod escape;
+mod input;
+mod output;
+mod serial;
+
+pub use error::SerialError;
+pub use input::InputWaker;
+pub use output::SerialOutput;
+pub use serial::{Handlers, MemoryPeer, Receive, Serial, SerialEvent, SerialKind};
