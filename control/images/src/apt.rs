@@ -96,7 +96,7 @@ impl Apt {
         let mut command = self.command(&self.tools.apt_get);
         command.args(["-q", "update"]);
         let (_, complaints) = self.run(command, &mut |_| {})?;
-        self.complaints = complaints;
+        self.complaints = failures(&complaints);
         progress.end();
         Ok(())
     }
@@ -112,9 +112,11 @@ impl Apt {
         })?;
         let stanza = stanza(&answer);
         if !success || stanza.is_empty() {
-            return Err(Error::NoPackage {
-                package: package.to_owned(),
-                message: self.complaints.clone(),
+            let (package, message) = (package.to_owned(), self.complaints.clone());
+            return Err(if message.is_empty() {
+                Error::NoPackage { package }
+            } else {
+                Error::NoLists { package, message }
             });
         }
         describe(package, stanza)
@@ -248,6 +250,16 @@ impl Drop for Running {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// The lines which say that a list is missing; there are warnings besides, of old keys for instance.
+fn failures(complaints: &str) -> String {
+    let failed = |line: &&str| line.starts_with("E:") || line.contains("Failed to fetch");
+    complaints
+        .lines()
+        .filter(failed)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The first paragraph of a control file (deb822(5)); continuation lines are joined to their field.
@@ -413,6 +425,16 @@ mod tests {
         ] {
             assert_eq!(downloaded_share(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn only_failures_are_quoted() {
+        let said = "W: http://a: Key is stored in a legacy keyring\nW: Failed to fetch http://b  Not found\nE: No space";
+        assert_eq!(
+            failures(said),
+            "W: Failed to fetch http://b  Not found\nE: No space"
+        );
+        assert_eq!(failures(""), "");
     }
 
     #[test]

@@ -56,15 +56,22 @@ pub enum Error {
     },
     /// The host's package sources do not have what an image needs.
     #[error(
-        "no package {package} in this host's apt sources{}\n\
-         popf's images are made of Debian's packages; on another distribution pass a kernel and an initramfs \
-         instead: popf run --kernel F --initrd F",
-        indented(message)
+        "this host's apt sources have no package {package}; popf's images are made of Debian's packages, so on \
+         another distribution pass a kernel and an initramfs instead: popf run --kernel F --initrd F"
     )]
     NoPackage {
         /// Its name.
         package: String,
-        /// What apt said while it updated its lists.
+    },
+    /// A package is missing, and so are lists that may have had it.
+    #[error(
+        "package {package} is not to be found, as not all package lists could be fetched; is there a network?{}",
+        indented(message)
+    )]
+    NoLists {
+        /// Its name.
+        package: String,
+        /// What apt said.
         message: String,
     },
     /// A package's description is not what it should be.
