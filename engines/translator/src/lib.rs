@@ -1,1 +1,35 @@
-//! Binary translation: guest code rewritten once into a translation cache, then run directly.
+//! Binary translation: unmodified guest code of any privilege runs on the processor, rewritten once.
+//!
+//! An innocuous instruction is copied with its registers as they are; memory operands go through a software TLB
+//! ([`tlb`]), control flow through the translation cache ([`cache`]), and sensitive instructions leave to the
+//! monitor. The way of a guest instruction: [`decode`] finds it and what it does to flags, [`lower`] writes host
+//! code for it, [`cache`] keeps that, [`engine`] runs it, and [`slow`] does what it could not.
+//!
+//! W^X: the cache is mapped twice, and no address of it is ever writable and executable. Nothing here is global
+//! but the signal handler; a vCPU has a translator of its own, with its own cache and TLB.
+//!
+//! Not kept exact: status flags that a program overwrites before it reads them may be lost where a memory access
+//! comes between, and so differ in the flags image that a fault on that access pushes.
+
+mod access;
+mod block;
+mod cache;
+mod context;
+mod decode;
+mod emit;
+mod engine;
+mod fault;
+mod fetch;
+mod flags;
+mod guest;
+mod lower;
+mod mode;
+mod region;
+mod regs;
+mod slow;
+mod status;
+mod tlb;
+mod trampoline;
+mod xsave;
+
+pub use engine::{Options, Translator};

@@ -171,7 +171,7 @@ pub enum EngineError {
         what: &'static str,
         /// Why not.
         #[source]
-        source: std::io::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The guest executes from memory that no RAM backs, such as a device's registers.
     #[error("the guest executes at {rip:#x} (guest-physical {gpa:#x}), where there is no memory")]

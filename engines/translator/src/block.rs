@@ -1,0 +1,178 @@
+//! Translated blocks and the places from which guest code leaves to the engine.
+
+use crate::mode::ModeWord;
+
+/// A block's number in its cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockId(pub u32);
+
+/// What makes two blocks the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Guest-physical address of the first byte.
+    pub physical: u64,
+    /// Guest rip of the first byte, since return addresses and rip-relative operands are built in.
+    pub rip: u64,
+    /// Everything else that changes meaning.
+    pub mode: ModeWord,
+}
+
+/// A range of guest-physical bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// Number of bytes.
+    pub len: u64,
+}
+
+impl Range {
+    /// Whether the two have a byte in common.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.start < other.start.saturating_add(other.len)
+            && other.start < self.start.saturating_add(self.len)
+    }
+}
+
+/// The state of a direct jump out of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkState {
+    /// Host address of the jump's operand.
+    pub at: u64,
+    /// Host address of the stub it goes to while unlinked.
+    pub stub: u64,
+    /// Guest rip it leads to.
+    pub target: u64,
+    /// Whether it must enter at the kick check.
+    pub backward: bool,
+}
+
+/// One translated block.
+#[derive(Debug)]
+pub struct Block {
+    /// Its identity.
+    pub key: Key,
+    /// Linear address of the first byte.
+    pub linear: u64,
+    /// Bytes of guest code.
+    pub len: u16,
+    /// Guest-physical bytes it was made from, including bytes that were only looked at.
+    pub sources: Vec<Range>,
+    /// Host address of the entry for indirect jumps.
+    pub entry: u64,
+    /// Host address of the entry that checks for a kick.
+    pub checked: u64,
+    /// Host address of the first instruction.
+    pub body: u64,
+    /// One past the last host address.
+    pub end: u64,
+    /// Offset from `entry` of each instruction's code, with the guest's offset.
+    pub map: Box<[(u32, u16)]>,
+    /// Jumps out.
+    pub links: Box<[LinkState]>,
+    /// Jumps in: the block and which of its links.
+    pub incoming: Vec<(BlockId, u16)>,
+    /// False once a source has changed.
+    pub valid: bool,
+    /// Whether it spans two pages, whose mappings may part.
+    pub straddles: bool,
+}
+
+impl Block {
+    /// Host address at which the instruction at `rip` begins, if this block holds it.
+    pub fn resume_point(&self, rip: u64) -> Option<u64> {
+        let offset = u16::try_from(rip.wrapping_sub(self.key.rip)).ok()?;
+        let n = self
+            .map
+            .binary_search_by_key(&offset, |(_, guest)| *guest)
+            .ok()?;
+        Some(self.entry + u64::from(self.map[n].0))
+    }
+
+    /// Guest rip of the instruction whose code contains `host`.
+    pub fn guest_rip(&self, host: u64) -> Option<u64> {
+        let offset = u32::try_from(host.checked_sub(self.entry)?).ok()?;
+        let n = self
+            .map
+            .partition_point(|(start, _)| *start <= offset)
+            .checked_sub(1)?;
+        Some(self.key.rip.wrapping_add(u64::from(self.map[n].1)))
+    }
+}
+
+/// Why guest code is left, as its code told by an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteKind {
+    /// A memory access that the software TLB does not answer, or an instruction that is always done slowly.
+    Slow,
+    /// An instruction with a routine.
+    Callout,
+    /// A direct jump that is not linked yet, by its number.
+    Link(u16),
+    /// A kick was seen; nothing of the instruction has run.
+    Kick,
+    /// #UD.
+    Invalid,
+    /// A floating-point instruction in a mode that forbids it.
+    FpuTrap,
+    /// A form the lowering does not know.
+    Unsupported,
+    /// STI has set IF while an interrupt waits; the place is the next instruction.
+    Window,
+}
+
+/// A place that leaves guest code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Why.
+    pub kind: SiteKind,
+    /// In which block.
+    pub block: BlockId,
+    /// Guest offset of the instruction in the block.
+    pub offset: u16,
+}
+
+/// Exit index of a jump that found no block: the target is in the exit value, the flags in
+/// `Context::jump_flags`.
+pub const EXIT_MISS: u32 = 0;
+/// Exit index of a host signal.
+pub const EXIT_FAULT: u32 = 1;
+/// Exit index at the end of a bounce.
+pub const EXIT_BOUNCED: u32 = 2;
+const FIRST_SITE: u32 = 16;
+
+/// All sites of a cache.
+#[derive(Debug, Default)]
+pub struct Sites {
+    list: Vec<Site>,
+}
+
+impl Sites {
+    /// Adds one and gives its exit index.
+    pub fn add(&mut self, site: Site) -> u32 {
+        self.list.push(site);
+        FIRST_SITE + self.list.len() as u32 - 1
+    }
+
+    /// The site behind an exit index.
+    pub fn get(&self, index: u32) -> Option<Site> {
+        self.list
+            .get(index.checked_sub(FIRST_SITE)? as usize)
+            .copied()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.list.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Forgets those added after there were `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.list.truncate(len);
+    }
+}

@@ -1,0 +1,557 @@
+//! The translation cache: blocks, how they are found, linked and dropped.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use iced_x86::Encoder;
+
+use crate::access::Accesses;
+use crate::block::{Block, BlockId, Key, LinkState, Range, Sites};
+use crate::context::VIEWS;
+use crate::decode::{self, End, GuestInsn};
+use crate::emit::{Emitter, Reg};
+use crate::flags;
+use crate::guest::Guest;
+use crate::lower::{self, Frame};
+use crate::mode::ModeWord;
+use crate::region::Region;
+use crate::tlb::Tlb;
+use crate::trampoline::{self, Crossings, XsaveFeatures, jump_slot};
+
+/// Most host code one block may take; the cache is emptied when less is left.
+const BLOCK_ROOM: usize = 32 << 10;
+/// Room at the end for the code of a bounce.
+const BOUNCE_ROOM: usize = 4096;
+const ENTRY_ALIGN: usize = 64;
+
+/// Guest code about to be translated.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Identity of the block.
+    pub key: Key,
+    /// Linear address of the first byte.
+    pub linear: u64,
+    /// Linear range within which jumps may be linked.
+    pub linkable: (u64, u64),
+    /// Guest-physical address of the next page's first byte, if an instruction reaches into it.
+    pub next_page: Option<u64>,
+}
+
+/// Why there is no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoBlock {
+    /// The first instruction reaches into the next page, whose address is needed.
+    NextPage,
+    /// No RAM is there.
+    NoMemory,
+}
+
+/// What the guest may use of XSAVE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestXsave {
+    /// XCR0.
+    pub xcr0: u64,
+    /// Size of its standard-format area.
+    pub size: u32,
+}
+
+/// See the module's documentation.
+pub struct Cache {
+    /// The memory it all lies in.
+    pub region: Region,
+    /// The crossings.
+    pub crossings: Crossings,
+    /// Places that leave guest code.
+    pub sites: Sites,
+    /// What the guest may use of XSAVE now.
+    pub xsave: GuestXsave,
+    miss: u64,
+    emitter: Emitter,
+    encoder: Encoder,
+    accesses: Accesses,
+    blocks: Vec<Block>,
+    by_key: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
+    by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
+    views: [Option<ModeWord>; VIEWS],
+    far_links: Vec<(BlockId, u16)>,
+    start: usize,
+    used: usize,
+    generation: u64,
+}
+
+impl Cache {
+    /// An empty cache in `region`.
+    pub fn new(mut region: Region, xsave: XsaveFeatures) -> Self {
+        let mut layout = region.layout();
+        let mut emitter = Emitter::new(layout.code(), layout);
+        let crossings = trampoline::emit(&mut emitter, xsave);
+        layout.exit = crossings.exit;
+        let prefix = emitter.code().to_vec();
+        region.write_code(0, &prefix);
+        let mut emitter = Emitter::new(layout.code() + prefix.len() as u64, layout);
+        emitter.align(ENTRY_ALIGN);
+        let miss = emitter.here();
+        // The missed target is in r9; it leaves in r10.
+        emitter.mov(Reg::R10, Reg::R9);
+        trampoline::emit_leave(&mut emitter, crate::block::EXIT_MISS);
+        let stub = emitter.code().to_vec();
+        region.write_code(prefix.len(), &stub);
+        let start = prefix.len() + stub.len();
+        let mut cache = Self {
+            region,
+            crossings,
+            sites: Sites::default(),
+            xsave: GuestXsave { xcr0: 1, size: 576 },
+            miss,
+            emitter,
+            encoder: Encoder::new(64),
+            accesses: Accesses::new(),
+            blocks: Vec::new(),
+            by_key: HashMap::default(),
+            by_page: HashMap::default(),
+            views: [None; VIEWS],
+            far_links: Vec::new(),
+            start,
+            used: start,
+            generation: 0,
+        };
+        for view in 0..VIEWS {
+            cache.clear_view(view);
+        }
+        cache
+    }
+
+    /// How often it has been emptied: block numbers are good within one generation.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A block by number.
+    pub fn block(&self, id: BlockId) -> Option<&Block> {
+        self.blocks.get(id.0 as usize)
+    }
+
+    /// A block by identity.
+    pub fn find(&self, key: &Key) -> Option<BlockId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The block whose host code contains an address.
+    pub fn block_at(&self, host: u64) -> Option<&Block> {
+        let n = self
+            .blocks
+            .partition_point(|b| b.entry <= host)
+            .checked_sub(1)?;
+        self.blocks.get(n).filter(|b| host < b.end)
+    }
+
+    /// Lets indirect jumps of its view find a block. A view's table holds blocks of one mode only.
+    pub fn publish(&mut self, id: BlockId) {
+        let Some(block) = self.blocks.get(id.0 as usize) else {
+            return;
+        };
+        let (mode, rip, entry) = (block.key.mode, block.key.rip, block.entry);
+        self.prepare_view(mode);
+        if !mode.steps() {
+            self.region.jump_table(mode.view())[jump_slot(rip)] = entry;
+        }
+    }
+
+    /// Makes the view's jump table one of this mode before code of the mode runs.
+    pub fn prepare_view(&mut self, mode: ModeWord) {
+        let mode = mode.without_step();
+        if self.views[mode.view()] != Some(mode) {
+            self.clear_view(mode.view());
+            self.views[mode.view()] = Some(mode);
+        }
+    }
+
+    /// Empties one jump table.
+    pub fn clear_view(&mut self, view: usize) {
+        let miss = self.miss;
+        self.region.jump_table(view).fill(miss);
+    }
+
+    /// Empties all jump tables and undoes links that rest on a larger mapping than their own page.
+    pub fn forget_mappings(&mut self) {
+        for view in 0..VIEWS {
+            self.clear_view(view);
+        }
+        for (from, n) in std::mem::take(&mut self.far_links) {
+            self.unlink(from, n);
+        }
+    }
+
+    /// Translates, registers and publishes nothing: the caller does that.
+    pub fn translate(
+        &mut self,
+        guest: &Guest,
+        tlb: &mut Tlb,
+        source: Source,
+    ) -> Result<BlockId, NoBlock> {
+        if self.used + BLOCK_ROOM + BOUNCE_ROOM > self.region.code_bytes() {
+            self.clear(guest);
+        }
+        let code = self.fetch(guest, tlb, &source)?;
+        let mode = source.key.mode;
+        let limit = if mode.steps() || source.next_page.is_some() {
+            1
+        } else {
+            decode::MAX_INSTRUCTIONS
+        };
+        let (mut list, end) =
+            decode::decode(&code, source.key.rip, mode, limit, &mut self.accesses);
+        if list.is_empty() && end == End::Page {
+            return Err(NoBlock::NextPage);
+        }
+        let mut sources = sources_of(&source, &list, end);
+        let live = live_at_end(guest, &source, &list, end, &mut sources);
+        decode::mark_live_flags(&mut list, mode, live);
+        let live_in = list.first().map_or(flags::ALL, |i| i.live_before);
+        Ok(self.install(&source, &code, &list, end, live_in, sources))
+    }
+
+    /// The guest's bytes, with writes to them watched from before they are read.
+    fn fetch(&mut self, guest: &Guest, tlb: &mut Tlb, source: &Source) -> Result<Vec<u8>, NoBlock> {
+        const MOST: usize = decode::MAX_INSTRUCTIONS * 15;
+        let pages = [Some(source.key.physical), source.next_page];
+        let mut code = Vec::new();
+        for physical in pages.into_iter().flatten() {
+            let page = physical & !0xfff;
+            if !guest.watcher.watch(page) {
+                return Err(NoBlock::NoMemory);
+            }
+            tlb.protect_physical(&mut self.region, page);
+            code.extend(guest.code(physical, MOST).ok_or(NoBlock::NoMemory)?);
+        }
+        Ok(code)
+    }
+
+    fn install(
+        &mut self,
+        source: &Source,
+        code: &[u8],
+        list: &[GuestInsn],
+        end: End,
+        live_in: u8,
+        sources: Vec<Range>,
+    ) -> BlockId {
+        let id = BlockId(self.blocks.len() as u32);
+        let code_start = self.emitter.layout().code();
+        let offset = self.used.next_multiple_of(ENTRY_ALIGN);
+        let entry = code_start + offset as u64;
+        let straddles = source.next_page.is_some();
+        let frame = Frame {
+            rip: source.key.rip,
+            linear: source.linear,
+            linkable: if straddles { (0, 0) } else { source.linkable },
+            mode: source.key.mode,
+            block: id,
+            live_in,
+            xcr0: self.xsave.xcr0,
+            xsave_size: self.xsave.size,
+            miss: self.miss,
+            bounce: None,
+        };
+        self.emitter.restart(entry);
+        let lowered = lower::lower(
+            &mut self.emitter,
+            &mut self.encoder,
+            &mut self.sites,
+            frame,
+            list,
+            end,
+            code,
+        );
+        self.region.write_code(offset, self.emitter.code());
+        self.used = offset + self.emitter.code().len();
+        let last = list
+            .last()
+            .map_or(source.key.rip, |i| i.instruction.next_ip());
+        let links = lowered.links.iter().map(|link| LinkState {
+            at: entry + u64::from(link.at),
+            stub: entry + u64::from(link.stub),
+            target: link.target,
+            backward: link.backward,
+        });
+        let block = Block {
+            key: source.key,
+            linear: source.linear,
+            len: last.wrapping_sub(source.key.rip) as u16,
+            entry,
+            checked: entry + u64::from(lowered.checked),
+            body: entry + u64::from(lowered.body),
+            end: code_start + self.used as u64,
+            map: lowered.map.into_boxed_slice(),
+            links: links.collect(),
+            incoming: Vec::new(),
+            valid: true,
+            straddles,
+            sources,
+        };
+        for range in &block.sources {
+            let pages = self.by_page.entry(range.start & !0xfff).or_default();
+            if pages.last() != Some(&id) {
+                pages.push(id);
+            }
+        }
+        self.by_key.insert(source.key, id);
+        self.blocks.push(block);
+        id
+    }
+
+    /// Lets a direct jump go straight to its target.
+    pub fn link(&mut self, from: BlockId, n: u16, to: BlockId) {
+        let (Some(source), Some(target)) = (
+            self.blocks.get(from.0 as usize),
+            self.blocks.get(to.0 as usize),
+        ) else {
+            return;
+        };
+        let Some(link) = source.links.get(usize::from(n)).copied() else {
+            return;
+        };
+        let fits = source.valid
+            && target.valid
+            && !target.straddles
+            && source.key.mode == target.key.mode
+            && target.key.rip == link.target;
+        if !fits {
+            return;
+        }
+        let goal = if link.backward {
+            target.checked
+        } else {
+            target.body
+        };
+        if source.linear >> 12 != target.linear >> 12 {
+            self.far_links.push((from, n));
+        }
+        self.patch(link.at, goal);
+        self.blocks[to.0 as usize].incoming.push((from, n));
+    }
+
+    fn unlink(&mut self, from: BlockId, n: u16) {
+        let link = self
+            .blocks
+            .get(from.0 as usize)
+            .and_then(|b| b.links.get(usize::from(n)));
+        if let Some(link) = link.copied() {
+            self.patch(link.at, link.stub);
+        }
+    }
+
+    fn patch(&mut self, at: u64, goal: u64) {
+        let relative = goal.wrapping_sub(at + 4) as i32;
+        let offset = (at - self.emitter.layout().code()) as usize;
+        self.region.write_code(offset, &relative.to_le_bytes());
+    }
+
+    /// Drops the blocks made from these guest-physical bytes.
+    pub fn invalidate(&mut self, guest: &Guest, written: Range) {
+        let last = written.start.saturating_add(written.len.saturating_sub(1));
+        for page in (written.start >> 12)..=(last >> 12) {
+            self.invalidate_in_page(guest, page << 12, written);
+        }
+    }
+
+    fn invalidate_in_page(&mut self, guest: &Guest, page: u64, written: Range) {
+        let Some(ids) = self.by_page.get_mut(&page) else {
+            return;
+        };
+        let mut stale = Vec::new();
+        let blocks = &self.blocks;
+        ids.retain(|id| {
+            let hit = blocks[id.0 as usize]
+                .sources
+                .iter()
+                .any(|range| range.overlaps(written));
+            if hit {
+                stale.push(*id);
+            }
+            !hit
+        });
+        if ids.is_empty() {
+            self.by_page.remove(&page);
+            guest.watcher.unwatch(page);
+        }
+        for id in stale {
+            self.drop_block(id);
+        }
+    }
+
+    fn drop_block(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.0 as usize];
+        if !std::mem::replace(&mut block.valid, false) {
+            return;
+        }
+        let key = block.key;
+        let entry = block.entry;
+        for (from, n) in std::mem::take(&mut block.incoming) {
+            self.unlink(from, n);
+        }
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
+        let slot = &mut self.region.jump_table(key.mode.view())[jump_slot(key.rip)];
+        if *slot == entry {
+            *slot = self.miss;
+        }
+    }
+
+    /// Empties the cache. No guest code may be half-way through a block.
+    pub fn clear(&mut self, guest: &Guest) {
+        guest.watcher.unwatch_all();
+        self.blocks.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+        self.sites.clear();
+        self.far_links.clear();
+        self.used = self.start;
+        self.generation += 1;
+        for view in 0..VIEWS {
+            self.clear_view(view);
+        }
+    }
+
+    /// Emits one instruction with its memory operand at `buffer`, for the slow path, and gives the host address
+    /// at which to enter it; it leaves with [`crate::block::EXIT_BOUNCED`].
+    pub fn bounce(
+        &mut self,
+        insn: &GuestInsn,
+        mode: ModeWord,
+        code: &[u8],
+        buffer: u64,
+    ) -> Option<u64> {
+        let offset = self.region.code_bytes() - BOUNCE_ROOM;
+        let entry = self.emitter.layout().code() + offset as u64;
+        let frame = Frame {
+            rip: insn.instruction.ip(),
+            linear: 0,
+            linkable: (0, 0),
+            mode,
+            block: BlockId(u32::MAX),
+            live_in: flags::ALL,
+            xcr0: self.xsave.xcr0,
+            xsave_size: self.xsave.size,
+            miss: self.miss,
+            bounce: Some(buffer),
+        };
+        self.emitter.restart(entry);
+        let fits = lower::lower_bounce(
+            &mut self.emitter,
+            &mut self.encoder,
+            &mut self.sites,
+            frame,
+            insn,
+            code,
+        );
+        if !fits {
+            return None;
+        }
+        self.region.write_code(offset, self.emitter.code());
+        Some(entry)
+    }
+
+    /// Decodes one instruction for the slow path.
+    pub fn decode_one(&mut self, code: &[u8], rip: u64, mode: ModeWord) -> Option<GuestInsn> {
+        let (list, _) = decode::decode(code, rip, mode, 1, &mut self.accesses);
+        let mut insn = list.first().copied()?;
+        insn.live_before = flags::ALL;
+        insn.live_after = flags::ALL;
+        Some(insn)
+    }
+}
+
+/// The guest bytes a block stands for. At an invalid end, the bytes that made it invalid count too.
+fn sources_of(source: &Source, list: &[GuestInsn], end: End) -> Vec<Range> {
+    let first = source.key.physical;
+    let mut len = list
+        .last()
+        .map_or(0, |i| u64::from(i.offset) + i.instruction.len() as u64);
+    if end == End::Invalid {
+        len += 15;
+    }
+    let room = 4096 - (first & 0xfff);
+    let mut sources = vec![Range {
+        start: first,
+        len: len.clamp(1, room),
+    }];
+    if let Some(next) = source.next_page {
+        sources.push(Range {
+            start: next,
+            len: len.saturating_sub(room).max(1),
+        });
+    }
+    sources
+}
+
+/// Flags live behind the last instruction, from a look at where control goes if that is in the same page.
+fn live_at_end(
+    guest: &Guest,
+    source: &Source,
+    list: &[GuestInsn],
+    end: End,
+    sources: &mut Vec<Range>,
+) -> u8 {
+    use iced_x86::FlowControl as C;
+    let Some(last) = list.last() else {
+        return flags::ALL;
+    };
+    let i = &last.instruction;
+    let mode = source.key.mode;
+    if last.routine.is_some() || mode.steps() || source.next_page.is_some() {
+        return flags::ALL;
+    }
+    let targets = match (end, i.flow_control()) {
+        (End::Limit, _) => [Some(i.next_ip()), None],
+        (End::Transfer, C::UnconditionalBranch | C::Call) => [Some(i.near_branch_target()), None],
+        (End::Transfer, C::ConditionalBranch) => [Some(i.near_branch_target()), Some(i.next_ip())],
+        _ => return flags::ALL,
+    };
+    let mut live = 0;
+    for target in targets.into_iter().flatten() {
+        let linear = source
+            .linear
+            .wrapping_add(target.wrapping_sub(source.key.rip));
+        if linear >> 12 != source.linear >> 12 {
+            return flags::ALL;
+        }
+        let physical = source.key.physical & !0xfff | linear & 0xfff;
+        let Some(bytes) = guest.code(physical, 64) else {
+            return flags::ALL;
+        };
+        let (at_target, looked_at) = decode::peek_live(&bytes, target, mode);
+        live |= at_target;
+        sources.push(Range {
+            start: physical,
+            len: u64::from(looked_at).max(1),
+        });
+    }
+    live
+}
+
+/// Multiplicative hashing: keys are addresses from the guest, which can at worst slow itself down.
+#[derive(Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        // The map takes its bucket from the low bits, where a product is weakest.
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}

@@ -1,0 +1,172 @@
+//! What generated code and the engine share: one [`Context`] per vCPU, and where it stands.
+//!
+//! The context, the software TLBs, the jump tables and the translation cache lie in one reservation below
+//! 2 GiB, so that generated code reaches all of them with 32-bit displacements and needs no base register:
+//!
+//! ```text
+//! +0          Context
+//! +KICK       the kick word
+//! +BOUNCE     guard page, two bounce pages, guard page
+//! +TLB        one software TLB per memory view
+//! +JUMP       one jump table per memory view
+//! +CODE       the translation cache, executable; written through a second mapping elsewhere
+//! ```
+
+use std::mem::offset_of;
+
+/// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
+pub const VIEWS: usize = 3;
+/// Entries of one software TLB.
+pub const TLB_ENTRIES: usize = 1024;
+/// log2 of the size of a [`crate::tlb::TlbEntry`].
+pub const TLB_ENTRY_SHIFT: u32 = 5;
+/// Entries of one jump table.
+pub const JUMP_ENTRIES: usize = 8192;
+
+/// Offset of the kick word, which other threads set: not zero when the engine is to leave guest code.
+pub const KICK_OFFSET: usize = 0x2000;
+/// Offset of the bounce pages' leading guard.
+pub const BOUNCE_OFFSET: usize = 0x4000;
+/// Offset of the software TLBs.
+pub const TLB_OFFSET: usize = BOUNCE_OFFSET + 4 * 4096;
+/// Bytes of one software TLB.
+pub const TLB_BYTES: usize = TLB_ENTRIES << TLB_ENTRY_SHIFT;
+/// Offset of the jump tables.
+pub const JUMP_OFFSET: usize = TLB_OFFSET + VIEWS * TLB_BYTES;
+/// Bytes of one jump table.
+pub const JUMP_BYTES: usize = JUMP_ENTRIES * 8;
+/// Offset of the translation cache.
+pub const CODE_OFFSET: usize = JUMP_OFFSET + VIEWS * JUMP_BYTES;
+
+/// Addresses generated code refers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// The [`Context`].
+    pub context: u64,
+    /// The exit stub: control returns to the engine with an exit index in r9d.
+    pub exit: u64,
+}
+
+impl Layout {
+    /// Where a view's software TLB stands.
+    pub fn tlb(&self, view: usize) -> u64 {
+        self.context + (TLB_OFFSET + view * TLB_BYTES) as u64
+    }
+
+    /// Where a view's jump table stands.
+    pub fn jump_table(&self, view: usize) -> u64 {
+        self.context + (JUMP_OFFSET + view * JUMP_BYTES) as u64
+    }
+
+    /// The first byte of the two bounce pages; the pages before and after are inaccessible.
+    pub fn bounce(&self) -> u64 {
+        self.context + (BOUNCE_OFFSET + 4096) as u64
+    }
+
+    /// The translation cache as it is executed.
+    pub fn code(&self) -> u64 {
+        self.context + CODE_OFFSET as u64
+    }
+}
+
+/// State that generated code reads and writes. While guest code runs, a general register lives in the host
+/// register of the same name, except r9, r10 and r11, which live here: the translator's sequences need three
+/// scratch registers, and these are the ones that code uses least.
+#[repr(C, align(4096))]
+pub struct Context {
+    /// Guest general registers.
+    pub gpr: [u64; 16],
+    /// The status flags in ax form (`lahf; seto al`) while the guest does not run.
+    pub flags: u64,
+    /// The status flags in ax form across an indirect jump, or around a string instruction.
+    pub jump_flags: u64,
+    /// RFLAGS other than the status flags and IF. The direction flag is here only: the host's stays clear.
+    pub system_flags: u64,
+    /// IF, apart so that CLI is one store: 2 (the bit's place in the second byte of RFLAGS) or 0.
+    pub interrupt_flag: u64,
+    /// Not zero when STI is to leave guest code, because an interrupt waits.
+    pub window: u64,
+    /// Segment bases.
+    pub base: [u64; 6],
+    /// For segments that are not flat: the number of readable bytes, 0 where only the slow path may decide.
+    pub readable: [u64; 6],
+    /// The same for writes.
+    pub writable: [u64; 6],
+    /// Added to the host's time-stamp counter.
+    pub tsc_offset: u64,
+    /// Where [`crate::trampoline`] enters.
+    pub enter_target: u64,
+    /// Why guest code was left: r9 at the exit, see [`crate::block::Site`].
+    pub exit_index: u64,
+    /// r10 at the exit: the target, for a missed jump.
+    pub exit_value: u64,
+    /// A value on its way between two accesses of one instruction.
+    pub carried: u64,
+    /// The XSAVE area of the vCPU.
+    pub fpu: u64,
+    /// The host's stack pointer while the guest runs.
+    pub host_rsp: u64,
+    /// The host's MXCSR.
+    pub host_mxcsr: u64,
+    /// Host address at which a host signal stopped guest code, or zero.
+    pub fault_pc: u64,
+    /// 1 for SIGBUS.
+    pub fault_signal: u64,
+    /// The processor's vector.
+    pub fault_vector: u64,
+    /// The address it names.
+    pub fault_address: u64,
+}
+
+/// A field of the context that generated code names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ContextField {
+    Gpr(u8),
+    Flags,
+    JumpFlags,
+    SystemFlags,
+    SystemFlagsByte(u8),
+    InterruptFlag,
+    Kick,
+    Window,
+    Base(u8),
+    Readable(u8),
+    Writable(u8),
+    TscOffset,
+    EnterTarget,
+    ExitIndex,
+    ExitValue,
+    Carried,
+    Fpu,
+    HostRsp,
+    HostMxcsr,
+}
+
+impl ContextField {
+    /// Offset in the context.
+    pub fn offset(self) -> usize {
+        let array = |base: usize, i: u8| base + usize::from(i) * 8;
+        match self {
+            Self::Gpr(i) => array(offset_of!(Context, gpr), i),
+            Self::Flags => offset_of!(Context, flags),
+            Self::JumpFlags => offset_of!(Context, jump_flags),
+            Self::SystemFlags => offset_of!(Context, system_flags),
+            Self::SystemFlagsByte(i) => offset_of!(Context, system_flags) + usize::from(i),
+            Self::InterruptFlag => offset_of!(Context, interrupt_flag),
+            Self::Kick => KICK_OFFSET,
+            Self::Window => offset_of!(Context, window),
+            Self::Base(i) => array(offset_of!(Context, base), i),
+            Self::Readable(i) => array(offset_of!(Context, readable), i),
+            Self::Writable(i) => array(offset_of!(Context, writable), i),
+            Self::TscOffset => offset_of!(Context, tsc_offset),
+            Self::EnterTarget => offset_of!(Context, enter_target),
+            Self::ExitIndex => offset_of!(Context, exit_index),
+            Self::ExitValue => offset_of!(Context, exit_value),
+            Self::Carried => offset_of!(Context, carried),
+            Self::Fpu => offset_of!(Context, fpu),
+            Self::HostRsp => offset_of!(Context, host_rsp),
+            Self::HostMxcsr => offset_of!(Context, host_mxcsr),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! From guest bytes to a list of instructions with what the lowering needs to know of each.
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use x86::classify::{self, Routine};
+
+use crate::access::{Accesses, Direction, Operands};
+use crate::flags;
+use crate::lower;
+use crate::mode::ModeWord;
+
+/// Instructions in one block at most: enough for any straight run that matters, and a bound on the work that
+/// one invalidation throws away.
+pub const MAX_INSTRUCTIONS: usize = 64;
+
+/// One guest instruction of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestInsn {
+    /// Decoded form; its `ip` is the guest's rip.
+    pub instruction: Instruction,
+    /// Offset of its first byte from the block's.
+    pub offset: u16,
+    /// Its register operands that live in the context.
+    pub operands: Operands,
+    /// What it does to its memory operand.
+    pub direction: Direction,
+    /// The routine that must carry it out, if it must not run as it is.
+    pub routine: Option<Routine>,
+    /// Status flags that it, or something after it, reads as they are before it.
+    pub live_before: u8,
+    /// Status flags that are read after it.
+    pub live_after: u8,
+}
+
+/// Why decoding stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The last instruction transfers control or has a routine.
+    Transfer,
+    /// The next instruction follows in the same page.
+    Limit,
+    /// The next instruction begins in, or reaches into, the next page; the list may be empty.
+    Page,
+    /// The next bytes are no instruction: #UD. The list may be empty.
+    Invalid,
+}
+
+/// Decodes from `bytes`, which are the guest's at `rip` and end with their page.
+pub fn decode(
+    bytes: &[u8],
+    rip: u64,
+    mode: ModeWord,
+    limit: usize,
+    accesses: &mut Accesses,
+) -> (Vec<GuestInsn>, End) {
+    let mut list = Vec::with_capacity(16);
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    let end = loop {
+        if list.len() == limit {
+            break End::Limit;
+        }
+        if !decoder.can_decode() {
+            break End::Page;
+        }
+        let offset = decoder.position() as u16;
+        decoder.decode_out(&mut instruction);
+        match decoder.last_error() {
+            DecoderError::None => {}
+            DecoderError::NoMoreBytes if bytes.len() - usize::from(offset) < 15 => break End::Page,
+            _ => break End::Invalid,
+        }
+        let routine = classify::routine(instruction.code(), mode.mode());
+        let (operands, direction) = accesses.of(&instruction);
+        list.push(GuestInsn {
+            instruction,
+            offset,
+            operands,
+            direction,
+            routine,
+            live_before: 0,
+            live_after: 0,
+        });
+        if ends_block(&instruction, routine, mode) {
+            break End::Transfer;
+        }
+    };
+    (list, end)
+}
+
+/// Whether nothing may follow in a block: control moves, or the engine is left.
+fn ends_block(instruction: &Instruction, routine: Option<Routine>, mode: ModeWord) -> bool {
+    if let Some(routine) = routine {
+        return !lower::inlines(routine, mode);
+    }
+    instruction.flow_control() != FlowControl::Next
+}
+
+/// Fills in which flags are live around each instruction, backwards from those live at the end.
+pub fn mark_live_flags(list: &mut [GuestInsn], mode: ModeWord, mut live: u8) {
+    for insn in list.iter_mut().rev() {
+        insn.live_after = live;
+        live = live_before(insn, mode, live);
+        insn.live_before = live;
+    }
+}
+
+fn live_before(insn: &GuestInsn, mode: ModeWord, after: u8) -> u8 {
+    if let Some(routine) = insn.routine {
+        // A routine of the monitor sees, saves or replaces all of them.
+        return if lower::keeps_flags(routine, mode) {
+            after
+        } else {
+            flags::ALL
+        };
+    }
+    let instruction = &insn.instruction;
+    let written = flags::of(instruction.rflags_modified());
+    let read = flags::of(instruction.rflags_read());
+    let certain = if writes_conditionally(instruction) {
+        0
+    } else {
+        written
+    };
+    after & !certain | read
+}
+
+/// Shifts by a count that may be zero, and repeated compares that may not run at all, leave the flags alone.
+fn writes_conditionally(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    match instruction.mnemonic() {
+        M::Shl
+        | M::Shr
+        | M::Sar
+        | M::Sal
+        | M::Rol
+        | M::Ror
+        | M::Rcl
+        | M::Rcr
+        | M::Shld
+        | M::Shrd => instruction.op_kind(instruction.op_count() - 1) == OpKind::Register,
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
+            instruction.has_rep_prefix() || instruction.has_repne_prefix()
+        }
+        _ => false,
+    }
+}
+
+/// Flags live on entry to code that starts with `bytes`, looking a few instructions ahead; all of them where
+/// that does not settle it. Also how many bytes were looked at, on which the answer depends.
+pub fn peek_live(bytes: &[u8], rip: u64, mode: ModeWord) -> (u8, u16) {
+    const AHEAD: usize = 6;
+    let mut unknown = flags::ALL;
+    let mut live = 0;
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    for _ in 0..AHEAD {
+        if !decoder.can_decode() || unknown == 0 {
+            break;
+        }
+        decoder.decode_out(&mut instruction);
+        if instruction.is_invalid()
+            || instruction.flow_control() != FlowControl::Next
+            || classify::routine(instruction.code(), mode.mode()).is_some()
+        {
+            // A conditional branch reads what it reads; past it, two ways are open.
+            live |= unknown;
+            return (live, decoder.position() as u16);
+        }
+        live |= unknown & flags::of(instruction.rflags_read());
+        if !writes_conditionally(&instruction) {
+            unknown &= !flags::of(instruction.rflags_modified());
+        }
+    }
+    (live | unknown, decoder.position() as u16)
+}

@@ -1,0 +1,152 @@
+//! Instruction fetch: from a linear address to guest-physical code, with a small cache of page walks, since
+//! every jump-table miss asks.
+
+use vcpu::CpuState;
+use x86::Exception;
+use x86::paging::{self, Access, AccessKind, is_canonical};
+
+use crate::engine::Translator;
+
+const ENTRIES: usize = 256;
+
+/// Where code lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePage {
+    /// Guest-physical address of the byte asked for.
+    pub physical: u64,
+    /// Linear range within which one block may be linked to another: that of the mapping if it survives a
+    /// change of address space, else the 4 KiB page.
+    pub linkable: (u64, u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    linear: u64,
+    view: usize,
+    page: CodePage,
+    generation: u64,
+}
+
+/// The cache of code page walks, and which pages code has been found in.
+pub struct FetchCache {
+    entries: Box<[Option<Entry>; ENTRIES]>,
+    generation: u64,
+    /// Bit per 4 KiB page number modulo 4096: some code was fetched there.
+    seen: Box<[u64; 64]>,
+    /// The same per 1 GiB, for code in large pages.
+    seen_large: u64,
+}
+
+impl FetchCache {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            entries: Box::new([None; ENTRIES]),
+            generation: 0,
+            seen: Box::new([0; 64]),
+            seen_large: 0,
+        }
+    }
+
+    /// Forgets all walks, and with `seen` where code was.
+    pub fn flush(&mut self, seen: bool) {
+        self.generation += 1;
+        if seen {
+            self.seen.fill(0);
+            self.seen_large = 0;
+        }
+    }
+
+    /// Whether code may have been fetched through the mapping of this page.
+    pub fn may_hold_code(&self, linear: u64) -> bool {
+        let page = linear >> 12;
+        self.seen[(page >> 6 & 63) as usize] >> (page & 63) & 1 != 0
+            || self.seen_large >> (linear >> 30 & 63) & 1 != 0
+    }
+
+    fn note(&mut self, linear: u64, large: bool) {
+        let page = linear >> 12;
+        self.seen[(page >> 6 & 63) as usize] |= 1 << (page & 63);
+        if large {
+            self.seen_large |= 1 << (linear >> 30 & 63);
+        }
+    }
+}
+
+impl Translator {
+    /// Where the code at `rip` lies, or the fault that fetching it raises.
+    pub(crate) fn code_page(&mut self, cpu: &CpuState, rip: u64) -> Result<CodePage, Exception> {
+        let linear = self.code_linear(cpu, rip)?;
+        let slot = (linear >> 12) as usize % ENTRIES;
+        let view = self.mode.view();
+        if let Some(entry) = self.fetch.entries[slot]
+            && entry.linear == linear & !0xfff
+            && entry.view == view
+            && entry.generation == self.fetch.generation
+        {
+            let physical = entry.page.physical | linear & 0xfff;
+            return Ok(CodePage {
+                physical,
+                ..entry.page
+            });
+        }
+        let access = Access::explicit(AccessKind::Execute, self.user);
+        let found = paging::walk(&self.paging, &self.guest, linear, access)
+            .map_err(|code| Exception::page_fault(linear, code))?;
+        let bytes = found.size.bytes();
+        let reach = if found.global { bytes } else { 4096 };
+        let start = linear & !(reach - 1);
+        let page = CodePage {
+            physical: found.physical,
+            linkable: (start, start.wrapping_add(reach)),
+        };
+        self.fetch.note(linear, bytes > 4096);
+        let entry = Entry {
+            linear: linear & !0xfff,
+            view,
+            page: CodePage {
+                physical: found.physical & !0xfff,
+                ..page
+            },
+            generation: self.fetch.generation,
+        };
+        self.fetch.entries[slot] = Some(entry);
+        Ok(page)
+    }
+
+    /// The linear address of `rip`, after the checks on instruction fetch.
+    pub(crate) fn code_linear(&self, cpu: &CpuState, rip: u64) -> Result<u64, Exception> {
+        if self.mode.is_long() {
+            return if is_canonical(rip, false) {
+                Ok(rip)
+            } else {
+                Err(Exception::gp(0))
+            };
+        }
+        let cs = cpu.segment(x86::SegmentRegister::Cs);
+        if rip > u64::from(cs.limit) {
+            return Err(Exception::gp(0));
+        }
+        Ok(cs.base.wrapping_add(rip) & 0xffff_ffff)
+    }
+
+    /// Up to 15 bytes of code at `rip`, across a page boundary if need be.
+    pub(crate) fn fetch_instruction(
+        &mut self,
+        cpu: &CpuState,
+        rip: u64,
+    ) -> Result<Vec<u8>, Exception> {
+        let page = self.code_page(cpu, rip)?;
+        let mut code = self.guest.code(page.physical, 15).unwrap_or_default();
+        let have = code.len();
+        if have < 15 && self.cache.decode_one(&code, rip, self.mode).is_none() {
+            let next = self.code_page(cpu, rip.wrapping_add(have as u64))?;
+            code.extend(
+                self.guest
+                    .code(next.physical, 15 - have)
+                    .unwrap_or_default(),
+            );
+        }
+        Ok(code)
+    }
+}

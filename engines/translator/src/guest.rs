@@ -1,0 +1,123 @@
+//! Guest memory as the translator uses it: page walks, code bytes, and the watch on pages it has translated.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use host::HostError;
+use memory::{GuestRam, WatchSink, Watcher};
+use vcpu::Kick;
+use x86::paging::PageTables;
+
+use crate::block::Range;
+use crate::region::KickWord;
+
+/// Writes to translated code by anyone but the guest's own stores, until the engine comes to drop the blocks.
+pub struct Mailbox {
+    written: Mutex<Vec<Range>>,
+    kick: Arc<KickWord>,
+}
+
+impl Mailbox {
+    /// Takes what has come.
+    pub fn take(&self) -> Vec<Range> {
+        std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl WatchSink for Mailbox {
+    fn written(&self, gpa: u64, len: usize) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // A device may write the same buffer over and over before the vCPU looks: one note will do.
+        if written.last()
+            != Some(&Range {
+                start: gpa,
+                len: len as u64,
+            })
+        {
+            written.push(Range {
+                start: gpa,
+                len: len as u64,
+            });
+        }
+        drop(written);
+        self.kick.kick();
+    }
+}
+
+/// Guest-physical memory, as one vCPU's translator holds it.
+pub struct Guest {
+    /// RAM.
+    pub ram: GuestRam,
+    /// Which pages hold translated code.
+    pub watcher: Watcher,
+    /// Where others' writes to them are noted.
+    pub mailbox: Arc<Mailbox>,
+}
+
+impl Guest {
+    /// Registers a watcher for one engine.
+    pub fn new(ram: GuestRam, kick: Arc<KickWord>) -> Result<Self, memory::WatchError> {
+        let mailbox = Arc::new(Mailbox {
+            written: Mutex::new(Vec::new()),
+            kick,
+        });
+        let watcher = ram.watcher(mailbox.clone())?;
+        Ok(Self {
+            ram,
+            watcher,
+            mailbox,
+        })
+    }
+
+    /// Bytes from `physical` to at most the end of its page.
+    pub fn code(&self, physical: u64, most: usize) -> Option<Vec<u8>> {
+        let room = 4096 - (physical & 0xfff) as usize;
+        let mut bytes = vec![0; most.min(room)];
+        self.ram.read(physical, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Host address of the page at `physical`, if it is RAM.
+    pub fn host_page(&self, physical: u64) -> Option<u64> {
+        self.ram
+            .host_address(physical & !0xfff)
+            .map(|p| p.as_ptr() as u64)
+    }
+}
+
+impl PageTables for Guest {
+    fn read_u32(&self, gpa: u64) -> u32 {
+        self.ram.read_u32(gpa).unwrap_or(u32::MAX)
+    }
+
+    fn read_u64(&self, gpa: u64) -> u64 {
+        self.ram.read_u64(gpa).unwrap_or(u64::MAX)
+    }
+
+    fn compare_exchange_u32(&self, gpa: u64, current: u32, new: u32) -> bool {
+        self.ram
+            .compare_exchange_u32(gpa, current, new)
+            .map_or(true, |r| r.is_ok())
+    }
+
+    fn compare_exchange_u64(&self, gpa: u64, current: u64, new: u64) -> bool {
+        self.ram
+            .compare_exchange_u64(gpa, current, new)
+            .map_or(true, |r| r.is_ok())
+    }
+}
+
+/// Wraps what the host refused.
+pub fn refused(
+    what: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> vcpu::EngineError {
+    vcpu::EngineError::Host {
+        what,
+        source: Box::new(source),
+    }
+}
+
+/// The same, for a host error.
+pub fn host_refused(what: &'static str) -> impl FnOnce(HostError) -> vcpu::EngineError {
+    move |source| refused(what, source)
+}

@@ -1,0 +1,261 @@
+//! Control transfers: jumps, calls, returns and loops.
+//!
+//! A direct transfer inside the block's linkable range is a jump that is patched once its target is
+//! translated. Every other transfer goes through the view's jump table by the guest address, with the flags in
+//! the context, since the comparison that confirms the target destroys them.
+
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
+
+use super::address::{Scratch, segment_of};
+use super::stack::Width;
+use super::{LinkStub, Lowering, NoLowering};
+use crate::access::Operands;
+use crate::context::ContextField as F;
+use crate::decode::GuestInsn;
+use crate::emit::{Fixup, Mem, Op, Reg};
+use crate::regs::{SPILLED, is_spilled, number};
+use crate::trampoline::{emit_jump_hash, jump_slot};
+
+const SCRATCH: Scratch = SPILLED;
+
+impl Lowering<'_> {
+    /// Lowers a control transfer; `false` if this is none.
+    pub(super) fn control(&mut self, insn: &GuestInsn) -> Result<bool, NoLowering> {
+        let i = &insn.instruction;
+        match i.mnemonic() {
+            Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => self.loop_(i),
+            Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz => self.jump_if_rcx_zero(i),
+            _ => match i.flow_control() {
+                FlowControl::UnconditionalBranch => {
+                    let target = self.direct_target(i);
+                    self.jump(target);
+                }
+                FlowControl::ConditionalBranch => {
+                    let fixup = self.e.jcc_raw(i.condition_code() as u8 - 1);
+                    let target = self.direct_target(i);
+                    self.jump_from(fixup, target);
+                    self.jump(i.next_ip());
+                }
+                FlowControl::Call => {
+                    self.push_return_address(insn)?;
+                    let target = self.direct_target(i);
+                    self.jump(target);
+                }
+                FlowControl::IndirectBranch => {
+                    self.indirect_target(insn)?;
+                    self.jump_indirect();
+                }
+                FlowControl::IndirectCall => {
+                    self.indirect_target(insn)?;
+                    self.e.op_ctx(Op::Store, true, Reg::R9, F::Carried);
+                    self.push_return_address(insn)?;
+                    self.e.op_ctx(Op::Load, true, Reg::R9, F::Carried);
+                    self.jump_indirect();
+                }
+                FlowControl::Return => self.return_(insn)?,
+                FlowControl::XbeginXabortXend => self.leave_invalid(insn),
+                _ => return Ok(false),
+            },
+        }
+        Ok(true)
+    }
+
+    fn direct_target(&self, i: &Instruction) -> u64 {
+        i.near_branch_target()
+    }
+
+    /// Whether a jump to this guest rip may be linked.
+    fn is_linkable(&self, target: u64) -> bool {
+        let base = self.frame.linear.wrapping_sub(self.frame.rip);
+        let linear = base.wrapping_add(target);
+        !self.frame.mode.steps() && (self.frame.linkable.0..self.frame.linkable.1).contains(&linear)
+    }
+
+    /// Goes on at a known guest rip.
+    pub(super) fn jump(&mut self, target: u64) {
+        if self.is_linkable(target) {
+            let jump = self.e.jmp();
+            self.link_stubs.push(LinkStub { jump, target });
+        } else {
+            self.jump_through_table(target);
+        }
+    }
+
+    /// Lets a jump that has been emitted go on at a known guest rip.
+    fn jump_from(&mut self, jump: Fixup, target: u64) {
+        if self.is_linkable(target) {
+            self.link_stubs.push(LinkStub { jump, target });
+        } else {
+            self.far_stubs.push((jump, target));
+        }
+    }
+
+    /// Goes on at a known guest rip by way of the table, whose slot is known too.
+    pub(super) fn jump_through_table(&mut self, target: u64) {
+        self.flags_to_context();
+        self.e.mov_imm(Reg::R9, target);
+        if self.frame.mode.steps() {
+            self.e.jmp_to(self.frame.miss);
+            return;
+        }
+        let table = self.e.layout().jump_table(self.frame.mode.view());
+        self.e.jmp_absolute(table + jump_slot(target) as u64 * 8);
+    }
+
+    /// Goes on at the guest rip in r9.
+    fn jump_indirect(&mut self) {
+        self.flags_to_context();
+        if self.frame.mode.steps() {
+            self.e.jmp_to(self.frame.miss);
+            return;
+        }
+        emit_jump_hash(self.e, self.frame.mode.view());
+    }
+
+    pub(super) fn flags_to_context(&mut self) {
+        self.e.mov(Reg::R11, Reg::RAX);
+        self.e.flags_to_ax();
+        self.e.op_ctx(Op::Store, true, Reg::RAX, F::JumpFlags);
+        self.e.mov(Reg::RAX, Reg::R11);
+    }
+
+    /// The target of an indirect jump or call into r9.
+    fn indirect_target(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+        let i = &insn.instruction;
+        if i.op0_kind() == OpKind::Memory {
+            let size = i.memory_size().size() as u32;
+            self.effective_address(i, SCRATCH[0])?;
+            self.check_segment_and_page(insn, segment_of(i), SCRATCH, size, false);
+            self.load_zero_extended(size, Reg::R9, Mem::base(SCRATCH[0]))
+        } else {
+            let register = i.op0_register();
+            let reg = number(register).ok_or(NoLowering)?;
+            if is_spilled(reg) {
+                self.e.op_ctx(Op::Load, true, Reg::R9, F::Gpr(reg.0));
+            } else {
+                self.e.mov(Reg::R9, reg);
+            }
+            self.truncate(Reg::R9, register.size() as u32)
+        }
+    }
+
+    fn truncate(&mut self, reg: Reg, size: u32) -> Result<(), NoLowering> {
+        match size {
+            2 => self.e.movzx16(reg, reg),
+            4 => self.e.mov32(reg, reg),
+            8 => {}
+            _ => return Err(NoLowering),
+        }
+        Ok(())
+    }
+
+    fn load_zero_extended(&mut self, size: u32, reg: Reg, mem: Mem) -> Result<(), NoLowering> {
+        match size {
+            2 => self.e.load16(reg, mem),
+            4 => self.e.op_mem(Op::Load, false, reg, mem),
+            8 => self.e.op_mem(Op::Load, true, reg, mem),
+            _ => return Err(NoLowering),
+        }
+        Ok(())
+    }
+
+    fn push_return_address(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+        let width = Width::of(&insn.instruction, self.frame.mode)?;
+        let s = self.push_slot(insn, width, Operands::NONE)?;
+        self.store_immediate(width, s, insn.instruction.next_ip());
+        self.move_stack_pointer(width, -i64::from(width.bytes));
+        Ok(())
+    }
+
+    fn return_(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+        let i = &insn.instruction;
+        let width = Width::of(i, self.frame.mode)?;
+        let s = self.pop_slot(insn, width, Operands::NONE)?;
+        self.load_zero_extended(u32::from(width.bytes), Reg::R9, Mem::base(s[0]))?;
+        let extra = if i.op_count() == 1 {
+            i.immediate16()
+        } else {
+            0
+        };
+        self.move_stack_pointer(width, i64::from(width.bytes) + i64::from(extra));
+        self.jump_indirect();
+        Ok(())
+    }
+
+    /// LOOP counts down without touching a flag, so LEA does it.
+    fn loop_(&mut self, i: &Instruction) {
+        let bits = count_bits(i);
+        let less_one = Mem::at(Reg::RCX, -1);
+        match bits {
+            16 => {
+                self.e.lea(false, Reg::R9, less_one);
+                self.e.mov16(Reg::RCX, Reg::R9);
+            }
+            bits => self.e.lea(bits == 64, Reg::RCX, less_one),
+        }
+        let done = self.branch_if_rcx_zero(bits);
+        let again = match i.mnemonic() {
+            Mnemonic::Loope => Some(self.e.jcc_raw(4)),
+            Mnemonic::Loopne => Some(self.e.jcc_raw(5)),
+            _ => None,
+        };
+        let target = self.direct_target(i);
+        if let Some(again) = again {
+            self.jump_from(again, target);
+        } else {
+            self.jump(target);
+        }
+        self.e.fix_here(done);
+        self.jump(i.next_ip());
+    }
+
+    fn jump_if_rcx_zero(&mut self, i: &Instruction) {
+        let zero = self.branch_if_rcx_zero(count_bits(i));
+        self.jump(i.next_ip());
+        self.e.fix_here(zero);
+        let target = self.direct_target(i);
+        self.jump(target);
+    }
+
+    /// A jump taken when the counter is zero; the flags stay.
+    fn branch_if_rcx_zero(&mut self, bits: u32) -> Fixup {
+        if bits == 16 {
+            self.e.mov(Reg::R10, Reg::RCX);
+            self.e.movzx16(Reg::RCX, Reg::RCX);
+        }
+        // jrcxz +2 / jmp short +5 / jmp near: only the short form exists, and stubs may be far.
+        if bits == 32 {
+            self.e.bytes(&[0x67]);
+        }
+        let restore: &[u8] = if bits == 16 { &[0x4c, 0x89, 0xd1] } else { &[] }; // mov rcx, r10
+        self.e.bytes(&[0xe3, 2, 0xeb, 5 + restore.len() as u8]);
+        self.e.bytes(restore);
+        let zero = self.e.jmp();
+        self.e.bytes(restore);
+        zero
+    }
+}
+
+/// LOOP and JCXZ count in the register that the address size names.
+fn count_bits(i: &Instruction) -> u32 {
+    use iced_x86::Code as C;
+    match i.code() {
+        C::Loop_rel8_16_CX
+        | C::Loop_rel8_32_CX
+        | C::Loope_rel8_16_CX
+        | C::Loope_rel8_32_CX
+        | C::Loopne_rel8_16_CX
+        | C::Loopne_rel8_32_CX
+        | C::Jcxz_rel8_16
+        | C::Jcxz_rel8_32 => 16,
+        C::Loop_rel8_64_RCX
+        | C::Loope_rel8_64_RCX
+        | C::Loopne_rel8_64_RCX
+        | C::Loop_rel8_16_RCX
+        | C::Loope_rel8_16_RCX
+        | C::Loopne_rel8_16_RCX
+        | C::Jrcxz_rel8_16
+        | C::Jrcxz_rel8_64 => 64,
+        _ => 32,
+    }
+}

@@ -1,0 +1,359 @@
+//! Lowering: from decoded guest instructions to host code.
+//!
+//! An instruction without memory operand is copied. One with a memory operand has the operand replaced by a
+//! host register that holds the checked host address. Control transfers go to other translated blocks. What
+//! has a routine leaves to the monitor, save the few that [`system`] writes inline.
+
+mod address;
+mod control;
+mod encode;
+mod special;
+mod stack;
+mod string;
+mod system;
+
+use iced_x86::{Encoder, Instruction, Mnemonic, OpKind};
+
+pub use encode::widen;
+pub use special::fpu_exception;
+pub use system::{inlines, keeps_flags};
+
+use crate::access::Operands;
+use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
+use crate::context::ContextField as F;
+use crate::decode::{End, GuestInsn};
+use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
+use crate::mode::ModeWord;
+use crate::trampoline::emit_leave;
+
+use address::Saved;
+
+/// What lowering needs to know of the block as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Guest rip of the first instruction.
+    pub rip: u64,
+    /// Linear address of the first instruction.
+    pub linear: u64,
+    /// Bytes of guest code from `linear` backwards and forwards that one leaf mapping is known to cover and
+    /// within which jumps may be linked: `[start, end)`.
+    pub linkable: (u64, u64),
+    /// Mode word.
+    pub mode: ModeWord,
+    /// Its identity.
+    pub block: BlockId,
+    /// Status flags live on entry.
+    pub live_in: u8,
+    /// XSAVE components the guest may use.
+    pub xcr0: u64,
+    /// Bytes of an XSAVE area with all of those.
+    pub xsave_size: u32,
+    /// Where an indirect jump goes that finds no block.
+    pub miss: u64,
+    /// For the slow path: the host address that stands for the memory operand's, unchecked.
+    pub bounce: Option<u64>,
+}
+
+/// A jump to be patched once its target is translated.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// Offset of the jump's 32-bit operand in the block's code.
+    pub at: u32,
+    /// Offset of the stub it goes to meanwhile.
+    pub stub: u32,
+    /// Guest rip it leads to.
+    pub target: u64,
+    /// Whether it leads backwards, and so has to pass the kick check.
+    pub backward: bool,
+}
+
+/// What lowering a block gives beside code.
+#[derive(Debug, Default)]
+pub struct Lowered {
+    /// Offset of the entry that checks for a kick.
+    pub checked: u32,
+    /// Offset of the first instruction.
+    pub body: u32,
+    /// Offset of each instruction's code, with the guest's offset in the block.
+    pub map: Vec<(u32, u16)>,
+    /// Jumps to be linked.
+    pub links: Vec<Link>,
+}
+
+/// An instruction form that has no lowering.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoLowering;
+
+struct SlowStub {
+    fixups: [Option<Fixup>; 2],
+    saved: Saved,
+    kind: SiteKind,
+    offset: u16,
+}
+
+struct LinkStub {
+    jump: Fixup,
+    target: u64,
+}
+
+pub(crate) struct Lowering<'a> {
+    e: &'a mut Emitter,
+    encoder: &'a mut Encoder,
+    sites: &'a mut Sites,
+    frame: Frame,
+    code: &'a [u8],
+    slow: Vec<SlowStub>,
+    link_stubs: Vec<LinkStub>,
+    far_stubs: Vec<(Fixup, u64)>,
+    out: Lowered,
+}
+
+/// Lowers one block whose guest bytes are `code`.
+pub fn lower(
+    e: &mut Emitter,
+    encoder: &mut Encoder,
+    sites: &mut Sites,
+    frame: Frame,
+    list: &[GuestInsn],
+    end: End,
+    code: &[u8],
+) -> Lowered {
+    let mut lowering = Lowering {
+        e,
+        encoder,
+        sites,
+        frame,
+        code,
+        slow: Vec::new(),
+        link_stubs: Vec::new(),
+        far_stubs: Vec::new(),
+        out: Lowered::default(),
+    };
+    lowering.entries();
+    for insn in list {
+        lowering.instruction(insn);
+    }
+    lowering.finish(list, end);
+    lowering.out
+}
+
+/// Lowers one instruction with [`Frame::bounce`] set; `false` if it has no such form.
+pub fn lower_bounce(
+    e: &mut Emitter,
+    encoder: &mut Encoder,
+    sites: &mut Sites,
+    frame: Frame,
+    insn: &GuestInsn,
+    code: &[u8],
+) -> bool {
+    let before = sites.len();
+    let mut lowering = Lowering {
+        e,
+        encoder,
+        sites,
+        frame,
+        code,
+        slow: Vec::new(),
+        link_stubs: Vec::new(),
+        far_stubs: Vec::new(),
+        out: Lowered::default(),
+    };
+    let done = lowering.memory_form(insn);
+    emit_leave(lowering.e, EXIT_BOUNCED);
+    // An exit other than the last would name a block that does not exist.
+    done.is_ok() && sites.len() == before
+}
+
+impl Lowering<'_> {
+    /// The two ways in. An indirect jump arrives with its target in r9 and the flags in the context, and the
+    /// table may have sent it to the wrong block. A direct jump backwards arrives with the flags in place.
+    fn entries(&mut self) {
+        let rip = self.frame.rip;
+        if let Ok(rip) = i32::try_from(rip as i64) {
+            self.e.group1(7, true, Reg::R9, rip);
+        } else {
+            self.e.mov_imm(Reg::R10, rip);
+            self.e.op_reg(Op::Cmp, true, Reg::R9, Reg::R10);
+        }
+        let miss = self.frame.miss;
+        let wrong = self.e.jcc(Cond::NotEqual);
+        self.e.fix_to(wrong, miss);
+        if self.frame.live_in == 0 {
+            // Flags are dead here, so both ways in share one check.
+            self.out.checked = self.e.offset() as u32;
+            self.e.cmp_ctx8(F::Kick, 0);
+            let kicked = self.e.jcc(Cond::NotEqual);
+            self.slow.push(SlowStub {
+                fixups: [Some(kicked), None],
+                saved: Saved::Dead,
+                kind: SiteKind::Kick,
+                offset: 0,
+            });
+            self.out.body = self.e.offset() as u32;
+        } else {
+            self.e.cmp_ctx8(F::Kick, 0);
+            let kicked = self.e.jcc(Cond::NotEqual);
+            self.e.fix_to(kicked, miss);
+            self.e.mov(Reg::R11, Reg::RAX);
+            self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
+            self.e.flags_from_ax();
+            self.e.mov(Reg::RAX, Reg::R11);
+            self.out.body = self.e.offset() as u32;
+        }
+    }
+
+    fn checked_entry_with_live_flags(&mut self) {
+        self.out.checked = self.e.offset() as u32;
+        self.e.mov(Reg::R11, Reg::RAX);
+        self.e.flags_to_ax();
+        self.e.cmp_ctx8(F::Kick, 0);
+        let kicked = self.e.jcc(Cond::NotEqual);
+        self.e.flags_from_ax();
+        self.e.mov(Reg::RAX, Reg::R11);
+        let body = self.e.here() - self.e.offset() as u64 + u64::from(self.out.body);
+        self.e.jmp_to(body);
+        self.slow.push(SlowStub {
+            fixups: [Some(kicked), None],
+            saved: Saved::Register(Reg::R11),
+            kind: SiteKind::Kick,
+            offset: 0,
+        });
+    }
+
+    fn instruction(&mut self, insn: &GuestInsn) {
+        self.out.map.push((self.e.offset() as u32, insn.offset));
+        let i = &insn.instruction;
+        if let Some(routine) = insn.routine {
+            if !self.inline_routine(insn, routine) {
+                self.leave(SiteKind::Callout, insn.offset);
+            }
+            return;
+        }
+        if self.frame.mode.restricts_fpu() && fpu_exception(i, self.frame.mode).is_some() {
+            self.leave(SiteKind::FpuTrap, insn.offset);
+            return;
+        }
+        if self.ordinary(insn).is_err() {
+            self.leave(SiteKind::Unsupported, insn.offset);
+        }
+    }
+
+    fn ordinary(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+        if self.control(insn)? || self.stack(insn)? || self.string(insn) {
+            return Ok(());
+        }
+        self.memory_form(insn)
+    }
+
+    /// Whatever remains: with a memory operand or without.
+    fn memory_form(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+        let i = &insn.instruction;
+        if self.special(insn)? {
+            Ok(())
+        } else if has_memory(i) {
+            self.with_memory(insn, i, access_size(i))
+        } else {
+            self.without_memory(insn)
+        }
+    }
+
+    /// Copies an instruction whose operands are all registers, around it the moves of those that live in the
+    /// context.
+    fn without_memory(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+        let operands = insn.operands;
+        self.load_operands(operands);
+        if self.frame.mode.is_long() {
+            let start = usize::from(insn.offset);
+            let code = self.code;
+            self.e.bytes(&code[start..start + insn.instruction.len()]);
+        } else {
+            let mut wide = insn.instruction;
+            widen(&mut wide);
+            self.encode(&wide)?;
+        }
+        self.store_operands(operands);
+        Ok(())
+    }
+
+    /// Everything behind the last instruction: where control goes next, then the stubs off the hot path.
+    fn finish(&mut self, list: &[GuestInsn], end: End) {
+        let next = list
+            .last()
+            .map_or(self.frame.rip, |l| l.instruction.next_ip());
+        let next_offset = next.wrapping_sub(self.frame.rip) as u16;
+        match end {
+            End::Transfer => {}
+            End::Limit | End::Page => self.jump(next),
+            End::Invalid => self.leave(SiteKind::Invalid, next_offset),
+        }
+        if self.frame.live_in != 0 {
+            self.checked_entry_with_live_flags();
+        }
+        for (fixup, target) in std::mem::take(&mut self.far_stubs) {
+            self.e.fix_here(fixup);
+            self.jump_through_table(target);
+        }
+        for stub in std::mem::take(&mut self.slow) {
+            for fixup in stub.fixups.into_iter().flatten() {
+                self.e.fix_here(fixup);
+            }
+            self.restore_flags(stub.saved);
+            self.leave(stub.kind, stub.offset);
+        }
+        for stub in std::mem::take(&mut self.link_stubs) {
+            self.e.fix_here(stub.jump);
+            let link = self.out.links.len();
+            self.out.links.push(Link {
+                at: stub.jump.at as u32,
+                stub: self.e.offset() as u32,
+                target: stub.target,
+                backward: stub.target <= self.frame.rip.wrapping_add(u64::from(next_offset)),
+            });
+            self.leave(SiteKind::Link(link as u16), 0);
+        }
+    }
+
+    fn leave(&mut self, kind: SiteKind, offset: u16) {
+        let index = self.sites.add(Site {
+            kind,
+            block: self.frame.block,
+            offset,
+        });
+        emit_leave(self.e, index);
+    }
+
+    fn encode(&mut self, instruction: &Instruction) -> Result<(), NoLowering> {
+        let rip = self.e.here();
+        self.encoder
+            .encode(instruction, rip)
+            .map_err(|_| NoLowering)?;
+        let bytes = self.encoder.take_buffer();
+        self.e.bytes(&bytes);
+        let mut bytes = bytes;
+        bytes.clear();
+        self.encoder.set_buffer(bytes);
+        Ok(())
+    }
+
+    fn load_operands(&mut self, operands: Operands) {
+        for reg in operands.read() {
+            self.e.op_ctx(Op::Load, true, reg, F::Gpr(reg.0));
+        }
+    }
+
+    fn store_operands(&mut self, operands: Operands) {
+        for reg in operands.written() {
+            self.e.op_ctx(Op::Store, true, reg, F::Gpr(reg.0));
+        }
+    }
+}
+
+/// Whether an operand is an explicit memory operand that is accessed; LEA's is not.
+fn has_memory(i: &Instruction) -> bool {
+    i.mnemonic() != Mnemonic::Lea && i.op_kinds().any(|kind| kind == OpKind::Memory)
+}
+
+/// Bytes an explicit memory operand spans; at least 1, so that cache-line operations check their page.
+pub fn access_size(i: &Instruction) -> u32 {
+    (i.memory_size().size() as u32).max(1)
+}

@@ -1,0 +1,170 @@
+//! String instructions. MOVS and STOS whose operands lie in one page each run natively on host addresses; what
+//! else (other instructions, page crossings, the direction flag set, narrow modes) the slow path does, also on
+//! host addresses, a page at a time.
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use super::address::Saved;
+use super::{Lowering, SiteKind, SlowStub};
+use crate::context::ContextField as F;
+use crate::context::{TLB_ENTRIES, TLB_ENTRY_SHIFT};
+use crate::decode::GuestInsn;
+use crate::emit::{Cond, Fixup, Mem, Op, Reg};
+use crate::tlb::TlbEntry;
+
+/// DF in the second byte of RFLAGS.
+const DF: u8 = 4;
+
+impl Lowering<'_> {
+    /// Lowers a string instruction; `false` if this is none.
+    pub(super) fn string(&mut self, insn: &GuestInsn) -> bool {
+        let i = &insn.instruction;
+        let Some((is_move, width)) = form(i) else {
+            if i.is_string_instruction() {
+                self.leave_slow(insn);
+                return true;
+            }
+            return false;
+        };
+        let rep = i.has_rep_prefix() || i.has_repne_prefix();
+        let saved = if insn.live_before == 0 {
+            Saved::Dead
+        } else {
+            Saved::Context
+        };
+        if saved == Saved::Context {
+            self.flags_to_context();
+        }
+        self.e.raw_ctx(&[0xf6], 0, F::SystemFlagsByte(1), &[DF]);
+        let backwards = self.e.jcc(Cond::NotEqual);
+        self.slow_from([Some(backwards), None], saved, insn.offset);
+        if rep {
+            self.e.group1(7, true, Reg::RCX, 4096 / i32::from(width));
+            let long = self.e.jcc(Cond::Above);
+            self.slow_from([Some(long), None], saved, insn.offset);
+        }
+        self.span(insn, Reg::RDI, width, rep, true, saved);
+        if is_move {
+            self.e.op_ctx(Op::Store, true, Reg::R9, F::Carried);
+            self.span(insn, Reg::RSI, width, rep, false, saved);
+            self.e.mov(Reg::R11, Reg::RSI);
+            self.e.mov(Reg::RSI, Reg::R9);
+            self.e.op_reg(Op::Sub, true, Reg::R11, Reg::R9);
+            self.e.op_ctx(Op::Load, true, Reg::R9, F::Carried);
+        }
+        self.e.mov(Reg::R10, Reg::RDI);
+        self.e.mov(Reg::RDI, Reg::R9);
+        self.e.op_reg(Op::Sub, true, Reg::R10, Reg::R9);
+        self.execute_string(is_move, width, rep);
+        self.e.lea(true, Reg::RDI, sum(Reg::RDI, Reg::R10));
+        if is_move {
+            self.e.lea(true, Reg::RSI, sum(Reg::RSI, Reg::R11));
+        }
+        self.restore_flags(saved);
+        true
+    }
+
+    fn execute_string(&mut self, is_move: bool, width: u8, rep: bool) {
+        if width == 2 {
+            self.e.bytes(&[0x66]);
+        }
+        if rep {
+            self.e.bytes(&[0xf3]);
+        }
+        if width == 8 {
+            self.e.bytes(&[0x48]);
+        }
+        let opcode = if is_move { 0xa4 } else { 0xaa };
+        self.e.bytes(&[opcode | u8::from(width > 1)]);
+    }
+
+    /// Host address into r9 of the guest bytes at `pointer`, all of them in one page: `width` bytes, or rcx
+    /// times that, with rcx known to be at most a page.
+    fn span(
+        &mut self,
+        insn: &GuestInsn,
+        pointer: Reg,
+        width: u8,
+        rep: bool,
+        write: bool,
+        saved: Saved,
+    ) {
+        let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
+        let entry = |field: usize| Mem::at(Reg::R10, table + field as i32);
+        let tag = if write {
+            TlbEntry::WRITE
+        } else {
+            TlbEntry::READ
+        };
+        self.e.mov(Reg::R9, pointer);
+        self.e.mov32(Reg::R10, Reg::R9);
+        self.e.shift(5, false, Reg::R10, 12 - TLB_ENTRY_SHIFT as u8);
+        self.e.group1(
+            4,
+            false,
+            Reg::R10,
+            ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32,
+        );
+        self.e.op_mem(Op::Sub, true, Reg::R9, entry(tag));
+        let last = if rep { 4095 } else { 4096 - i32::from(width) };
+        self.e.group1(7, true, Reg::R9, last);
+        let miss = self.e.jcc(Cond::Above);
+        let mut straddles = None;
+        if rep {
+            self.e.lea(
+                true,
+                Reg::R11,
+                Mem {
+                    index: Some((Reg::RCX, width)),
+                    ..Mem::base(Reg::R9)
+                },
+            );
+            self.e.group1(7, true, Reg::R11, 4096);
+            straddles = Some(self.e.jcc(Cond::Above));
+        }
+        self.e
+            .op_mem(Op::Add, true, Reg::R9, entry(TlbEntry::ADDEND));
+        self.slow_from([Some(miss), straddles], saved, insn.offset);
+    }
+
+    pub(super) fn slow_from(&mut self, fixups: [Option<Fixup>; 2], saved: Saved, offset: u16) {
+        self.slow.push(SlowStub {
+            fixups,
+            saved,
+            kind: SiteKind::Slow,
+            offset,
+        });
+    }
+
+    /// Always the slow path.
+    pub(super) fn leave_slow(&mut self, insn: &GuestInsn) {
+        self.leave(SiteKind::Slow, insn.offset);
+    }
+}
+
+fn sum(base: Reg, index: Reg) -> Mem {
+    Mem {
+        base: Some(base),
+        index: Some((index, 1)),
+        disp: 0,
+    }
+}
+
+/// Whether this is MOVS (or else STOS) with 64-bit addresses and no segment base, and its width.
+fn form(i: &Instruction) -> Option<(bool, u8)> {
+    use Mnemonic as M;
+    let (is_move, width) = match i.mnemonic() {
+        M::Movsb => (true, 1),
+        M::Movsw => (true, 2),
+        M::Movsd => (true, 4),
+        M::Movsq => (true, 8),
+        M::Stosb => (false, 1),
+        M::Stosw => (false, 2),
+        M::Stosd => (false, 4),
+        M::Stosq => (false, 8),
+        _ => return None,
+    };
+    let wide = i.op0_kind() == OpKind::MemoryESRDI;
+    let plain = !is_move || i.memory_segment().number() < 4;
+    (i.is_string_instruction() && wide && plain).then_some((is_move, width))
+}

@@ -1,0 +1,203 @@
+//! The mode word: everything about the processor's state that changes what an instruction means or how it is
+//! translated. Blocks are keyed by it, so that none of it is tested while guest code runs.
+
+use vcpu::{CpuState, Shadow};
+use x86::{Cr0, Cr4, Mode, Rflags, Segment, SegmentRegister, Xcr0};
+
+/// See the module's documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ModeWord(u32);
+
+/// Which software TLB and jump table a memory access uses.
+pub type View = usize;
+
+const MODE_MASK: u32 = 7;
+const VIEW_SHIFT: u32 = 3;
+const RING0: u32 = 1 << 5;
+const STACK_BIG: u32 = 1 << 6;
+const FLAT_SHIFT: u32 = 7;
+const STEP: u32 = 1 << 13;
+const NO_X87: u32 = 1 << 14;
+const NO_SSE: u32 = 1 << 15;
+const NO_AVX: u32 = 1 << 16;
+const NO_AVX512: u32 = 1 << 17;
+const EMULATE: u32 = 1 << 18;
+const FWAIT_TRAPS: u32 = 1 << 19;
+const TASK_SWITCHED: u32 = 1 << 20;
+
+/// The view of ring 3.
+pub const VIEW_USER: View = 1;
+/// The view of rings 0 to 2 while EFLAGS.AC lifts supervisor-mode access prevention.
+pub const VIEW_KERNEL_AC: View = 2;
+
+impl ModeWord {
+    /// The mode word of a vCPU about to run.
+    pub fn of(cpu: &CpuState) -> Self {
+        let mode = cpu.mode();
+        let cpl = cpu.cpl();
+        let mut word = mode as u32;
+        let lifts = cpu.cr4.contains(Cr4::SMAP) && cpu.rflags.contains(Rflags::AC);
+        let view = match (cpl, lifts) {
+            (3, _) => VIEW_USER,
+            (_, true) => VIEW_KERNEL_AC,
+            _ => 0,
+        };
+        word |= (view as u32) << VIEW_SHIFT;
+        let mut set = |bit, on: bool| word |= if on { bit } else { 0 };
+        set(RING0, cpl == 0);
+        set(
+            STACK_BIG,
+            cpu.segment(SegmentRegister::Ss).has(Segment::BIG),
+        );
+        if mode != Mode::Long64 {
+            for (i, segment) in cpu.segments.iter().enumerate() {
+                set(1 << (FLAT_SHIFT + i as u32), is_flat(segment, i));
+            }
+        }
+        set(
+            STEP,
+            cpu.rflags.contains(Rflags::TF) || cpu.shadow != Shadow::None,
+        );
+        let task_switched = cpu.cr0.contains(Cr0::TS);
+        set(TASK_SWITCHED, task_switched);
+        set(NO_X87, task_switched || cpu.cr0.contains(Cr0::EM));
+        set(FWAIT_TRAPS, cpu.cr0.contains(Cr0::TS | Cr0::MP));
+        set(EMULATE, cpu.cr0.contains(Cr0::EM));
+        set(
+            NO_SSE,
+            !cpu.cr4.contains(Cr4::OSFXSR) || task_switched || cpu.cr0.contains(Cr0::EM),
+        );
+        let avx = cpu.cr4.contains(Cr4::OSXSAVE) && cpu.xcr0.contains(Xcr0::AVX);
+        set(NO_AVX, !avx || task_switched);
+        set(
+            NO_AVX512,
+            !avx || task_switched || !cpu.xcr0.contains(Xcr0::AVX512),
+        );
+        Self(word)
+    }
+
+    /// The operating mode.
+    pub fn mode(self) -> Mode {
+        match self.0 & MODE_MASK {
+            0 => Mode::Real,
+            1 => Mode::Virtual8086,
+            2 => Mode::Protected16,
+            3 => Mode::Protected32,
+            _ => Mode::Long64,
+        }
+    }
+
+    /// Code size in bits.
+    pub fn bits(self) -> u32 {
+        self.mode().code_bits()
+    }
+
+    /// 64-bit mode.
+    pub fn is_long(self) -> bool {
+        self.mode() == Mode::Long64
+    }
+
+    /// Which software TLB and jump table apply.
+    pub fn view(self) -> View {
+        (self.0 >> VIEW_SHIFT & 3) as View
+    }
+
+    /// Current privilege level 0.
+    pub fn is_ring0(self) -> bool {
+        self.0 & RING0 != 0
+    }
+
+    /// Width of the stack pointer in bits.
+    pub fn stack_bits(self) -> u32 {
+        match (self.is_long(), self.0 & STACK_BIG != 0) {
+            (true, _) => 64,
+            (_, true) => 32,
+            _ => 16,
+        }
+    }
+
+    /// Whether accesses through this segment need neither base nor limit.
+    pub fn is_flat(self, segment: usize) -> bool {
+        if self.is_long() {
+            segment < 4
+        } else {
+            self.0 >> (FLAT_SHIFT + segment as u32) & 1 != 0
+        }
+    }
+
+    /// One instruction at a time: single stepping, or in an interrupt shadow.
+    pub fn steps(self) -> bool {
+        self.0 & STEP != 0
+    }
+
+    /// This mode without [`Self::steps`].
+    pub fn without_step(self) -> Self {
+        Self(self.0 & !STEP)
+    }
+
+    /// This mode with [`Self::steps`].
+    pub fn with_step(self) -> Self {
+        Self(self.0 | STEP)
+    }
+
+    /// Whether any floating-point or vector instruction would trap, so that each must be looked at.
+    pub fn restricts_fpu(self) -> bool {
+        self.0 & (NO_X87 | NO_SSE | NO_AVX | NO_AVX512 | FWAIT_TRAPS) != 0
+    }
+
+    /// x87 and MMX instructions trap.
+    pub fn no_x87(self) -> bool {
+        self.0 & NO_X87 != 0
+    }
+
+    /// SSE instructions trap.
+    pub fn no_sse(self) -> bool {
+        self.0 & NO_SSE != 0
+    }
+
+    /// AVX instructions trap.
+    pub fn no_avx(self) -> bool {
+        self.0 & NO_AVX != 0
+    }
+
+    /// AVX-512 instructions trap.
+    pub fn no_avx512(self) -> bool {
+        self.0 & NO_AVX512 != 0
+    }
+
+    /// CR0.EM: floating point is to be emulated by the guest.
+    pub fn emulates(self) -> bool {
+        self.0 & EMULATE != 0
+    }
+
+    /// CR0.TS: the registers belong to another task.
+    pub fn task_switched(self) -> bool {
+        self.0 & TASK_SWITCHED != 0
+    }
+
+    /// WAIT/FWAIT traps.
+    pub fn fwait_traps(self) -> bool {
+        self.0 & FWAIT_TRAPS != 0
+    }
+
+    /// What distinguishes modes that share one view: a jump table holds blocks of one such mode only.
+    pub fn bits_beside_view(self) -> u32 {
+        self.0
+    }
+}
+
+/// Base 0 and 4 GiB of ordinary, writable (for CS: executable) memory.
+fn is_flat(segment: &Segment, index: usize) -> bool {
+    let kind = if index == SegmentRegister::Cs as usize {
+        Segment::EXECUTABLE | Segment::READABLE_OR_WRITABLE
+    } else {
+        Segment::READABLE_OR_WRITABLE
+    };
+    let expand_down =
+        !segment.has(Segment::EXECUTABLE) && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
+    segment.is_present()
+        && segment.has(kind)
+        && !expand_down
+        && segment.base == 0
+        && segment.limit == u32::MAX
+}

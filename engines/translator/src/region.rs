@@ -1,0 +1,178 @@
+//! The reservation that holds everything generated code touches, and the only way to it.
+//!
+//! Unsafe, because generated code changes these bytes behind Rust's back. The rules that keep this sound: no
+//! reference into the region lives across [`Region::enter`]; the kick word is the only part that other threads
+//! touch, and it is atomic.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use host::{DualMapping, HostError, Protection, Reservation};
+
+use crate::context::{
+    BOUNCE_OFFSET, CODE_OFFSET, Context, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET,
+    Layout, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VIEWS,
+};
+use crate::tlb::TlbEntry;
+
+const PAGE: usize = 4096;
+
+/// See the module's documentation.
+pub struct Region {
+    reservation: Reservation,
+    code: DualMapping,
+    code_bytes: usize,
+}
+
+impl Region {
+    /// Reserves and places everything, with a translation cache of `code_bytes`.
+    pub fn new(code_bytes: usize) -> Result<Self, HostError> {
+        let mut reservation = Reservation::low(CODE_OFFSET + code_bytes)?;
+        reservation.place_anonymous(0, BOUNCE_OFFSET, Protection::ReadWrite)?;
+        reservation.place_anonymous(BOUNCE_OFFSET + PAGE, 2 * PAGE, Protection::ReadWrite)?;
+        let tables = VIEWS * (TLB_BYTES + JUMP_BYTES);
+        reservation.place_anonymous(TLB_OFFSET, tables, Protection::ReadWrite)?;
+        let code = DualMapping::within(&mut reservation, CODE_OFFSET, code_bytes)?;
+        Ok(Self {
+            reservation,
+            code,
+            code_bytes,
+        })
+    }
+
+    /// Where things stand; the exit stub is filled in once it is emitted.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            context: self.reservation.address() as u64,
+            exit: 0,
+        }
+    }
+
+    /// Size of the translation cache.
+    pub fn code_bytes(&self) -> usize {
+        self.code_bytes
+    }
+
+    /// The shared state.
+    pub fn context(&mut self) -> &mut Context {
+        // SAFETY: the first pages of the reservation are placed, zeroed (valid for Context) and aligned; `self`
+        // is borrowed, so that no other reference to them exists and no guest code runs.
+        unsafe { &mut *self.reservation.as_ptr().cast::<Context>() }
+    }
+
+    /// The raw address of the shared state, for the fault handler.
+    pub fn context_ptr(&self) -> *mut Context {
+        self.reservation.as_ptr().cast()
+    }
+
+    /// The kick word.
+    pub fn kick(&self) -> &AtomicU32 {
+        // SAFETY: placed with the context, aligned, and touched by atomic operations only (generated code reads
+        // it with one aligned instruction).
+        unsafe {
+            &*self
+                .reservation
+                .as_ptr()
+                .add(KICK_OFFSET)
+                .cast::<AtomicU32>()
+        }
+    }
+
+    /// A view's software TLB.
+    pub fn tlb(&mut self, view: usize) -> &mut [TlbEntry; TLB_ENTRIES] {
+        assert!(view < VIEWS);
+        // SAFETY: the range is placed and aligned, any bytes are a TlbEntry, and `self` is borrowed.
+        unsafe {
+            &mut *self
+                .reservation
+                .as_ptr()
+                .add(TLB_OFFSET + view * TLB_BYTES)
+                .cast()
+        }
+    }
+
+    /// A view's jump table: host addresses of blocks' indirect entries.
+    pub fn jump_table(&mut self, view: usize) -> &mut [u64; JUMP_ENTRIES] {
+        assert!(view < VIEWS);
+        // SAFETY: as for `tlb`.
+        unsafe {
+            &mut *self
+                .reservation
+                .as_ptr()
+                .add(JUMP_OFFSET + view * JUMP_BYTES)
+                .cast()
+        }
+    }
+
+    /// The two bounce pages.
+    pub fn bounce(&mut self) -> &mut [u8; 2 * PAGE] {
+        // SAFETY: as for `tlb`.
+        unsafe { &mut *self.reservation.as_ptr().add(BOUNCE_OFFSET + PAGE).cast() }
+    }
+
+    /// Writes code at an offset of the translation cache, through the writable mapping.
+    pub fn write_code(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(
+            offset
+                .checked_add(bytes.len())
+                .is_some_and(|end| end <= self.code_bytes)
+        );
+        // SAFETY: in range by the assertion; the guest does not run while `self` is borrowed.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.code.writable().add(offset),
+                bytes.len(),
+            );
+        }
+    }
+
+    /// Runs guest code: calls the enter stub at `stub`, which jumps to `Context::enter_target` and returns at
+    /// the next exit.
+    pub fn enter(&mut self, stub: u64) {
+        // SAFETY: `stub` is the address of the enter stub that `trampoline` emitted into this region, a function
+        // of this signature. The code behind it touches the region, guest memory that the software TLB admits,
+        // and nothing else of this process.
+        unsafe {
+            let enter: extern "sysv64" fn() = std::mem::transmute(stub as usize);
+            enter();
+        }
+    }
+}
+
+/// The kick word as other threads hold it: an address in a region that the engine keeps alive, or none once
+/// the engine is gone.
+pub struct KickWord {
+    address: std::sync::Mutex<Option<usize>>,
+}
+
+impl KickWord {
+    /// For a region that will not move.
+    pub fn new(region: &Region) -> Self {
+        Self {
+            address: std::sync::Mutex::new(Some(std::ptr::from_ref(region.kick()) as usize)),
+        }
+    }
+
+    /// Detaches: kicks from now on do nothing.
+    pub fn detach(&self) {
+        *self
+            .address
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+}
+
+impl vcpu::Kick for KickWord {
+    fn kick(&self) {
+        let address = self
+            .address
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(address) = *address {
+            // SAFETY: the engine detaches under this lock before it drops the region.
+            let word = unsafe { &*(address as *const AtomicU32) };
+            word.store(1, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Bounce execution: one mechanism for every access that generated code cannot make itself.
+//!
+//! The instruction runs natively with its memory operand pointing at a buffer. What it reads is put there
+//! before, what it wrote is taken from there after. So devices, straddled pages, pages that hold translated
+//! code and masked accesses need no second implementation of any instruction.
+
+use vcpu::{CpuState, Mmio};
+use x86::Exception;
+
+use super::Slow;
+use super::linear::{Access, Target};
+use crate::block::Range;
+use crate::decode::GuestInsn;
+use crate::engine::Translator;
+
+const PAGE: u64 = 4096;
+
+/// An instruction on its way through the bounce buffer; it may wait for a device between its steps.
+#[derive(Debug)]
+pub struct Bounce {
+    insn: GuestInsn,
+    code: Vec<u8>,
+    access: Access,
+    pages: [Option<Target>; 2],
+    /// Offset of the operand from the first bounce page; negative in the leading guard.
+    at: i64,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Waiting for the device's bytes at this offset of the operand.
+    Reading(u32),
+    /// Waiting for the device to take the bytes at this offset.
+    Writing(u32),
+}
+
+/// A part of an operand that one device access moves.
+struct Fragment {
+    gpa: u64,
+    size: u32,
+}
+
+impl Translator {
+    /// Begins to execute `insn` through the buffer.
+    pub(super) fn bounce(
+        &mut self,
+        cpu: &CpuState,
+        insn: GuestInsn,
+        code: Vec<u8>,
+        access: Access,
+    ) -> Slow {
+        let pages = match self.pages(access) {
+            Ok(pages) => pages,
+            Err(fault) if suppresses_faults(&insn) => match self.pages_for_masked(access, fault) {
+                Some(pages) => pages,
+                None => return Slow::Fault(fault),
+            },
+            Err(fault) => return Slow::Fault(fault),
+        };
+        let within = (access.linear & (PAGE - 1)) as i64;
+        // An inaccessible page is stood for by a guard page, so that the processor itself decides whether a
+        // masked access touches it.
+        let straddles = within as u64 + u64::from(access.size) > PAGE;
+        let at = match (pages[0].is_some(), pages[1].is_some(), straddles) {
+            (true, false, true) => within + PAGE as i64,
+            (false, _, _) => within - PAGE as i64,
+            _ => within,
+        };
+        let bounce = Bounce {
+            insn,
+            code,
+            access,
+            pages,
+            at,
+            step: Step::Reading(0),
+        };
+        self.fill_buffer(&bounce);
+        if bounce.access.direction.reads() {
+            self.read_devices(cpu, bounce, 0)
+        } else {
+            self.execute_bounce(cpu, bounce)
+        }
+    }
+
+    /// Goes on with the device's answer.
+    pub(crate) fn bounce_completed(&mut self, cpu: &CpuState, bounce: Bounce, value: u64) -> Slow {
+        match bounce.step {
+            Step::Reading(offset) => {
+                let fragment = bounce.device_fragment(offset);
+                let size = fragment.map_or(0, |f| f.size);
+                let bytes = value.to_le_bytes();
+                let at = (bounce.at + i64::from(offset)) as usize;
+                self.cache.region.bounce()[at..at + size as usize]
+                    .copy_from_slice(&bytes[..size as usize]);
+                self.read_devices(cpu, bounce, offset + size)
+            }
+            Step::Writing(offset) => {
+                let size = bounce.device_fragment(offset).map_or(0, |f| f.size);
+                self.write_devices(bounce, offset + size)
+            }
+        }
+    }
+
+    /// Reads from RAM what the operand holds; devices follow one by one.
+    fn fill_buffer(&mut self, bounce: &Bounce) {
+        for (offset, len, target) in bounce.parts() {
+            let mut bytes = vec![0; len];
+            if target.host.is_some() && self.guest.ram.read(target.physical, &mut bytes).is_ok() {
+                let at = (bounce.at + offset as i64) as usize;
+                self.cache.region.bounce()[at..at + len].copy_from_slice(&bytes);
+            }
+        }
+    }
+
+    fn read_devices(&mut self, cpu: &CpuState, mut bounce: Bounce, from: u32) -> Slow {
+        let Some(offset) = bounce.next_device_byte(from) else {
+            return self.execute_bounce(cpu, bounce);
+        };
+        let Some(fragment) = bounce.device_fragment(offset) else {
+            return self.execute_bounce(cpu, bounce);
+        };
+        bounce.step = Step::Reading(offset);
+        let mmio = Mmio {
+            gpa: fragment.gpa,
+            size: fragment.size as u8,
+            write: None,
+        };
+        Slow::Device(mmio, Box::new(bounce))
+    }
+
+    fn execute_bounce(&mut self, cpu: &CpuState, bounce: Bounce) -> Slow {
+        let buffer = self
+            .cache
+            .region
+            .layout()
+            .bounce()
+            .wrapping_add_signed(bounce.at);
+        let Some(entry) = self
+            .cache
+            .bounce(&bounce.insn, self.mode, &bounce.code, buffer)
+        else {
+            return Slow::Unsupported;
+        };
+        if let Some(signal) = self.enter_bounce(entry) {
+            return self.bounce_fault(cpu, &bounce, signal, buffer);
+        }
+        if bounce.access.direction.writes() {
+            self.write_back(&bounce);
+            self.write_devices(bounce, 0)
+        } else {
+            Slow::Done(bounce.insn.instruction.next_ip())
+        }
+    }
+
+    fn bounce_fault(
+        &mut self,
+        cpu: &CpuState,
+        bounce: &Bounce,
+        signal: crate::fault::Signal,
+        buffer: u64,
+    ) -> Slow {
+        let start = bounce.access.linear;
+        let reach = buffer..buffer + u64::from(bounce.access.size);
+        if signal.is_memory() && reach.contains(&signal.address) {
+            let linear = start.wrapping_add(signal.address - buffer);
+            return match self.page(linear, bounce.access.direction.writes()) {
+                Err(fault) => Slow::Fault(fault),
+                Ok(_) => Slow::Unsupported,
+            };
+        }
+        match signal.exception(&bounce.insn.instruction, cpu) {
+            Some(exception) => Slow::Fault(exception),
+            None => Slow::Unsupported,
+        }
+    }
+
+    /// Writes to RAM what the instruction left in the buffer, and drops translations made from the old bytes.
+    fn write_back(&mut self, bounce: &Bounce) {
+        for (offset, len, target) in bounce.parts() {
+            if target.host.is_none() {
+                continue;
+            }
+            let at = (bounce.at + offset as i64) as usize;
+            let bytes = self.cache.region.bounce()[at..at + len].to_vec();
+            self.write_ram(target.physical, &bytes);
+        }
+    }
+
+    /// Writes RAM on the guest's behalf; blocks made from these bytes go at once.
+    pub(super) fn write_ram(&mut self, physical: u64, bytes: &[u8]) {
+        let watched = self.guest.watcher.watches(physical);
+        if self.guest.ram.write(physical, bytes).is_ok() && watched {
+            let written = Range {
+                start: physical,
+                len: bytes.len() as u64,
+            };
+            self.cache.invalidate(&self.guest, written);
+        }
+    }
+
+    fn write_devices(&mut self, mut bounce: Bounce, from: u32) -> Slow {
+        let next = bounce.insn.instruction.next_ip();
+        let Some(offset) = bounce.next_device_byte(from) else {
+            return Slow::Done(next);
+        };
+        let Some(fragment) = bounce.device_fragment(offset) else {
+            return Slow::Done(next);
+        };
+        let at = (bounce.at + i64::from(offset)) as usize;
+        let size = fragment.size as usize;
+        let mut value = [0; 8];
+        value[..size].copy_from_slice(&self.cache.region.bounce()[at..at + size]);
+        bounce.step = Step::Writing(offset);
+        let write = Some(u64::from_le_bytes(value));
+        Slow::Device(
+            Mmio {
+                gpa: fragment.gpa,
+                size: fragment.size as u8,
+                write,
+            },
+            Box::new(bounce),
+        )
+    }
+
+    /// Pages of a masked access some of which fault: those that do are left out. `None` if the fault is not one
+    /// of a page.
+    fn pages_for_masked(
+        &mut self,
+        access: Access,
+        fault: Exception,
+    ) -> Option<[Option<Target>; 2]> {
+        if fault.vector != x86::Vector::PageFault {
+            return None;
+        }
+        let write = access.direction.writes();
+        let next = (access.linear | (PAGE - 1)).wrapping_add(1);
+        let straddles = next.wrapping_sub(access.linear) < u64::from(access.size);
+        let first = self.page(access.linear, write).ok();
+        let second = if straddles {
+            self.page(next, write).ok()
+        } else {
+            None
+        };
+        Some([first, second])
+    }
+}
+
+impl Bounce {
+    /// Offset, length and page of each accessible part of the operand.
+    fn parts(&self) -> impl Iterator<Item = (usize, usize, Target)> + use<> {
+        let size = self.access.size as usize;
+        let first = size.min((PAGE - (self.access.linear & (PAGE - 1))) as usize);
+        let lengths = [(0, first), (first, size - first)];
+        let pages = self.pages;
+        lengths
+            .into_iter()
+            .zip(pages)
+            .filter_map(|((offset, len), page)| {
+                page.filter(|_| len > 0).map(|page| (offset, len, page))
+            })
+    }
+
+    /// The first byte from `from` on that a device holds.
+    fn next_device_byte(&self, from: u32) -> Option<u32> {
+        self.parts()
+            .filter(|(_, _, target)| target.host.is_none())
+            .map(|(offset, len, _)| (offset as u32, (offset + len) as u32))
+            .find(|(_, end)| from < *end)
+            .map(|(start, _)| start.max(from))
+    }
+
+    /// The device access that begins at `offset`: as much as one access may move.
+    fn device_fragment(&self, offset: u32) -> Option<Fragment> {
+        self.parts().find_map(|(start, len, target)| {
+            let end = (start + len) as u32;
+            let inside = target.host.is_none() && (start as u32..end).contains(&offset);
+            inside.then(|| Fragment {
+                gpa: target.physical + u64::from(offset - start as u32),
+                size: largest_power_of_two((end - offset).min(8)),
+            })
+        })
+    }
+}
+
+fn largest_power_of_two(n: u32) -> u32 {
+    1 << n.ilog2()
+}
+
+/// Whether elements that a mask leaves out may lie in pages that do not exist.
+fn suppresses_faults(insn: &GuestInsn) -> bool {
+    use iced_x86::Mnemonic as M;
+    insn.instruction.has_op_mask()
+        || matches!(
+            insn.instruction.mnemonic(),
+            M::Vmaskmovps
+                | M::Vmaskmovpd
+                | M::Vpmaskmovd
+                | M::Vpmaskmovq
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+        )
+}

@@ -1,0 +1,175 @@
+//! The software TLB: per view, a direct-mapped table from guest linear pages to host addresses.
+//!
+//! It behaves as the processor's own: entries stay until the guest flushes them, whatever it does to its page
+//! tables meanwhile. Entries that must see every access (devices, pages with translated code for writes, pages
+//! whose dirty bit is clear for writes) are never entered.
+
+use crate::context::{TLB_ENTRIES, VIEWS};
+use crate::mode::View;
+use crate::region::Region;
+
+/// One page. The layout is known to generated code.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TlbEntry {
+    /// Linear address of the page if reads may pass, else a page that cannot stand in this slot.
+    pub read: u64,
+    /// The same for writes.
+    pub write: u64,
+    /// Host address of the page.
+    pub addend: u64,
+    /// Guest-physical address of the page; bit 0 says that it came from a larger page.
+    pub physical: u64,
+}
+
+impl TlbEntry {
+    /// Offset of the read tag.
+    pub const READ: usize = 0;
+    /// Offset of the write tag.
+    pub const WRITE: usize = 8;
+    /// Offset of the host address.
+    pub const ADDEND: usize = 16;
+    const LARGE: u64 = 1;
+
+    /// An entry that nothing matches: a tag is compared by subtraction, and no address in a page that hashes to
+    /// this slot is within a page of one that hashes to its neighbour's.
+    fn empty(slot: usize) -> Self {
+        let never = ((slot ^ 1) as u64) << 12;
+        Self {
+            read: never,
+            write: never,
+            addend: 0,
+            physical: 0,
+        }
+    }
+}
+
+/// What a page may be used for.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Linear address of the page.
+    pub linear: u64,
+    /// Guest-physical address of the page.
+    pub physical: u64,
+    /// Host address of the page.
+    pub host: u64,
+    /// Reads may pass.
+    pub readable: bool,
+    /// Writes may pass.
+    pub writable: bool,
+    /// Survives a write of CR3.
+    pub global: bool,
+    /// Part of a page larger than 4 KiB.
+    pub large: bool,
+}
+
+/// Bookkeeping beside the tables.
+pub struct Tlb {
+    /// Slots filled from pages that are not global, since the last flush.
+    local: [Vec<u16>; VIEWS],
+    /// Which 1 GiB regions (modulo 64) have entries from larger pages: a hint for single-page flushes.
+    large: u64,
+}
+
+impl Tlb {
+    /// Empties the region's tables.
+    pub fn new(region: &mut Region) -> Self {
+        let mut tlb = Self {
+            local: Default::default(),
+            large: 0,
+        };
+        tlb.flush_all(region);
+        tlb
+    }
+
+    /// Enters a page.
+    pub fn fill(&mut self, region: &mut Region, view: View, page: Page) {
+        let slot = slot_of(page.linear);
+        let entry = &mut region.tlb(view)[slot];
+        let never = TlbEntry::empty(slot).read;
+        *entry = TlbEntry {
+            read: if page.readable { page.linear } else { never },
+            write: if page.writable { page.linear } else { never },
+            addend: page.host,
+            physical: page.physical | if page.large { TlbEntry::LARGE } else { 0 },
+        };
+        if !page.global {
+            let local = &mut self.local[view];
+            if local.len() < TLB_ENTRIES {
+                local.push(slot as u16);
+            }
+        }
+        if page.large {
+            self.large |= region_bit(page.linear);
+        }
+    }
+
+    /// Drops everything.
+    pub fn flush_all(&mut self, region: &mut Region) {
+        for view in 0..VIEWS {
+            for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
+                *entry = TlbEntry::empty(slot);
+            }
+            self.local[view].clear();
+        }
+        self.large = 0;
+    }
+
+    /// Drops what is not global.
+    pub fn flush_local(&mut self, region: &mut Region) {
+        for view in 0..VIEWS {
+            let table = region.tlb(view);
+            if self.local[view].len() < TLB_ENTRIES {
+                for slot in self.local[view].drain(..) {
+                    table[usize::from(slot)] = TlbEntry::empty(usize::from(slot));
+                }
+            } else {
+                // The list overflowed: which slots are global is no longer known.
+                self.local[view].clear();
+                for (slot, entry) in table.iter_mut().enumerate() {
+                    *entry = TlbEntry::empty(slot);
+                }
+            }
+        }
+    }
+
+    /// Drops the page that holds `linear`, all of it if it is a large one.
+    pub fn flush_page(&mut self, region: &mut Region, linear: u64) {
+        let slot = slot_of(linear);
+        let large = self.large & region_bit(linear) != 0;
+        for view in 0..VIEWS {
+            let table = region.tlb(view);
+            table[slot] = TlbEntry::empty(slot);
+            if large {
+                // Which large page it was is not known; compare by the largest there are.
+                for (slot, entry) in table.iter_mut().enumerate() {
+                    let same = |tag: u64| tag >> 30 == linear >> 30;
+                    if entry.physical & TlbEntry::LARGE != 0
+                        && (same(entry.read) || same(entry.write))
+                    {
+                        *entry = TlbEntry::empty(slot);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes writes to a guest-physical page take the slow path.
+    pub fn protect_physical(&mut self, region: &mut Region, physical: u64) {
+        for view in 0..VIEWS {
+            for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
+                if entry.physical & !0xfff == physical {
+                    entry.write = TlbEntry::empty(slot).write;
+                }
+            }
+        }
+    }
+}
+
+fn slot_of(linear: u64) -> usize {
+    (linear >> 12) as usize & (TLB_ENTRIES - 1)
+}
+
+fn region_bit(linear: u64) -> u64 {
+    1 << (linear >> 30 & 63)
+}

@@ -1,0 +1,128 @@
+//! The two crossings between the engine and guest code, generated once per translation cache.
+//!
+//! Entering saves the host's callee-saved registers, loads the guest's whole register state and jumps to
+//! `Context::enter_target`; exiting is the mirror image. While the guest runs the host's rsp holds the guest's:
+//! nothing may push, and host signals run on an alternate stack.
+
+use crate::context::{ContextField as F, Layout};
+use crate::emit::{Emitter, Mem, Op, Reg};
+use crate::regs::SPILLED;
+
+/// Addresses of the crossings.
+#[derive(Clone, Copy, Debug)]
+pub struct Crossings {
+    /// `extern "sysv64" fn()`.
+    pub enter: u64,
+    /// Target of every exit.
+    pub exit: u64,
+}
+
+/// What the host's processor and system let XSAVE manage, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct XsaveFeatures {
+    /// Components saved and restored.
+    pub mask: u64,
+    /// XSAVEOPT exists.
+    pub optimised: bool,
+}
+
+/// Emits both crossings.
+pub fn emit(e: &mut Emitter, xsave: XsaveFeatures) -> Crossings {
+    e.align(64);
+    let enter = e.here();
+    emit_enter(e, xsave);
+    e.align(64);
+    let exit = e.here();
+    emit_exit(e, xsave);
+    Crossings { enter, exit }
+}
+
+const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
+
+fn push_pop(e: &mut Emitter, opcode: u8, reg: u8) {
+    if reg >= 8 {
+        e.bytes(&[0x41]);
+    }
+    e.bytes(&[opcode + (reg & 7)]);
+}
+
+fn guest_registers() -> impl Iterator<Item = u8> {
+    (0..16).filter(|r| !SPILLED.contains(&Reg(*r)))
+}
+
+fn load_mask(e: &mut Emitter, mask: u64) {
+    e.mov_imm(Reg::RAX, mask & 0xffff_ffff);
+    e.mov_imm(Reg::RDX, mask >> 32);
+}
+
+fn emit_enter(e: &mut Emitter, xsave: XsaveFeatures) {
+    for reg in CALLEE_SAVED {
+        push_pop(e, 0x50, reg);
+    }
+    e.op_ctx(Op::Store, true, Reg::RSP, F::HostRsp);
+    e.op_ctx(Op::Load, true, Reg::R9, F::Fpu);
+    load_mask(e, xsave.mask);
+    e.bytes(&[0x49, 0x0f, 0xae, 0x29]); // xrstor64 [r9]
+    e.op_ctx(Op::Load, false, Reg::RAX, F::Flags);
+    e.flags_from_ax();
+    for reg in guest_registers() {
+        e.op_ctx(Op::Load, true, Reg(reg), F::Gpr(reg));
+    }
+    e.jmp_ctx(F::EnterTarget);
+}
+
+fn emit_exit(e: &mut Emitter, xsave: XsaveFeatures) {
+    for reg in guest_registers() {
+        e.op_ctx(Op::Store, true, Reg(reg), F::Gpr(reg));
+    }
+    e.flags_to_ax();
+    e.op_ctx(Op::Store, true, Reg::RAX, F::Flags);
+    e.op_ctx(Op::Store, true, Reg::R9, F::ExitIndex);
+    e.op_ctx(Op::Store, true, Reg::R10, F::ExitValue);
+    e.op_ctx(Op::Load, true, Reg::R9, F::Fpu);
+    load_mask(e, xsave.mask);
+    // The optimised form skips what has not changed since XRSTOR from this very address; the engine changes
+    // the area only while the guest does not run, between this and the next XRSTOR.
+    e.bytes(&[0x49, 0x0f, 0xae, if xsave.optimised { 0x31 } else { 0x21 }]); // xsave[opt]64 [r9]
+    e.raw_ctx(&[0x0f, 0xae], 2, F::HostMxcsr, &[]); // ldmxcsr
+    e.op_ctx(Op::Load, true, Reg::RSP, F::HostRsp);
+    for reg in CALLEE_SAVED.iter().rev() {
+        push_pop(e, 0x58, *reg);
+    }
+    e.bytes(&[0xc3]);
+}
+
+/// Leaves guest code with `index`; guest registers and flags must be in place.
+pub fn emit_leave(e: &mut Emitter, index: u32) {
+    e.mov_imm(Reg::R9, u64::from(index));
+    let exit = e.layout().exit;
+    e.jmp_to(exit);
+}
+
+/// Slot of a jump table that `pc` hashes to; the engine's mirror of [`emit_jump_hash`].
+pub fn jump_slot(pc: u64) -> usize {
+    ((pc as u32) >> 12 ^ pc as u32) as usize & (crate::context::JUMP_ENTRIES - 1)
+}
+
+/// Jumps through a view's table to the block for the guest address in r9. Clobbers r10 and flags.
+pub fn emit_jump_hash(e: &mut Emitter, view: usize) {
+    e.mov32(Reg::R10, Reg::R9);
+    e.shift(5, false, Reg::R10, 12);
+    e.op_reg(Op::Xor, false, Reg::R10, Reg::R9);
+    e.group1(4, false, Reg::R10, crate::context::JUMP_ENTRIES as i32 - 1);
+    let table = e.layout().jump_table(view);
+    e.jmp_table(table, Reg::R10);
+}
+
+/// `r9 = [r9 + disp]`-style helper for tests and stubs.
+pub fn emit_load(e: &mut Emitter, to: Reg, from: Reg) {
+    e.op_mem(Op::Load, true, to, Mem::base(from));
+}
+
+/// Keeps the layout's addresses within reach of 32-bit displacements.
+pub fn layout_in_reach(layout: &Layout, code_bytes: usize) -> bool {
+    layout
+        .code()
+        .checked_add(code_bytes as u64)
+        .is_some_and(|end| end < 1 << 31)
+}
