@@ -4,6 +4,7 @@
 //! Manual".
 
 pub mod classify;
+pub mod cpuid;
 pub mod exception;
 pub mod mode;
 pub mod paging;
