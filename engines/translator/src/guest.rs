@@ -1,5 +1,6 @@
 //! Guest memory as the translator uses it: page walks, code bytes, and the watch on pages it has translated.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use host::HostError;
@@ -23,8 +24,16 @@ impl Mailbox {
     }
 }
 
+thread_local! {
+    /// The mailbox of the engine that is writing on this thread: it drops its own blocks at once.
+    static WRITER: Cell<*const Mailbox> = const { Cell::new(std::ptr::null()) };
+}
+
 impl WatchSink for Mailbox {
     fn written(&self, gpa: u64, len: usize) {
+        if std::ptr::eq(WRITER.get(), self) {
+            return;
+        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         // A device may write the same buffer over and over before the vCPU looks: one note will do.
         if written.last()
@@ -74,6 +83,14 @@ impl Guest {
         let mut bytes = vec![0; most.min(room)];
         self.ram.read(physical, &mut bytes).ok()?;
         Some(bytes)
+    }
+
+    /// Writes RAM on behalf of the engine itself, which then sees to its own blocks; `false` if there is none.
+    pub fn write(&self, physical: u64, bytes: &[u8]) -> bool {
+        WRITER.set(Arc::as_ptr(&self.mailbox));
+        let written = self.ram.write(physical, bytes).is_ok();
+        WRITER.set(std::ptr::null());
+        written
     }
 
     /// Host address of the page at `physical`, if it is RAM.

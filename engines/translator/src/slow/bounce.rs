@@ -190,7 +190,7 @@ impl Translator {
     /// Writes RAM on the guest's behalf; blocks made from these bytes go at once.
     pub(super) fn write_ram(&mut self, physical: u64, bytes: &[u8]) {
         let watched = self.guest.watcher.watches(physical);
-        if self.guest.ram.write(physical, bytes).is_ok() && watched {
+        if self.guest.write(physical, bytes) && watched {
             let written = Range {
                 start: physical,
                 len: bytes.len() as u64,
