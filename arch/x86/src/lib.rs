@@ -5,12 +5,15 @@
 
 pub mod classify;
 pub mod cpuid;
+pub mod descriptor;
 pub mod exception;
 pub mod mode;
+pub mod msr;
 pub mod paging;
 pub mod register;
 pub mod segment;
 
+pub use descriptor::{Descriptor, Gate, LongDescriptor, Selector};
 pub use exception::{Exception, Vector};
 pub use mode::Mode;
 pub use register::{Cr0, Cr4, Efer, Rflags, Xcr0};
