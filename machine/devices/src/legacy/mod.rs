@@ -2,4 +2,6 @@
 
 mod fifo;
 pub mod pic;
+pub mod pit;
+pub mod rtc;
 pub mod uart;
