@@ -137,14 +137,7 @@ impl PortBus {
                 });
             }
         }
-        let slot = table.enter(PortClaim {
-            name,
-            first,
-            last,
-            register,
-            width,
-            device,
-        })?;
+        let slot = table.enter(PortClaim { name, first, last, register, width, device })?;
         table.owner[usize::from(first)..=usize::from(last)].fill(slot);
         Ok(())
     }
@@ -161,21 +154,9 @@ impl PortBus {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if table.byte_owner.iter().any(|(p, _)| *p == port) {
             let other = table.find(port, 1).map_or("another", |claim| claim.name);
-            return Err(BusError::Overlap {
-                name,
-                first: port.into(),
-                last: port.into(),
-                other,
-            });
+            return Err(BusError::Overlap { name, first: port.into(), last: port.into(), other });
         }
-        let slot = table.enter(PortClaim {
-            name,
-            first: port,
-            last: port,
-            register,
-            width: 1,
-            device,
-        })?;
+        let slot = table.enter(PortClaim { name, first: port, last: port, register, width: 1, device })?;
         table.byte_owner.push((port, slot));
         Ok(())
     }
@@ -203,10 +184,7 @@ impl PortBus {
                         && port.is_multiple_of(u16::from(size))
                         && claim.last - port >= u16::from(size) - 1) =>
             {
-                Found::Whole(
-                    claim.device.clone(),
-                    claim.register.wrapping_add(port - claim.first),
-                )
+                Found::Whole(claim.device.clone(), claim.register.wrapping_add(port - claim.first))
             }
             None if size == 1 => Found::Nobody,
             // Perhaps the next port is somebody's.
@@ -283,29 +261,14 @@ impl MmioBus {
         length: u64,
         device: SharedMmioDevice,
     ) -> Result<(), BusError> {
-        let last = length
-            .checked_sub(1)
-            .and_then(|rest| first.checked_add(rest))
-            .ok_or(BusError::Range { name })?;
+        let last =
+            length.checked_sub(1).and_then(|rest| first.checked_add(rest)).ok_or(BusError::Range { name })?;
         let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
         let at = claims.partition_point(|claim| claim.last < first);
         if let Some(other) = claims.get(at).filter(|claim| claim.first <= last) {
-            return Err(BusError::Overlap {
-                name,
-                first,
-                last,
-                other: other.name,
-            });
+            return Err(BusError::Overlap { name, first, last, other: other.name });
         }
-        claims.insert(
-            at,
-            MmioClaim {
-                name,
-                first,
-                last,
-                device,
-            },
-        );
+        claims.insert(at, MmioClaim { name, first, last, device });
         Ok(())
     }
 

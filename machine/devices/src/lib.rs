@@ -11,9 +11,11 @@
 //! whose receiving side ([`apic`]) takes no lock at all. So the order is device, then interrupt controller,
 //! and nothing is ever locked the other way round.
 
+pub mod acpi_pm;
 pub mod apic;
 pub mod bus;
 pub mod legacy;
+pub mod pci;
 pub mod wiring;
 
 #[cfg(test)]

@@ -21,18 +21,12 @@ pub struct IrqLine {
 impl IrqLine {
     /// Input `line` of `sink`.
     pub fn new(sink: Arc<dyn IrqSink>, line: u32) -> Self {
-        Self {
-            sink: Some(sink),
-            line,
-        }
+        Self { sink: Some(sink), line }
     }
 
     /// A line that leads nowhere.
     pub fn unconnected() -> Self {
-        Self {
-            sink: None,
-            line: 0,
-        }
+        Self { sink: None, line: 0 }
     }
 
     /// Drives the line.
@@ -57,13 +51,8 @@ impl IrqLine {
     /// them is.
     pub fn share(self, inputs: u32) -> Vec<IrqLine> {
         assert!(inputs <= 64, "a shared line has at most 64 inputs");
-        let joint: Arc<dyn IrqSink> = Arc::new(WiredOr {
-            output: self,
-            asserted: Mutex::new(0),
-        });
-        (0..inputs)
-            .map(|input| Self::new(joint.clone(), input))
-            .collect()
+        let joint: Arc<dyn IrqSink> = Arc::new(WiredOr { output: self, asserted: Mutex::new(0) });
+        (0..inputs).map(|input| Self::new(joint.clone(), input)).collect()
     }
 }
 
@@ -183,9 +172,7 @@ pub trait SerialSink: Send {
 
 /// A `Mutex` without poisoning: a panic in a chip is a bug of ours and ends the VM wherever it shows first.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("a chip panicked while it was being accessed")
+    mutex.lock().expect("a chip panicked while it was being accessed")
 }
 
 /// An inclusive range of `count` ports, for the board's table.
@@ -215,10 +202,7 @@ mod tests {
         inputs[1].set(false);
         inputs[2].set(false);
         inputs[1].pulse();
-        assert_eq!(
-            *lock(&recorder.0),
-            [(11, true), (11, false), (11, true), (11, false)]
-        );
+        assert_eq!(*lock(&recorder.0), [(11, true), (11, false), (11, true), (11, false)]);
     }
 
     #[test]

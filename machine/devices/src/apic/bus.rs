@@ -64,9 +64,7 @@ impl ApicBus {
     pub fn new(wakes: Vec<Arc<dyn Wake>>) -> Arc<Self> {
         let ports = (0..).zip(wakes);
         Arc::new(Self {
-            ports: ports
-                .map(|(id, wake)| Arc::new(ApicPort::new(id, wake)))
-                .collect(),
+            ports: ports.map(|(id, wake)| Arc::new(ApicPort::new(id, wake))).collect(),
             io_apic: OnceLock::new(),
             turn: AtomicUsize::new(0),
         })
@@ -90,9 +88,7 @@ impl ApicBus {
     /// As [`Self::deliver`], but not to the APIC with this ID.
     pub(super) fn deliver_except(&self, message: Message, except: Option<u32>) -> bool {
         let named = |port: &&Arc<ApicPort>| {
-            port.has(modes::ENABLED)
-                && Some(port.id()) != except
-                && port.is_named_by(message.destination)
+            port.has(modes::ENABLED) && Some(port.id()) != except && port.is_named_by(message.destination)
         };
         if message.mode == DeliveryMode::LowestPriority {
             return self.deliver_lowest(message, named);

@@ -52,10 +52,7 @@ struct Redirection {
 }
 
 impl Redirection {
-    const RESET: Self = Self {
-        low: entry::MASK,
-        high: 0,
-    };
+    const RESET: Self = Self { low: entry::MASK, high: 0 };
 
     fn has(self, bit: u32) -> bool {
         self.low & bit != 0
@@ -64,18 +61,12 @@ impl Redirection {
     /// Level-triggered; the modes that are not interrupts by vector are edges whatever they are set to.
     fn is_level(self) -> bool {
         self.has(entry::TRIGGER_LEVEL)
-            && matches!(
-                DeliveryMode::of(self.low),
-                DeliveryMode::Fixed | DeliveryMode::LowestPriority
-            )
+            && matches!(DeliveryMode::of(self.low), DeliveryMode::Fixed | DeliveryMode::LowestPriority)
     }
 
     fn message(self) -> Message {
         Message {
-            destination: Destination::from_byte(
-                self.has(entry::DESTMOD_LOGICAL),
-                (self.high >> 24) as u8,
-            ),
+            destination: Destination::from_byte(self.has(entry::DESTMOD_LOGICAL), (self.high >> 24) as u8),
             mode: DeliveryMode::of(self.low),
             vector: (self.low & entry::VECTOR) as u8,
             level: self.is_level(),
@@ -137,9 +128,7 @@ impl IoApic {
     pub fn eoi(&mut self, vector: u8) {
         for pin in 0..PINS {
             let redirection = &mut self.ioredtbl[pin];
-            if redirection.has(entry::REMOTE_IRR)
-                && redirection.low & entry::VECTOR == u32::from(vector)
-            {
+            if redirection.has(entry::REMOTE_IRR) && redirection.low & entry::VECTOR == u32::from(vector) {
                 redirection.low &= !entry::REMOTE_IRR;
                 self.service(pin);
             }
@@ -154,11 +143,7 @@ impl IoApic {
             index @ indirect::IOREDTBL..=indirect::IOREDTBL_LAST => {
                 let index = usize::from(index - indirect::IOREDTBL);
                 let redirection = self.ioredtbl[index / 2];
-                if index % 2 == 0 {
-                    redirection.low
-                } else {
-                    redirection.high
-                }
+                if index % 2 == 0 { redirection.low } else { redirection.high }
             }
             _ => 0,
         }
@@ -195,11 +180,7 @@ impl IrqInputs for IoApic {
         }
         let bit = 1 << pin;
         let rises = asserted && self.inputs & bit == 0;
-        self.inputs = if asserted {
-            self.inputs | bit
-        } else {
-            self.inputs & !bit
-        };
+        self.inputs = if asserted { self.inputs | bit } else { self.inputs & !bit };
         let redirection = self.ioredtbl[pin];
         if redirection.is_level() {
             self.service(pin);

@@ -116,9 +116,7 @@ impl LocalApic {
     /// INIT: as after power-on, but for the mode.
     fn init(&mut self) {
         self.clear();
-        self.port
-            .attention
-            .fetch_and(!(attention::WORK | attention::EXT_INT), Ordering::AcqRel);
+        self.port.attention.fetch_and(!(attention::WORK | attention::EXT_INT), Ordering::AcqRel);
         self.update();
     }
 
@@ -210,9 +208,7 @@ impl LocalApic {
             return None;
         }
         if self.external_waits() {
-            self.port
-                .attention
-                .fetch_and(!attention::EXT_INT, Ordering::AcqRel);
+            self.port.attention.fetch_and(!attention::EXT_INT, Ordering::AcqRel);
             let spurious = (self.regs.svr & 0xff) as u8;
             let vector = match &self.wiring.pic {
                 Some(pic) => lock(pic).acknowledge(),
@@ -251,17 +247,11 @@ impl LocalApic {
 
     /// Looks at what others have brought.
     fn attend(&mut self) {
-        let work = self
-            .port
-            .attention
-            .fetch_and(!attention::WORK, Ordering::AcqRel);
+        let work = self.port.attention.fetch_and(!attention::WORK, Ordering::AcqRel);
         if work & attention::TIMER != 0 {
             self.check_timer();
         }
-        for (line, edge) in [
-            (LINT0, attention::LINT0_EDGE),
-            (LINT1, attention::LINT1_EDGE),
-        ] {
+        for (line, edge) in [(LINT0, attention::LINT0_EDGE), (LINT1, attention::LINT1_EDGE)] {
             self.check_pin(line, work & edge != 0);
         }
         if work & attention::ERROR != 0 {
@@ -312,11 +302,7 @@ impl LocalApic {
 
     /// Applies a local interrupt pin to its vector.
     pub(super) fn check_pin(&mut self, line: u32, edge: bool) {
-        let index = if line == LINT0 {
-            lvt::LINT0
-        } else {
-            lvt::LINT1
-        };
+        let index = if line == LINT0 { lvt::LINT0 } else { lvt::LINT1 };
         if !self.is_enabled() {
             // The pins are INTR and NMI then.
             if line == LINT1 && edge {
@@ -353,11 +339,7 @@ impl LocalApic {
     /// Processor priority register.
     pub(super) fn ppr(&self) -> u8 {
         let serving = highest(|word| self.regs.isr[word]).unwrap_or(0);
-        if self.regs.tpr >> 4 >= serving >> 4 {
-            self.regs.tpr
-        } else {
-            serving & 0xf0
-        }
+        if self.regs.tpr >> 4 >= serving >> 4 { self.regs.tpr } else { serving & 0xf0 }
     }
 
     /// Draws the conclusions of a change.
@@ -365,8 +347,7 @@ impl LocalApic {
         let ppr = self.ppr();
         self.port.priority.store(ppr.into(), Ordering::Relaxed);
         let requested = highest(|word| self.port.irr[word].load(Ordering::Acquire));
-        self.waits =
-            requested.is_some_and(|vector| vector >> 4 > ppr >> 4) || self.external_waits();
+        self.waits = requested.is_some_and(|vector| vector >> 4 > ppr >> 4) || self.external_waits();
     }
 
     /// End of interrupt.

@@ -165,8 +165,7 @@ impl ApicPort {
 
     /// An INIT message. A start-up from before it is forgotten.
     pub(super) fn init(&self) {
-        self.attention
-            .fetch_and(!attention::START_UP, Ordering::AcqRel);
+        self.attention.fetch_and(!attention::START_UP, Ordering::AcqRel);
         self.post(attention::INIT);
     }
 
@@ -214,8 +213,7 @@ impl IrqSink for ApicPort {
             self.post(attention::EVALUATE | attention::LINT0_EDGE << line);
         } else if was && !asserted {
             // Nothing to wake for: a request is withdrawn.
-            self.attention
-                .fetch_or(attention::EVALUATE, Ordering::AcqRel);
+            self.attention.fetch_or(attention::EVALUATE, Ordering::AcqRel);
         }
     }
 }

@@ -55,12 +55,7 @@ impl Bench {
         let clock = FakeClock::new();
         let wakes: Vec<Calls> = (0..cpus).map(|_| Calls::default()).collect();
         let timers: Vec<FakeTimer> = (0..cpus).map(|_| FakeTimer::default()).collect();
-        let bus = ApicBus::new(
-            wakes
-                .iter()
-                .map(|calls| Arc::new(Waker(calls.clone())) as _)
-                .collect(),
-        );
+        let bus = ApicBus::new(wakes.iter().map(|calls| Arc::new(Waker(calls.clone())) as _).collect());
         let pic = Arc::new(Mutex::new(Pic::new(IrqLine::new(bus.port(0), LINT0))));
         let io_apic = Arc::new(Mutex::new(IoApic::new(cpus as u8, bus.clone())));
         bus.attach_io_apic(&io_apic);
@@ -75,15 +70,7 @@ impl Bench {
                 LocalApic::new(cpu, 39, bus.clone(), wiring)
             })
             .collect();
-        Self {
-            clock,
-            timers,
-            wakes,
-            bus,
-            pic,
-            io_apic,
-            cpus,
-        }
+        Self { clock, timers, wakes, bus, pic, io_apic, cpus }
     }
 
     fn read(&mut self, cpu: usize, offset: u64) -> u32 {

@@ -115,16 +115,14 @@ impl LocalApic {
         }
         let timer = &mut self.regs.timer;
         timer.initial = value;
-        timer.deadline =
-            (value != 0).then(|| self.wiring.clock.now().saturating_add(timer.period()));
+        timer.deadline = (value != 0).then(|| self.wiring.clock.now().saturating_add(timer.period()));
         self.arm();
     }
 
     /// Reads the current count register.
     pub(super) fn current_count(&mut self) -> u32 {
         let timer = self.regs.timer;
-        let (Some(deadline), Mode::OneShot | Mode::Periodic) = (timer.deadline, self.timer_mode())
-        else {
+        let (Some(deadline), Mode::OneShot | Mode::Periodic) = (timer.deadline, self.timer_mode()) else {
             return 0;
         };
         let now = self.wiring.clock.now();
@@ -143,14 +141,9 @@ impl LocalApic {
     /// Writes the divide configuration register; the count goes on at the new pace.
     pub(super) fn write_divide(&mut self, value: u32) {
         let count = u64::from(self.current_count());
-        let expired = self
-            .regs
-            .timer
-            .deadline
-            .is_some_and(|deadline| deadline <= self.wiring.clock.now());
+        let expired = self.regs.timer.deadline.is_some_and(|deadline| deadline <= self.wiring.clock.now());
         self.regs.timer.divide = value & 0xb;
-        if self.timer_mode() != Mode::TscDeadline && self.regs.timer.deadline.is_some() && !expired
-        {
+        if self.timer_mode() != Mode::TscDeadline && self.regs.timer.deadline.is_some() && !expired {
             let left = count * self.regs.timer.divisor();
             self.regs.timer.deadline = Some(self.wiring.clock.now().saturating_add(left));
             self.arm();

@@ -19,10 +19,7 @@ impl PortDevice for Recorder {
     }
 
     fn write(&mut self, offset: u16, size: u8, value: u32) {
-        self.log.push((
-            offset.into(),
-            value.to_le_bytes()[..usize::from(size)].to_vec(),
-        ));
+        self.log.push((offset.into(), value.to_le_bytes()[..usize::from(size)].to_vec()));
     }
 }
 
@@ -38,10 +35,7 @@ impl MmioDevice for Recorder {
 }
 
 fn recorder(width: u8) -> Arc<Mutex<Recorder>> {
-    Arc::new(Mutex::new(Recorder {
-        width,
-        log: Vec::new(),
-    }))
+    Arc::new(Mutex::new(Recorder { width, log: Vec::new() }))
 }
 
 fn taken(recorder: &Mutex<Recorder>) -> Vec<(u64, Vec<u8>)> {
@@ -68,16 +62,7 @@ fn ports_split_by_width_and_by_owner() {
     // Unaligned, and past the end: bytes.
     bus.write(0xcfd, 2, 0x0102);
     bus.write(0xcfe, 4, 0x0403_0201);
-    assert_eq!(
-        taken(&wide),
-        [
-            (0, vec![4]),
-            (6, vec![2]),
-            (5, vec![2]),
-            (6, vec![1]),
-            (6, vec![1, 2]),
-        ]
-    );
+    assert_eq!(taken(&wide), [(0, vec![4]), (6, vec![2]), (5, vec![2]), (6, vec![1]), (6, vec![1, 2]),]);
     assert_eq!(bus.read(0xffff, 4), u32::MAX);
 }
 
@@ -94,12 +79,7 @@ fn a_byte_claim_lies_over_a_wide_one() {
     assert_eq!(taken(&reset), [(0, vec![6])]);
     assert_eq!(
         bus.claim_byte("again", 0xcf9, 0, reset),
-        Err(BusError::Overlap {
-            name: "again",
-            first: 0xcf9,
-            last: 0xcf9,
-            other: "reset"
-        })
+        Err(BusError::Overlap { name: "again", first: 0xcf9, last: 0xcf9, other: "reset" })
     );
 }
 
@@ -108,17 +88,9 @@ fn port_claims_must_not_overlap_until_released() {
     let bus = PortBus::new();
     let device = recorder(1);
     bus.claim("a", 0x10..=0x1f, 0, device.clone()).unwrap();
-    let overlap = BusError::Overlap {
-        name: "b",
-        first: 0x1f,
-        last: 0x20,
-        other: "a",
-    };
+    let overlap = BusError::Overlap { name: "b", first: 0x1f, last: 0x20, other: "a" };
     assert_eq!(bus.claim("b", 0x1f..=0x20, 0, device.clone()), Err(overlap));
-    assert_eq!(
-        bus.claim("b", 0x10..=0x20, 0xffff, device.clone()),
-        Err(BusError::Range { name: "b" })
-    );
+    assert_eq!(bus.claim("b", 0x10..=0x20, 0xffff, device.clone()), Err(BusError::Range { name: "b" }));
     bus.release(0x11);
     assert_eq!(bus.read(0x10, 1), 0x11);
     bus.release(0x10);
@@ -141,17 +113,9 @@ fn memory_splits_between_owners() {
 
     assert_eq!(
         bus.claim("last", 0x1ffd, 1, low.clone()),
-        Err(BusError::Overlap {
-            name: "last",
-            first: 0x1ffd,
-            last: 0x1ffd,
-            other: "low"
-        })
+        Err(BusError::Overlap { name: "last", first: 0x1ffd, last: 0x1ffd, other: "low" })
     );
-    assert_eq!(
-        bus.claim("empty", 0x1ffe, 0, low.clone()),
-        Err(BusError::Range { name: "empty" })
-    );
+    assert_eq!(bus.claim("empty", 0x1ffe, 0, low.clone()), Err(BusError::Range { name: "empty" }));
     bus.claim("end", u64::MAX, 1, low).unwrap();
     bus.release(0x2000);
     bus.read(0x2000, &mut data);

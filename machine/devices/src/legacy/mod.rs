@@ -1,7 +1,9 @@
 //! What an IBM PC/AT had on its board, and every PC since at the same places.
 
 mod fifo;
+pub mod i8042;
 pub mod pic;
 pub mod pit;
+pub mod ports;
 pub mod rtc;
 pub mod uart;

@@ -117,9 +117,7 @@ impl I8259 {
 
     /// The first of `bits` in order of priority.
     fn first(&self, bits: u8) -> Option<u8> {
-        (1..=8)
-            .map(|i| self.lowest.wrapping_add(i) & 7)
-            .find(|ir| bits & (1 << ir) != 0)
+        (1..=8).map(|i| self.lowest.wrapping_add(i) & 7).find(|ir| bits & (1 << ir) != 0)
     }
 
     /// The input to be served now: it beats all in service.
@@ -228,11 +226,7 @@ impl I8259 {
         self.expected = match self.expected {
             Expected::Icw2 => {
                 self.base = value & 0xf8;
-                if self.single {
-                    self.after_icw3()
-                } else {
-                    Expected::Icw3
-                }
+                if self.single { self.after_icw3() } else { Expected::Icw3 }
             }
             Expected::Icw3 => {
                 self.icw3 = value;
@@ -251,11 +245,7 @@ impl I8259 {
     }
 
     fn after_icw3(&self) -> Expected {
-        if self.icw4_follows {
-            Expected::Icw4
-        } else {
-            Expected::Ocw1
-        }
+        if self.icw4_follows { Expected::Icw4 } else { Expected::Ocw1 }
     }
 
     fn read(&mut self, odd: bool) -> u8 {
@@ -324,8 +314,7 @@ impl Pic {
 
     /// Carries the slave's output to the master, and the master's to the processor.
     fn drive(&mut self) {
-        self.master
-            .set_input(CASCADE, self.slave.request().is_some());
+        self.master.set_input(CASCADE, self.slave.request().is_some());
         self.intr.set(self.master.request().is_some());
     }
 }

@@ -118,15 +118,8 @@ impl Pit {
         }
         self.irq0.set(counter.out(tick));
         self.carried = tick;
-        let soonest = now
-            + if counter.repeats_within(FASTEST) {
-                MIN_ALARM
-            } else {
-                0
-            };
-        let alarm = counter
-            .next_rise(tick)
-            .map(|rise| nanoseconds(rise).max(soonest));
+        let soonest = now + if counter.repeats_within(FASTEST) { MIN_ALARM } else { 0 };
+        let alarm = counter.next_rise(tick).map(|rise| nanoseconds(rise).max(soonest));
         if alarm != self.alarm {
             self.alarm = alarm;
             match alarm {

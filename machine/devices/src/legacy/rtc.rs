@@ -110,16 +110,7 @@ impl Rtc {
         bytes[usize::from(byte::B)] = b::H24;
         bytes[usize::from(byte::D)] = D_VRT;
         let synced = wall.unix_ns();
-        Self {
-            clock,
-            wall,
-            timer,
-            irq,
-            index: 0,
-            bytes,
-            offset: 0,
-            synced,
-        }
+        Self { clock, wall, timer, irq, index: 0, bytes, offset: 0, synced }
     }
 
     /// The RESET pin: interrupts off; time and memory stay.
@@ -182,10 +173,7 @@ impl Rtc {
     }
 
     fn format(&self) -> Format {
-        Format {
-            binary: self.byte(byte::B) & b::DM != 0,
-            hours_24: self.byte(byte::B) & b::H24 != 0,
-        }
+        Format { binary: self.byte(byte::B) & b::DM != 0, hours_24: self.byte(byte::B) & b::H24 != 0 }
     }
 
     /// The time bytes as they are at `now`.
@@ -219,10 +207,7 @@ impl Rtc {
             month: field(byte::MONTH),
             year: u32::from(field(byte::CENTURY)) * 100 + u32::from(field(byte::YEAR)),
         };
-        let time = time
-            .to_unix()
-            .saturating_mul(SECOND)
-            .saturating_add(fraction);
+        let time = time.to_unix().saturating_mul(SECOND).saturating_add(fraction);
         self.offset = time.saturating_sub(self.wall.unix_ns());
         self.synced = time;
     }
@@ -253,11 +238,7 @@ impl Rtc {
         let last = after.saturating_add(86_400);
         // By hours, then minutes, then seconds: at most 24 + 60 + 60 steps.
         while at <= last {
-            let (h, m, s) = (
-                at.rem_euclid(86_400) / 3600,
-                at.rem_euclid(3600) / 60,
-                at.rem_euclid(60),
-            );
+            let (h, m, s) = (at.rem_euclid(86_400) / 3600, at.rem_euclid(3600) / 60, at.rem_euclid(60));
             at = if differs(hour, h) {
                 at.saturating_add(3600 - at.rem_euclid(3600))
             } else if differs(minute, m) {
@@ -334,15 +315,7 @@ impl Rtc {
 
     fn read_byte(&mut self, address: u8) -> u8 {
         match address {
-            byte::SECONDS
-            | byte::MINUTES
-            | byte::HOURS
-            | byte::DAY_OF_WEEK..=byte::YEAR
-            | byte::CENTURY => {
-                if !self.is_held() {
-                    self.store_time(self.now());
-                }
-            }
+            _ if is_time(address) && !self.is_held() => self.store_time(self.now()),
             byte::A => {
                 let left = SECOND - self.now().rem_euclid(SECOND);
                 if !self.is_held() && left <= UPDATE_NS {
@@ -366,11 +339,7 @@ impl Rtc {
     fn write_byte(&mut self, address: u8, value: u8) {
         self.sync();
         match address {
-            byte::SECONDS
-            | byte::MINUTES
-            | byte::HOURS
-            | byte::DAY_OF_WEEK..=byte::YEAR
-            | byte::CENTURY => {
+            _ if is_time(address) => {
                 let held = self.is_held();
                 let now = self.now();
                 if !held {
@@ -405,14 +374,18 @@ impl Rtc {
         change(self);
         if was_held && !self.is_held() {
             // After the divider's reset the first update comes half a second later.
-            let fraction = if divider_was_held {
-                SECOND / 2
-            } else {
-                now.rem_euclid(SECOND)
-            };
+            let fraction = if divider_was_held { SECOND / 2 } else { now.rem_euclid(SECOND) };
             self.load_time(fraction);
         }
     }
+}
+
+/// Whether a byte is the time's own.
+fn is_time(address: u8) -> bool {
+    matches!(
+        address,
+        byte::SECONDS | byte::MINUTES | byte::HOURS | byte::DAY_OF_WEEK..=byte::YEAR | byte::CENTURY
+    )
 }
 
 impl PortDevice for Rtc {

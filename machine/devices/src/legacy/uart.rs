@@ -233,11 +233,7 @@ impl Registers {
     }
 
     fn capacity(&self) -> usize {
-        if self.fifos_enabled() {
-            Fifo::<u8>::CAPACITY
-        } else {
-            1
-        }
+        if self.fifos_enabled() { Fifo::<u8>::CAPACITY } else { 1 }
     }
 
     fn trigger_level(&self) -> usize {
@@ -292,11 +288,7 @@ impl Registers {
         if interrupt == iir::THR_EMPTY {
             self.thr_interrupt = false;
         }
-        if self.fifos_enabled() {
-            interrupt | iir::FIFOS_ENABLED
-        } else {
-            interrupt
-        }
+        if self.fifos_enabled() { interrupt | iir::FIFOS_ENABLED } else { interrupt }
     }
 
     fn read_lsr(&mut self) -> u8 {
@@ -337,11 +329,7 @@ impl Registers {
             self.thr_interrupt = true;
         }
         // The other bits are programmed only while the first is set.
-        self.fcr = if value & fcr::ENABLE != 0 {
-            value & fcr::KEPT
-        } else {
-            0
-        };
+        self.fcr = if value & fcr::ENABLE != 0 { value & fcr::KEPT } else { 0 };
     }
 
     fn write_mcr(&mut self, value: u8) {
@@ -349,15 +337,10 @@ impl Registers {
         let lines = if self.mcr & mcr::LOOP == 0 {
             msr::CONNECTED
         } else {
-            [
-                (mcr::RTS, msr::CTS),
-                (mcr::DTR, msr::DSR),
-                (mcr::OUT1, msr::RI),
-                (mcr::OUT2, msr::DCD),
-            ]
-            .iter()
-            .filter(|(output, _)| self.mcr & output != 0)
-            .fold(0, |lines, (_, input)| lines | input)
+            [(mcr::RTS, msr::CTS), (mcr::DTR, msr::DSR), (mcr::OUT1, msr::RI), (mcr::OUT2, msr::DCD)]
+                .iter()
+                .filter(|(output, _)| self.mcr & output != 0)
+                .fold(0, |lines, (_, input)| lines | input)
         };
         let changed = self.msr ^ lines;
         let mut deltas = self.msr & msr::DELTAS;

@@ -42,10 +42,7 @@ fn edges() {
     assert!(bench.drain(1).is_empty(), "no edge");
     bench.pin(4, false);
     bench.pin(4, true);
-    assert_eq!(
-        (bench.drain_all(), bench.read_io(0x18)),
-        (vec![vec![], vec![0x44]], 0x44)
-    );
+    assert_eq!((bench.drain_all(), bench.read_io(0x18)), (vec![vec![], vec![0x44]], 0x44));
     bench.pin(24, true);
     bench.pin(u32::MAX, true);
     assert_eq!(bench.drain_all(), [vec![], vec![]]);
@@ -62,10 +59,7 @@ fn level_until_it_goes() {
     bench.pin(9, true);
     assert!(!bench.cpus[0].interrupt_waits(), "not before its end");
     bench.write(0, 0xb0, 0);
-    assert_eq!(
-        (bench.read_io(0x22), bench.cpus[0].acknowledge()),
-        (0xe059, Some(0x59))
-    );
+    assert_eq!((bench.read_io(0x22), bench.cpus[0].acknowledge()), (0xe059, Some(0x59)));
     bench.pin(9, false);
     bench.write(0, 0xb0, 0);
     assert_eq!((bench.read_io(0x22), bench.drain(0)), (0xa059, vec![]));
@@ -82,10 +76,7 @@ fn masked_level_waits() {
     // Masked while in service, as kernels do for threaded handlers.
     bench.write_io(0x30, 0x1_a051);
     bench.write(0, 0xb0, 0);
-    assert_eq!(
-        (bench.read_io(0x30), bench.cpus[0].acknowledge()),
-        (0x1_a051, None)
-    );
+    assert_eq!((bench.read_io(0x30), bench.cpus[0].acknowledge()), (0x1_a051, None));
     bench.write_io(0x30, 0xa051);
     assert_eq!(bench.cpus[0].acknowledge(), Some(0x51));
 }
@@ -114,10 +105,7 @@ fn refused_level_is_offered_again() {
     bench.pin(9, true);
     assert_eq!(bench.read_io(0x22), 0x8059);
     bench.write(0, 0xf0, 0x1ff);
-    assert_eq!(
-        (bench.read_io(0x22), bench.cpus[0].acknowledge()),
-        (0xc059, Some(0x59))
-    );
+    assert_eq!((bench.read_io(0x22), bench.cpus[0].acknowledge()), (0xc059, Some(0x59)));
 }
 
 #[test]
@@ -134,20 +122,14 @@ fn other_modes() {
     bench.redirect(5, 0x0100_0000, 0x8400);
     bench.pin(5, true);
     assert_eq!(bench.cpus[1].take_signal(), Some(ApicSignal::Nmi));
-    assert_eq!(
-        (bench.cpus[1].take_signal(), bench.read_io(0x1a)),
-        (None, 0x8400)
-    );
+    assert_eq!((bench.cpus[1].take_signal(), bench.read_io(0x1a)), (None, 0x8400));
     // System management and reserved modes go nowhere.
     for mode in [0x200, 0x300] {
         bench.redirect(6, 0xff00_0000, mode);
         bench.pin(6, true);
         bench.pin(6, false);
     }
-    assert_eq!(
-        (bench.drain_all(), bench.cpus[1].take_signal()),
-        (vec![vec![], vec![]], None)
-    );
+    assert_eq!((bench.drain_all(), bench.cpus[1].take_signal()), (vec![vec![], vec![]], None));
 }
 
 #[test]

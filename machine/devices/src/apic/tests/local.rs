@@ -4,10 +4,7 @@ use super::*;
 
 /// Every register of the xAPIC's page, by offset / 16; what does not exist reads as zero.
 fn page(bench: &mut Bench, cpu: usize) -> Vec<(u64, u32)> {
-    (0..0x40)
-        .map(|number| (number, bench.read(cpu, number * 16)))
-        .filter(|(_, value)| *value != 0)
-        .collect()
+    (0..0x40).map(|number| (number, bench.read(cpu, number * 16))).filter(|(_, value)| *value != 0).collect()
 }
 
 #[test]
@@ -26,10 +23,7 @@ fn after_power_on() {
     assert_eq!(bench.cpus[0].read_msr(MSR_APIC_BASE), Some(0xfee0_0900));
     assert_eq!(bench.cpus[1].read_msr(MSR_APIC_BASE), Some(0xfee0_0800));
     assert_eq!(bench.cpus[0].page(), Some(0xfee0_0000));
-    assert_eq!(
-        (bench.cpus[0].interrupt_waits(), bench.wakes()),
-        (false, vec![0, 0])
-    );
+    assert_eq!((bench.cpus[0].interrupt_waits(), bench.wakes()), (false, vec![0, 0]));
 }
 
 #[test]
@@ -155,11 +149,7 @@ fn eight_two_five_nine_through_lint0() {
     bench.cpus[0].set_task_priority(15);
     bench.pic.set_irq(4, true);
     assert_eq!(bench.wakes(), [1, 0]);
-    assert_eq!(
-        bench.cpus[0].acknowledge(),
-        Some(0x34),
-        "TPR does not matter"
-    );
+    assert_eq!(bench.cpus[0].acknowledge(), Some(0x34), "TPR does not matter");
     assert_eq!(bench.cpus[0].acknowledge(), None);
     assert_eq!(bench.read(0, 0x110), 0, "not the local APIC's to end");
     lock(&bench.pic).write(0, 1, 0x20);
@@ -172,9 +162,7 @@ fn eight_two_five_nine_through_lint0() {
     bench.pic.set_irq(3, false);
     assert!(!bench.cpus[0].interrupt_waits(), "withdrawn");
     // With the APIC off, LINT0 is INTR.
-    bench.cpus[0]
-        .write_msr(MSR_APIC_BASE, 0xfee0_0000, 0)
-        .unwrap();
+    bench.cpus[0].write_msr(MSR_APIC_BASE, 0xfee0_0000, 0).unwrap();
     bench.pic.set_irq(3, true);
     assert_eq!(bench.cpus[0].acknowledge(), Some(0x33));
 }
@@ -221,10 +209,7 @@ fn errors_are_told() {
     bench.bus.send_msi(0xfee0_1000, 0x0e);
     bench.bus.send_msi(0xfee0_1000, 0x0d);
     bench.write(1, 0x280, 0);
-    assert_eq!(
-        (bench.read(1, 0x280), bench.drain_all()),
-        (0x40, vec![vec![], vec![]])
-    );
+    assert_eq!((bench.read(1, 0x280), bench.drain_all()), (0x40, vec![vec![], vec![]]));
     // An error vector that is itself in error.
     bench.write(0, 0x370, 0x05);
     bench.write(0, 0x3c0, 1);

@@ -8,10 +8,7 @@ fn physical() {
     bench.command(0, 0x0200_0000, 0x4041);
     bench.command(1, 0x0500_0000, 0x4042);
     bench.command(2, 0xff00_0000, 0x4043);
-    assert_eq!(
-        bench.drain_all(),
-        [vec![0x43], vec![0x43], vec![0x43, 0x41]]
-    );
+    assert_eq!(bench.drain_all(), [vec![0x43], vec![0x43], vec![0x43, 0x41]]);
     assert_eq!(bench.wakes(), [1, 1, 1]);
 }
 
@@ -32,10 +29,7 @@ fn logical_flat_and_cluster() {
     bench.command(0, 0xf100_0000, 0x4843);
     bench.command(0, 0x0200_0000, 0x4844);
     bench.command(0, 0x2f00_0000, 0x4845);
-    assert_eq!(
-        bench.drain_all(),
-        [vec![0x43], vec![0x44], vec![0x43, 0x42], vec![0x42]]
-    );
+    assert_eq!(bench.drain_all(), [vec![0x43], vec![0x44], vec![0x43, 0x42], vec![0x42]]);
 }
 
 #[test]
@@ -44,10 +38,7 @@ fn shorthands() {
     bench.command(1, 0, 0x4_4041);
     bench.command(1, 0, 0x8_4042);
     bench.command(1, 0, 0xc_4043);
-    assert_eq!(
-        bench.drain_all(),
-        [vec![0x43, 0x42], vec![0x42, 0x41], vec![0x43, 0x42]]
-    );
+    assert_eq!(bench.drain_all(), [vec![0x43, 0x42], vec![0x42, 0x41], vec![0x43, 0x42]]);
     assert_eq!(bench.read(1, 0x300), 0xc_4043);
 }
 
@@ -138,8 +129,7 @@ fn deliveries_from_other_threads_are_all_seen() {
             scope.spawn(move || {
                 for _ in 0..sent {
                     // The next only after the last was taken, so that each counts.
-                    while port.irr[usize::from(vector / 32)]
-                        .load(std::sync::atomic::Ordering::Acquire)
+                    while port.irr[usize::from(vector / 32)].load(std::sync::atomic::Ordering::Acquire)
                         & 1 << (vector % 32)
                         != 0
                     {

@@ -12,9 +12,7 @@ fn base(bench: &mut Bench, value: u64) -> bool {
 
 fn x2(bench: &mut Bench, cpu: usize) {
     let base = bench.cpus[cpu].read_msr(MSR_APIC_BASE).unwrap();
-    bench.cpus[cpu]
-        .write_msr(MSR_APIC_BASE, base | 0x400, 0)
-        .unwrap();
+    bench.cpus[cpu].write_msr(MSR_APIC_BASE, base | 0x400, 0).unwrap();
 }
 
 #[test]
@@ -78,10 +76,7 @@ fn registers_by_msr() {
     expected.push((0x830, 0));
     expected.extend((0x832..=0x837).map(|msr| (msr, 0x1_0000)));
     expected.extend([(0x838, 0), (0x839, 0), (0x83e, 0)]);
-    let expected: Vec<_> = expected
-        .iter()
-        .map(|&(msr, value)| (msr, Some(value)))
-        .collect();
+    let expected: Vec<_> = expected.iter().map(|&(msr, value)| (msr, Some(value))).collect();
     assert_eq!(all, expected);
     assert_eq!(bench.cpus[17].read_msr(0x7ff), None);
     assert_eq!(bench.cpus[17].read_msr(0x900), None);
@@ -110,9 +105,7 @@ fn writes_by_msr() {
         assert!(admits(msr, most), "{msr:x}");
         assert!(!admits(msr, bit), "{msr:x}");
     }
-    for msr in [
-        0x802, 0x803, 0x80a, 0x80d, 0x80e, 0x810, 0x820, 0x831, 0x839, 0x840,
-    ] {
+    for msr in [0x802, 0x803, 0x80a, 0x80d, 0x80e, 0x810, 0x820, 0x831, 0x839, 0x840] {
         assert!(!admits(msr, 0), "{msr:x}");
     }
 }
@@ -142,17 +135,10 @@ fn messages_among_x2apics() {
         .collect();
     assert_eq!(
         taken,
-        [
-            (0, vec![0x43]),
-            (15, vec![0x44, 0x43]),
-            (16, vec![0x44, 0x42]),
-            (17, vec![0x44, 0x41]),
-        ]
+        [(0, vec![0x43]), (15, vec![0x44, 0x43]), (16, vec![0x44, 0x42]), (17, vec![0x44, 0x41]),]
     );
     // To all, from the wide field and from a byte.
-    bench.cpus[3]
-        .write_msr(0x830, 0xffff_ffff_0000_0051, 0)
-        .unwrap();
+    bench.cpus[3].write_msr(0x830, 0xffff_ffff_0000_0051, 0).unwrap();
     bench.bus.send_msi(0xfeef_f000, 0x52);
     for cpu in &mut bench.cpus {
         assert_eq!((cpu.acknowledge(), cpu.acknowledge()), (Some(0x52), None));

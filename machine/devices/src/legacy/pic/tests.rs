@@ -16,20 +16,10 @@ impl Bench {
 
     fn with_icw4(icw4: u8) -> Self {
         let intr = Probe::default();
-        let mut bench = Self {
-            pic: Pic::new(intr.line()),
-            intr,
-        };
-        for (register, value) in [
-            (0, 0x11),
-            (1, 0x20),
-            (1, 0x04),
-            (1, icw4),
-            (2, 0x11),
-            (3, 0x28),
-            (3, 0x02),
-            (3, icw4 & !0x10),
-        ] {
+        let mut bench = Self { pic: Pic::new(intr.line()), intr };
+        for (register, value) in
+            [(0, 0x11), (1, 0x20), (1, 0x04), (1, icw4), (2, 0x11), (3, 0x28), (3, 0x02), (3, icw4 & !0x10)]
+        {
             bench.write(register, value);
         }
         bench

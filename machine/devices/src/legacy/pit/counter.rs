@@ -106,11 +106,7 @@ impl Counter {
 
     /// A control word for this counter, other than a latch command.
     pub fn program(&mut self, control: u8) {
-        *self = Self {
-            control: control & 0x3f,
-            count: self.count,
-            ..Self::new(self.gate)
-        };
+        *self = Self { control: control & 0x3f, count: self.count, ..Self::new(self.gate) };
     }
 
     /// Ticks since the count was loaded.
@@ -165,8 +161,7 @@ impl Counter {
 
     fn write_count(&mut self, count: u32, tick: i64) {
         match (self.mode(), self.counting) {
-            (Mode::TerminalCount | Mode::SoftwareStrobe, _)
-            | (Mode::Rate | Mode::Square, Counting::No) => {
+            (Mode::TerminalCount | Mode::SoftwareStrobe, _) | (Mode::Rate | Mode::Square, Counting::No) => {
                 self.load(count, tick + 1);
                 if !self.gate {
                     self.counting = Counting::Stopped(0);
@@ -177,25 +172,13 @@ impl Counter {
                 let begin = start + (tick - start).max(0) / cycle * cycle;
                 let half = begin + Self::high_half(self.count);
                 self.next = Some(if mode == Mode::Square && tick < half {
-                    Next {
-                        count,
-                        at: Some(half),
-                        start: half - Self::high_half(count),
-                    }
+                    Next { count, at: Some(half), start: half - Self::high_half(count) }
                 } else {
-                    Next {
-                        count,
-                        at: Some(begin + cycle),
-                        start: begin + cycle,
-                    }
+                    Next { count, at: Some(begin + cycle), start: begin + cycle }
                 });
             }
             _ => {
-                self.next = Some(Next {
-                    count,
-                    at: None,
-                    start: 0,
-                });
+                self.next = Some(Next { count, at: None, start: 0 });
             }
         }
     }
@@ -223,11 +206,11 @@ impl Counter {
                     self.load(self.next.map_or(self.count, |next| next.count), tick + 1);
                 }
             }
-            Mode::OneShot | Mode::HardwareStrobe if rises => {
-                // Without any count there is nothing to load.
-                if self.next.is_some() || self.counting != Counting::No {
-                    self.load(self.next.map_or(self.count, |next| next.count), tick + 1);
-                }
+            // Without any count there is nothing to load.
+            Mode::OneShot | Mode::HardwareStrobe
+                if rises && (self.next.is_some() || self.counting != Counting::No) =>
+            {
+                self.load(self.next.map_or(self.count, |next| next.count), tick + 1);
             }
             _ => {}
         }
@@ -291,9 +274,7 @@ impl Counter {
         };
         if self.is_bcd() {
             let value = value.rem_euclid(10_000);
-            [1000, 100, 10, 1]
-                .iter()
-                .fold(0, |bcd, weight| bcd << 4 | (value / weight % 10) as u16)
+            [1000, 100, 10, 1].iter().fold(0, |bcd, weight| bcd << 4 | (value / weight % 10) as u16)
         } else {
             value as u16
         }
@@ -303,15 +284,9 @@ impl Counter {
         if !self.is_bcd() {
             return if raw == 0 { 0x1_0000 } else { raw.into() };
         }
-        let value = (0..4).rev().fold(0, |value, digit| {
-            value * 10 + u32::from(raw >> (4 * digit) & 0xf)
-        });
+        let value = (0..4).rev().fold(0, |value, digit| value * 10 + u32::from(raw >> (4 * digit) & 0xf));
         // Digits above 9 are the guest's mistake; no count is beyond 10,000.
-        if value == 0 {
-            10_000
-        } else {
-            value.min(10_000)
-        }
+        if value == 0 { 10_000 } else { value.min(10_000) }
     }
 
     /// Latches the count, unless one is latched already.
@@ -336,20 +311,13 @@ impl Counter {
         if let Some(status) = self.latched_status.take() {
             return status;
         }
-        let [lsb, msb] = self
-            .latched_count
-            .unwrap_or_else(|| self.value(tick))
-            .to_le_bytes();
+        let [lsb, msb] = self.latched_count.unwrap_or_else(|| self.value(tick)).to_le_bytes();
         let (value, last) = match self.rw() {
             rw::LSB => (lsb, true),
             rw::MSB => (msb, true),
             _ => {
                 self.msb_next = !self.msb_next;
-                if self.msb_next {
-                    (lsb, false)
-                } else {
-                    (msb, true)
-                }
+                if self.msb_next { (lsb, false) } else { (msb, true) }
             }
         };
         if last {

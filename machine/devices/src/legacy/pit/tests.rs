@@ -16,13 +16,7 @@ impl Bench {
         let clock = FakeClock::new();
         let (timer, irq0) = (FakeTimer::default(), Probe::default());
         let pit = Pit::new(clock.clone(), timer.boxed(), irq0.line());
-        Self {
-            clock,
-            timer,
-            irq0,
-            pit,
-            tick: 0,
-        }
+        Self { clock, timer, irq0, pit, tick: 0 }
     }
 
     /// Lets this many ticks pass, and the alarm go off.
@@ -94,10 +88,7 @@ impl Bench {
 fn drawn(course: &[(u16, bool)]) -> (Vec<u16>, String) {
     (
         course.iter().map(|(count, _)| *count).collect(),
-        course
-            .iter()
-            .map(|(_, out)| if *out { '-' } else { '_' })
-            .collect(),
+        course.iter().map(|(_, out)| if *out { '-' } else { '_' }).collect(),
     )
 }
 
@@ -168,10 +159,7 @@ fn mode_2_divides() {
     bench.count(2, 4);
     assert_eq!(bench.status(2), 0xf4);
     let (counts, out) = drawn(&bench.course(7));
-    assert_eq!(
-        (counts, out.as_str()),
-        (vec![2, 1, 4, 3, 2, 1, 4], "-_---_-")
-    );
+    assert_eq!((counts, out.as_str()), (vec![2, 1, 4, 3, 2, 1, 4], "-_---_-"));
     assert_eq!(bench.status(2), 0xb4);
     // A closed gate raises the output, an opening one starts over.
     bench.advance(2);
@@ -210,10 +198,7 @@ fn modes_4_and_5_strobe() {
     bench.gate(true);
     bench.load(2, 4, 3);
     let (counts, out) = drawn(&bench.course(6));
-    assert_eq!(
-        (counts, out.as_str()),
-        (vec![3, 2, 1, 0, 0xffff, 0xfffe], "---_--")
-    );
+    assert_eq!((counts, out.as_str()), (vec![3, 2, 1, 0, 0xffff, 0xfffe], "---_--"));
     bench.count(2, 2);
     bench.advance(1);
     assert_eq!(drawn(&bench.course(4)).1, "--_-");
@@ -253,10 +238,7 @@ fn bytes_by_their_read_write_mode() {
     assert_eq!(bench.latched(2), 0x11fa);
     // Status comes before the count when both are latched.
     bench.write(3, 0xc8);
-    assert_eq!(
-        (bench.read(2), bench.read(2), bench.read(2)),
-        (0xb4, 0xfa, 0x11)
-    );
+    assert_eq!((bench.read(2), bench.read(2), bench.read(2)), (0xb4, 0xfa, 0x11));
     assert_eq!(bench.read(3), 0xff);
 }
 
@@ -305,9 +287,7 @@ fn counter_0_interrupts_at_its_rate() {
     assert_eq!((bench.irq0.take_edges(), bench.latched(0)), (10, 11932));
     // Nobody came for a while: one edge, and the rhythm stays.
     bench.tick += 100_000;
-    bench
-        .clock
-        .advance(nanoseconds(bench.tick) - bench.clock.now());
+    bench.clock.advance(nanoseconds(bench.tick) - bench.clock.now());
     bench.pit.fire();
     assert_eq!(bench.irq0.take_edges(), 1);
     assert_eq!(bench.timer.deadline(), Some(nanoseconds(1 + 20 * 11932)));

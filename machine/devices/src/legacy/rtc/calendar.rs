@@ -24,10 +24,7 @@ impl DateTime {
     pub fn from_unix(seconds: i64) -> Self {
         let days = seconds.div_euclid(DAY);
         let within = seconds.rem_euclid(DAY);
-        let (era, day) = (
-            (days + EPOCH).div_euclid(ERA),
-            (days + EPOCH).rem_euclid(ERA),
-        );
+        let (era, day) = ((days + EPOCH).div_euclid(ERA), (days + EPOCH).rem_euclid(ERA));
         let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
         let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         // Months from March have 153 days in five.
@@ -56,10 +53,7 @@ impl DateTime {
         let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + date - 1;
         let day = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
         let days = era * ERA + day - EPOCH;
-        days * DAY
-            + i64::from(self.hour) * 3600
-            + i64::from(self.minute) * 60
-            + i64::from(self.second)
+        days * DAY + i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second)
     }
 }
 
@@ -73,19 +67,11 @@ pub(super) struct Format {
 impl Format {
     /// A number below 100.
     pub fn encode(&self, value: u8) -> u8 {
-        if self.binary {
-            value
-        } else {
-            value / 10 << 4 | value % 10
-        }
+        if self.binary { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
     pub fn decode(&self, byte: u8) -> u8 {
-        if self.binary {
-            byte
-        } else {
-            (byte >> 4) * 10 + (byte & 0xf)
-        }
+        if self.binary { byte } else { (byte >> 4) * 10 + (byte & 0xf) }
     }
 
     /// An hour; in 12-hour format bit 7 is PM.

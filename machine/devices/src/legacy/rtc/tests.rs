@@ -19,12 +19,7 @@ impl Bench {
         clock.set_wall(MOMENT);
         let (timer, irq) = (FakeTimer::default(), Probe::default());
         let rtc = Rtc::new(clock.clone(), clock.clone(), timer.boxed(), irq.line());
-        Self {
-            clock,
-            timer,
-            irq,
-            rtc,
-        }
+        Self { clock, timer, irq, rtc }
     }
 
     fn read(&mut self, address: u8) -> u8 {
@@ -219,10 +214,7 @@ fn alarm_interrupt() {
     bench.write(0x0b, 0x20);
     bench.write(5, 0x83);
     bench.write(3, 0x05);
-    assert_eq!(
-        bench.timer.deadline(),
-        Some(base + 2 * 3600 * SECOND as u64)
-    );
+    assert_eq!(bench.timer.deadline(), Some(base + 2 * 3600 * SECOND as u64));
 }
 
 #[test]
@@ -241,21 +233,11 @@ fn cmos_memory() {
     );
     assert_eq!(bench.rtc.read(0, 1), 0xff);
     bench.rtc.set_memory_size(0xc000_0000, 0x1_4000_0000);
-    let sizes = [
-        0x15, 0x16, 0x17, 0x18, 0x30, 0x31, 0x34, 0x35, 0x5b, 0x5c, 0x5d,
-    ]
-    .map(|address| bench.read(address));
-    assert_eq!(
-        sizes,
-        [
-            0x80, 0x02, 0xff, 0xff, 0xff, 0xff, 0x00, 0xbf, 0x00, 0x40, 0x01
-        ]
-    );
+    let sizes =
+        [0x15, 0x16, 0x17, 0x18, 0x30, 0x31, 0x34, 0x35, 0x5b, 0x5c, 0x5d].map(|address| bench.read(address));
+    assert_eq!(sizes, [0x80, 0x02, 0xff, 0xff, 0xff, 0xff, 0x00, 0xbf, 0x00, 0x40, 0x01]);
     bench.rtc.set_memory_size(8 << 20, 0);
-    assert_eq!(
-        [0x30, 0x31, 0x34, 0x35].map(|a| bench.read(a)),
-        [0, 0x1c, 0, 0]
-    );
+    assert_eq!([0x30, 0x31, 0x34, 0x35].map(|a| bench.read(a)), [0, 0x1c, 0, 0]);
 }
 
 #[test]

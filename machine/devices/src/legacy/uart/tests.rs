@@ -32,12 +32,7 @@ impl Bench {
         let (intr, room) = (Probe::default(), Calls::default());
         let line = Line(Arc::new(Mutex::new((Vec::new(), usize::MAX))));
         let uart = Uart::new(intr.line(), Box::new(line.clone()), room.notify());
-        Self {
-            uart,
-            line,
-            intr,
-            room,
-        }
+        Self { uart, line, intr, room }
     }
 
     fn read(&mut self, register: u16) -> u8 {
@@ -202,10 +197,7 @@ fn break_shows_with_its_character() {
     assert_eq!((bench.intr.level(), bench.read(5)), (false, 0xe1));
     assert_eq!((bench.read(0), bench.intr.level()), (b'a', true));
     assert_eq!((bench.read(2), bench.read(5)), (0xc6, 0xf1));
-    assert_eq!(
-        (bench.read(2), bench.read(0), bench.read(5)),
-        (0xc1, 0, 0x60)
-    );
+    assert_eq!((bench.read(2), bench.read(0), bench.read(5)), (0xc1, 0, 0x60));
 }
 
 #[test]
