@@ -1,2 +1,71 @@
-//! The project's own chores.
-fn main() {}
+//! The project's own chores: `cargo xtask check`, `deps` and `bench`.
+
+mod bench;
+mod check;
+mod deps;
+mod metadata;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::bench::BenchCommand;
+use crate::check::Step;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask check                 everything CI holds the project to
+  cargo xtask check fmt clippy      just these steps
+  cargo xtask deps                  who may depend on whom
+  cargo xtask bench boot            popf's boot beside QEMU's, interleaved
+";
+
+/// popf's own chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the checks; all of them when none is named.
+    Check {
+        /// What to run.
+        #[arg(value_enum, value_name = "STEP")]
+        steps: Vec<Step>,
+    },
+    /// Hold the crates' dependencies against the rule of docs/ARCHITECTURE.md.
+    Deps,
+    /// Measure, beside a peer, in the same run.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+fn main() -> ExitCode {
+    // Every path below is relative to the workspace.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    if let Err(error) = std::env::set_current_dir(root) {
+        eprintln!("error: cannot enter {}: {error}", root.display());
+        return ExitCode::FAILURE;
+    }
+    let result = match Cli::parse().chore {
+        Chore::Check { steps } => check::run(&steps),
+        Chore::Deps => deps::run(),
+        Chore::Bench(command) => bench::run(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}

@@ -1,0 +1,190 @@
+//! Boot of the busybox image: the same kernel, initramfs, command line and memory under popf and under QEMU.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::console::{self, Times};
+use super::median;
+use crate::{cargo, metadata};
+
+const IMAGE: &str = "busybox";
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
+const MEMORY_MIB: u32 = 512;
+const QEMU: &str = "qemu-system-x86_64";
+
+/// `cargo xtask bench boot`.
+#[derive(Args)]
+pub struct BootArgs {
+    /// How often each boots.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Give up on a boot after so many seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    timeout: u64,
+    /// Print the figures as JSON, on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A row of `popf image list --json`.
+#[derive(Deserialize)]
+struct Image {
+    name: String,
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+/// What was measured of one of the two.
+#[derive(Serialize)]
+struct Figures {
+    name: &'static str,
+    version: String,
+    prompt_seconds: Vec<f64>,
+    exit_seconds: Vec<f64>,
+    prompt_median: f64,
+    exit_median: f64,
+}
+
+/// The whole result.
+#[derive(Serialize)]
+struct Report {
+    benchmark: &'static str,
+    rounds: u32,
+    memory_mib: u32,
+    kernel: String,
+    cmdline: &'static str,
+    /// popf, then QEMU.
+    figures: [Figures; 2],
+    /// QEMU's median over popf's: above 1, popf is faster.
+    prompt_ratio: f64,
+    exit_ratio: f64,
+}
+
+/// Measures and prints.
+pub fn run(args: &BootArgs) -> Result<(), String> {
+    let popf = build()?;
+    let image = find_image(&popf)?;
+    let limit = Duration::from_secs(args.timeout);
+    let mut times: [Vec<Times>; 2] = Default::default();
+    for round in 1..=args.rounds {
+        // Who goes first changes, so that neither always finds the other's cold or hot machine.
+        let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
+        for peer in order {
+            let mut command = if peer == 0 { popf_command(&popf, &image) } else { qemu_command(&image) };
+            let measured = console::boot(&mut command, limit)?;
+            eprintln!(
+                "round {round}: {:<5} prompt {:6.2} s, powered off {:6.2} s",
+                ["popf", "qemu"][peer],
+                measured.prompt.as_secs_f64(),
+                measured.exit.as_secs_f64()
+            );
+            times[peer].push(measured);
+        }
+    }
+    let figures = [
+        figures("popf", version(Command::new(&popf))?, &times[0]),
+        figures("qemu", version(Command::new(QEMU))?, &times[1]),
+    ];
+    let report = Report {
+        benchmark: "boot",
+        rounds: args.rounds,
+        memory_mib: MEMORY_MIB,
+        kernel: image.kernel.display().to_string(),
+        cmdline: CMDLINE,
+        prompt_ratio: figures[1].prompt_median / figures[0].prompt_median,
+        exit_ratio: figures[1].exit_median / figures[0].exit_median,
+        figures,
+    };
+    print(&report, args.json)
+}
+
+fn print(report: &Report, json: bool) -> Result<(), String> {
+    if json {
+        let text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
+        println!("{text}");
+        return Ok(());
+    }
+    println!("boot, median of {}:", report.rounds);
+    for figures in &report.figures {
+        println!(
+            "  {:<5} prompt {:6.2} s   powered off {:6.2} s   ({})",
+            figures.name, figures.prompt_median, figures.exit_median, figures.version
+        );
+    }
+    println!(
+        "  popf is {:.2} times as fast to the prompt, {:.2} to the end",
+        report.prompt_ratio, report.exit_ratio
+    );
+    Ok(())
+}
+
+fn figures(name: &'static str, version: String, times: &[Times]) -> Figures {
+    let prompts: Vec<_> = times.iter().map(|times| times.prompt).collect();
+    let exits: Vec<_> = times.iter().map(|times| times.exit).collect();
+    let seconds = |values: &[Duration]| values.iter().map(Duration::as_secs_f64).collect();
+    Figures {
+        name,
+        version,
+        prompt_seconds: seconds(&prompts),
+        exit_seconds: seconds(&exits),
+        prompt_median: median(&prompts).as_secs_f64(),
+        exit_median: median(&exits).as_secs_f64(),
+    }
+}
+
+/// The release build of popf.
+fn build() -> Result<PathBuf, String> {
+    let built = cargo().args(["build", "--release", "--package", "popf"]).status();
+    match built {
+        Ok(status) if status.success() => Ok(metadata::read()?.target_directory.join("release/popf")),
+        Ok(status) => Err(format!("popf does not build ({status})")),
+        Err(error) => Err(format!("cannot start cargo: {error}")),
+    }
+}
+
+fn find_image(popf: &PathBuf) -> Result<Image, String> {
+    // Makes it if it is missing, and is quick if not.
+    output(Command::new(popf).args(["image", "build", IMAGE]))?;
+    let list = output(Command::new(popf).args(["image", "list", "--json"]))?;
+    let images: Vec<Image> =
+        serde_json::from_str(&list).map_err(|error| format!("cannot read the list of images: {error}"))?;
+    images.into_iter().find(|image| image.name == IMAGE).ok_or_else(|| format!("there is no image {IMAGE}"))
+}
+
+fn popf_command(popf: &PathBuf, image: &Image) -> Command {
+    let mut command = Command::new(popf);
+    command.arg("run").arg("--kernel").arg(&image.kernel).arg("--initrd").arg(&image.initrd);
+    command.args(["--cmdline", CMDLINE, "--memory", &format!("{MEMORY_MIB}M"), "--engine", "translator"]);
+    command.arg("--no-reboot");
+    command
+}
+
+/// As lean as it gets: no device that the guest does not need is there to be probed.
+fn qemu_command(image: &Image) -> Command {
+    let mut command = Command::new(QEMU);
+    command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-display", "none", "-serial", "stdio"]);
+    command.args(["-no-reboot", "-m", &MEMORY_MIB.to_string(), "-append", CMDLINE]);
+    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
+    command
+}
+
+/// The first line of `--version`.
+fn version(mut command: Command) -> Result<String, String> {
+    let text = output(command.arg("--version"))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cannot start {program}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{program} failed ({})", output.status))
+    }
+}

@@ -1,0 +1,130 @@
+//! A guest on pipes: waits for its shell's prompt, has it power off, and takes the time of both.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How root's shell ends its prompt.
+const PROMPT: &[u8] = b"# ";
+/// How much of what a guest said is shown when it failed.
+const TAIL: usize = 2000;
+
+/// One boot, measured from the start of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When the prompt had arrived.
+    pub prompt: Duration,
+    /// When the process had ended, powered off from the shell.
+    pub exit: Duration,
+}
+
+/// Runs a guest to its prompt and to its end.
+pub fn boot(command: &mut Command, limit: Duration) -> Result<Times, String> {
+    let started = Instant::now();
+    let program = command.get_program().to_string_lossy().into_owned();
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let child = child.map_err(|error| format!("cannot start {program}: {error}"))?;
+    let mut guest = Guest { child, said: Vec::new(), ends: started + limit };
+    guest.play(started).map_err(|what| guest.report(&program, &what))
+}
+
+struct Guest {
+    child: Child,
+    said: Vec<u8>,
+    ends: Instant,
+}
+
+impl Guest {
+    fn play(&mut self, started: Instant) -> Result<Times, String> {
+        let output = self.child.stdout.take().ok_or("has no output")?;
+        let chunks = chunks(output);
+        while !ends_with_prompt(&self.said) {
+            let chunk = self.next(&chunks)?.ok_or("ended before its prompt")?;
+            self.said.extend(chunk);
+        }
+        let prompt = started.elapsed();
+        let mut input = self.child.stdin.take().ok_or("has no input")?;
+        let written = input.write_all(b"poweroff\n").and_then(|()| input.flush());
+        written.map_err(|error| format!("takes no input: {error}"))?;
+        while let Some(chunk) = self.next(&chunks)? {
+            self.said.extend(chunk);
+        }
+        // Its output is closed, so that it is about to end.
+        let status = self.child.wait().map_err(|error| format!("cannot be waited for: {error}"))?;
+        let exit = started.elapsed();
+        if status.success() { Ok(Times { prompt, exit }) } else { Err(format!("ended with {status}")) }
+    }
+
+    /// What it says next, or `None` at its end.
+    fn next(&self, chunks: &Receiver<Vec<u8>>) -> Result<Option<Vec<u8>>, String> {
+        match chunks.recv_timeout(self.ends.saturating_duration_since(Instant::now())) {
+            Ok(chunk) => Ok(Some(chunk)),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Ok(None),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err("took too long".into()),
+        }
+    }
+
+    fn report(&self, program: &str, what: &str) -> String {
+        let tail = &self.said[self.said.len().saturating_sub(TAIL)..];
+        format!("{program} {what}; the guest's last words:\n{}", String::from_utf8_lossy(tail))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Fails if it has ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The shell asks the terminal where the cursor is once it has written its prompt.
+fn ends_with_prompt(said: &[u8]) -> bool {
+    said.ends_with(PROMPT) || said.strip_suffix(b"\x1b[6n").is_some_and(|said| said.ends_with(PROMPT))
+}
+
+fn chunks(mut output: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    // Ends with the guest's output, or when nobody listens any more.
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = output.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn prompt_and_end_are_told_apart() {
+        let times =
+            boot(&mut shell("printf 'hello\\n/ # \\033[6n'; read line; test \"$line\" = poweroff"), LONG);
+        let times = times.unwrap();
+        assert!(times.prompt <= times.exit);
+    }
+
+    #[test]
+    fn failures_are_told() {
+        let error = |script: &str, limit| boot(&mut shell(script), limit).unwrap_err();
+        assert!(error("echo oops", LONG).contains("ended before its prompt"));
+        assert!(error("echo oops", LONG).contains("oops"));
+        assert!(error("printf '# '; read line; exit 3", LONG).contains("exit status: 3"));
+        assert!(error("read line", Duration::from_millis(20)).contains("took too long"));
+    }
+}
