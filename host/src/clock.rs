@@ -16,8 +16,7 @@ pub fn monotonic_ns() -> u64 {
 
 /// Nanoseconds since 1970-01-01 00:00 UTC, negative before.
 pub fn unix_ns() -> i64 {
-    let since =
-        |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    let since = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => since(after),
         Err(before) => -since(before.duration()),

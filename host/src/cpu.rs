@@ -26,12 +26,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
     // SAFETY: every x86-64 processor has CPUID. (Newer compilers know, and want no `unsafe`.)
     #[allow(unused_unsafe)]
     let result = unsafe { __cpuid_count(leaf, subleaf) };
-    Cpuid {
-        eax: result.eax,
-        ebx: result.ebx,
-        ecx: result.ecx,
-        edx: result.edx,
-    }
+    Cpuid { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
 }
 
 /// As [`cpuid`], all zero for a leaf beyond the highest of its range, where Intel's processors answer with another
@@ -39,11 +34,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
 pub fn cpuid_checked(leaf: u32, subleaf: u32) -> Cpuid {
     let base = leaf & 0xffff_0000;
     let highest = cpuid(base, 0).eax;
-    if (base..=highest).contains(&leaf) {
-        cpuid(leaf, subleaf)
-    } else {
-        Cpuid::default()
-    }
+    if (base..=highest).contains(&leaf) { cpuid(leaf, subleaf) } else { Cpuid::default() }
 }
 
 /// The state components the host has switched on (XCR0); 0 without XSAVE.
@@ -114,21 +105,12 @@ fn tsc_from_kernel() -> Option<u64> {
 
 fn tsc_from_hypervisor() -> Option<u64> {
     let under_hypervisor = cpuid_checked(1, 0).ecx & (1 << 31) != 0;
-    let khz = if under_hypervisor {
-        cpuid_checked(0x4000_0010, 0).eax
-    } else {
-        0
-    };
+    let khz = if under_hypervisor { cpuid_checked(0x4000_0010, 0).eax } else { 0 };
     (khz > 0).then(|| u64::from(khz) * 1000)
 }
 
 fn tsc_from_crystal() -> Option<u64> {
-    let Cpuid {
-        eax: denominator,
-        ebx: numerator,
-        ecx: crystal_hz,
-        ..
-    } = cpuid_checked(0x15, 0);
+    let Cpuid { eax: denominator, ebx: numerator, ecx: crystal_hz, .. } = cpuid_checked(0x15, 0);
     if denominator == 0 || numerator == 0 || crystal_hz == 0 {
         return None;
     }
@@ -170,11 +152,7 @@ pub fn brand() -> String {
         let Cpuid { eax, ebx, ecx, edx } = cpuid_checked(leaf, 0);
         name.extend([eax, ebx, ecx, edx].into_iter().flat_map(u32::to_le_bytes));
     }
-    let text: String = name
-        .iter()
-        .take_while(|&&byte| byte != 0)
-        .map(|&byte| char::from(byte))
-        .collect();
+    let text: String = name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte)).collect();
     text.trim().to_owned()
 }
 
@@ -182,10 +160,7 @@ pub fn brand() -> String {
 pub fn vendor() -> String {
     let Cpuid { ebx, ecx, edx, .. } = cpuid(0, 0);
     let bytes = [ebx, edx, ecx].into_iter().flat_map(u32::to_le_bytes);
-    bytes
-        .map(char::from)
-        .filter(char::is_ascii_graphic)
-        .collect()
+    bytes.map(char::from).filter(char::is_ascii_graphic).collect()
 }
 
 /// What popf wants of a feature.
@@ -283,11 +258,7 @@ pub fn features() -> Vec<Feature> {
             Register::Ecx => ecx,
             Register::Edx => edx,
         };
-        Feature {
-            name,
-            need,
-            present: word >> bit & 1 != 0 && xcr0 & state == state,
-        }
+        Feature { name, need, present: word >> bit & 1 != 0 && xcr0 & state == state }
     };
     FEATURES.iter().map(row).collect()
 }
@@ -307,10 +278,7 @@ mod tests {
     #[test]
     fn features_agree_with_the_kernel() {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap();
-        let flags = info
-            .lines()
-            .find_map(|line| line.strip_prefix("flags"))
-            .unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags")).unwrap();
         let flags: Vec<_> = flags.split_whitespace().collect();
         for feature in features() {
             // The kernel calls some by older names, and hides what it does not use itself.
@@ -324,10 +292,7 @@ mod tests {
             }
         }
         assert!(
-            features()
-                .iter()
-                .filter(|feature| feature.need == Need::Required)
-                .all(|feature| feature.present)
+            features().iter().filter(|feature| feature.need == Need::Required).all(|feature| feature.present)
         );
     }
 
@@ -339,19 +304,12 @@ mod tests {
         let (end, later) = tight_pair();
         let expected = (end - start).as_secs_f64() * hz as f64;
         let counted = (later - counter) as f64;
-        assert!(
-            (counted / expected - 1.0).abs() < 0.01,
-            "{hz} Hz, but {counted} counts for {expected}"
-        );
+        assert!((counted / expected - 1.0).abs() < 0.01, "{hz} Hz, but {counted} counts for {expected}");
     }
 
     #[test]
     fn names_are_printable() {
-        assert!(
-            !brand().is_empty() && brand().chars().all(|c| !c.is_control()),
-            "{:?}",
-            brand()
-        );
+        assert!(!brand().is_empty() && brand().chars().all(|c| !c.is_control()), "{:?}", brand());
         assert_eq!(vendor().len(), 12, "{}", vendor());
     }
 }

@@ -49,10 +49,7 @@ pub enum HostError {
 impl HostError {
     /// The error of the system call `call` that has just failed on this thread.
     pub(crate) fn last(call: &'static str) -> Self {
-        Self::Call {
-            call,
-            source: io::Error::last_os_error(),
-        }
+        Self::Call { call, source: io::Error::last_os_error() }
     }
 
     /// The `errno` of a failed call, if that is what this is.
@@ -67,11 +64,7 @@ impl HostError {
 /// Checks that `offset..offset + len` is a non-empty range of whole pages within `size` bytes.
 pub(crate) fn check_pages(offset: usize, len: usize, size: usize) -> Result<(), HostError> {
     let inside = offset.checked_add(len).is_some_and(|end| end <= size);
-    if inside
-        && len > 0
-        && offset.is_multiple_of(crate::PAGE_SIZE)
-        && len.is_multiple_of(crate::PAGE_SIZE)
-    {
+    if inside && len > 0 && offset.is_multiple_of(crate::PAGE_SIZE) && len.is_multiple_of(crate::PAGE_SIZE) {
         Ok(())
     } else {
         Err(HostError::BadRange { offset, len, size })

@@ -56,20 +56,12 @@ pub struct Wait<'a> {
 impl<'a> Wait<'a> {
     /// For input or its end.
     pub fn readable(fd: &'a impl AsFd) -> Self {
-        Self {
-            fd: fd.as_fd(),
-            events: libc::POLLIN,
-            seen: 0,
-        }
+        Self { fd: fd.as_fd(), events: libc::POLLIN, seen: 0 }
     }
 
     /// For room for output.
     pub fn writable(fd: &'a impl AsFd) -> Self {
-        Self {
-            fd: fd.as_fd(),
-            events: libc::POLLOUT,
-            seen: 0,
-        }
+        Self { fd: fd.as_fd(), events: libc::POLLOUT, seen: 0 }
     }
 
     /// Whether it came; an error or a hang-up counts, as the read or write that follows will tell.
@@ -83,11 +75,7 @@ pub fn poll(waits: &mut [Wait<'_>], timeout: Option<Duration>) -> Result<bool, H
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut fds: Vec<_> = waits
         .iter()
-        .map(|wait| libc::pollfd {
-            fd: wait.fd.as_raw_fd(),
-            events: wait.events,
-            revents: 0,
-        })
+        .map(|wait| libc::pollfd { fd: wait.fd.as_raw_fd(), events: wait.events, revents: 0 })
         .collect();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -96,13 +84,9 @@ pub fn poll(waits: &mut [Wait<'_>], timeout: Option<Duration>) -> Result<bool, H
             libc::c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
         });
         // SAFETY: the array is ours and as long as said; the descriptors are borrowed for longer than the call.
-        let count =
-            unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, milliseconds) };
+        let count = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, milliseconds) };
         if count > 0 {
-            waits
-                .iter_mut()
-                .zip(&fds)
-                .for_each(|(wait, fd)| wait.seen = fd.revents);
+            waits.iter_mut().zip(&fds).for_each(|(wait, fd)| wait.seen = fd.revents);
             return Ok(true);
         }
         if count == 0 {
@@ -146,20 +130,10 @@ mod tests {
     fn a_timeout_takes_its_time_and_says_which_was_ready() {
         let (quiet, set) = (EventFd::new().unwrap(), EventFd::new().unwrap());
         let start = Instant::now();
-        assert!(
-            !poll(
-                &mut [Wait::readable(&quiet)],
-                Some(Duration::from_millis(3))
-            )
-            .unwrap()
-        );
+        assert!(!poll(&mut [Wait::readable(&quiet)], Some(Duration::from_millis(3))).unwrap());
         assert!(start.elapsed() >= Duration::from_millis(3));
         set.notify();
-        let mut waits = [
-            Wait::readable(&quiet),
-            Wait::readable(&set),
-            Wait::writable(&set),
-        ];
+        let mut waits = [Wait::readable(&quiet), Wait::readable(&set), Wait::writable(&set)];
         assert!(poll(&mut waits, None).unwrap());
         assert_eq!(waits.map(|wait| wait.ready()), [false, true, true]);
     }

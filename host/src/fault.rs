@@ -19,22 +19,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::{HostError, Mapping, PAGE_SIZE, Protection, terminal};
 
 /// Signals that are faults: offered to handlers.
-const FAULTS: [libc::c_int; 5] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGFPE,
-    libc::SIGILL,
-    libc::SIGTRAP,
-];
+const FAULTS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
 
 /// Signals that end a process and are caught for the terminal's sake only, where nobody else catches them.
-const ENDINGS: [libc::c_int; 5] = [
-    libc::SIGABRT,
-    libc::SIGTERM,
-    libc::SIGINT,
-    libc::SIGHUP,
-    libc::SIGQUIT,
-];
+const ENDINGS: [libc::c_int; 5] = [libc::SIGABRT, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
 /// How many different handlers a process may have: one per kind of engine.
 const MAX_HANDLERS: usize = 4;
@@ -65,18 +53,10 @@ static INSTALL: Mutex<()> = Mutex::new(());
 pub fn install_fault_handler(handler: FaultHandler) -> Result<(), HostError> {
     let _guard = INSTALL.lock().unwrap_or_else(PoisonError::into_inner);
     let address = handler as usize;
-    if HANDLERS
-        .iter()
-        .all(|slot| slot.load(Ordering::Relaxed) != address)
-    {
-        let free = HANDLERS
-            .iter()
-            .find(|slot| slot.load(Ordering::Relaxed) == 0);
-        free.ok_or(HostError::TooMany {
-            what: "fault handlers",
-            limit: MAX_HANDLERS,
-        })?
-        .store(address, Ordering::Release);
+    if HANDLERS.iter().all(|slot| slot.load(Ordering::Relaxed) != address) {
+        let free = HANDLERS.iter().find(|slot| slot.load(Ordering::Relaxed) == 0);
+        free.ok_or(HostError::TooMany { what: "fault handlers", limit: MAX_HANDLERS })?
+            .store(address, Ordering::Release);
     }
     install_locked()
 }
@@ -97,10 +77,7 @@ fn install_locked() -> Result<(), HostError> {
     for (signal, previous) in FAULTS.into_iter().zip(&PREVIOUS) {
         if previous.load(Ordering::Relaxed).is_null() {
             // Known before the handler can run; leaked, for a handler may look at it at any time from now on.
-            previous.store(
-                Box::into_raw(Box::new(in_force(signal)?)),
-                Ordering::Release,
-            );
+            previous.store(Box::into_raw(Box::new(in_force(signal)?)), Ordering::Release);
             take_over(signal)?;
         }
     }
@@ -135,12 +112,7 @@ fn take_over(signal: libc::c_int) -> Result<(), HostError> {
 
 extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if FAULTS.contains(&signal) {
-        let mut fault = FaultContext {
-            signal,
-            info,
-            context: context.cast(),
-            _not_send: PhantomData,
-        };
+        let mut fault = FaultContext { signal, info, context: context.cast(), _not_send: PhantomData };
         for slot in &HANDLERS {
             let address = slot.load(Ordering::Acquire);
             if address == 0 {
@@ -160,9 +132,7 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     terminal::restore_all();
     let index = FAULTS.iter().position(|&known| known == signal);
-    let previous = index.map_or(ptr::null_mut(), |index| {
-        PREVIOUS[index].load(Ordering::Acquire)
-    });
+    let previous = index.map_or(ptr::null_mut(), |index| PREVIOUS[index].load(Ordering::Acquire));
     // SAFETY: null or a leaked, immutable sigaction.
     let previous = unsafe { previous.as_ref() };
     // SAFETY: the kernel gives a valid siginfo. A fault that another process feigns would be lost on handlers that
@@ -180,8 +150,7 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
             function(signal, info, context);
         } else {
             // SAFETY: without the flag it has this one.
-            let function: extern "C" fn(libc::c_int) =
-                unsafe { std::mem::transmute(previous.sa_sigaction) };
+            let function: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(previous.sa_sigaction) };
             function(signal);
         }
         return;
@@ -352,11 +321,7 @@ impl AltStack {
         if unsafe { libc::sigaltstack(&stack, &mut former) } != 0 {
             return Err(HostError::last("sigaltstack"));
         }
-        Ok(Self {
-            _memory: memory,
-            former,
-            _thread_bound: PhantomData,
-        })
+        Ok(Self { _memory: memory, former, _thread_bound: PhantomData })
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`terminal`] | raw mode, restored on every way out |
 //! | [`event`], [`signals`] | waiting, being woken, signals from outside |
 //! | [`clock`], [`cpu`], [`system`] | time, the processor, memory |
+//! | [`kvm`] | whether KVM is any good, by trying |
 //!
 //! Not modelled: any host but Linux on x86-64.
 
@@ -19,6 +20,7 @@ pub mod cpu;
 pub mod error;
 pub mod event;
 pub mod fault;
+pub mod kvm;
 pub mod mapping;
 pub mod memfd;
 pub mod reservation;

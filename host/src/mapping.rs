@@ -4,6 +4,8 @@
 //! mapped here.
 #![allow(unsafe_code)] // mmap and its relatives are the purpose of this module.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use crate::error::check_pages;
@@ -119,6 +121,11 @@ impl Mapping {
         find_low(len, protection, Backing::Memfd(memfd, offset))
     }
 
+    /// What a device shows at the beginning of its descriptor, writable, shared with the kernel.
+    pub(crate) fn of_device(device: &File, len: usize) -> Result<Self, HostError> {
+        map(None, whole_pages(len)?, Protection::ReadWrite, Backing::Device(device))
+    }
+
     /// The first byte. Access through it is the caller's `unsafe`.
     pub fn as_ptr(&self) -> *mut u8 {
         self.ptr.as_ptr()
@@ -136,21 +143,11 @@ impl Mapping {
     }
 
     /// Changes the protection of a range of whole pages.
-    pub fn protect(
-        &mut self,
-        offset: usize,
-        len: usize,
-        protection: Protection,
-    ) -> Result<(), HostError> {
+    pub fn protect(&mut self, offset: usize, len: usize, protection: Protection) -> Result<(), HostError> {
         check_pages(offset, len, self.len)?;
         // SAFETY: the range was checked to lie in this mapping, which we own.
-        let result =
-            unsafe { libc::mprotect(self.as_ptr().add(offset).cast(), len, protection.bits()) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(HostError::last("mprotect"))
-        }
+        let result = unsafe { libc::mprotect(self.as_ptr().add(offset).cast(), len, protection.bits()) };
+        if result == 0 { Ok(()) } else { Err(HostError::last("mprotect")) }
     }
 
     /// Gives the kernel advice about a range of whole pages.
@@ -183,11 +180,7 @@ pub unsafe fn advise(ptr: *mut u8, len: usize, advice: Advice) -> Result<(), Hos
 fn advise_range(address: usize, len: usize, advice: Advice) -> Result<(), HostError> {
     // SAFETY: callers vouch for the range; see `advise`.
     let result = unsafe { libc::madvise(address as *mut libc::c_void, len, advice.bits()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(HostError::last("madvise"))
-    }
+    if result == 0 { Ok(()) } else { Err(HostError::last("madvise")) }
 }
 
 /// What stands behind a mapping.
@@ -195,23 +188,19 @@ fn advise_range(address: usize, len: usize, advice: Advice) -> Result<(), HostEr
 pub(crate) enum Backing<'a> {
     Anonymous,
     Memfd(&'a Memfd, usize),
+    Device(&'a File),
 }
 
 impl Backing<'_> {
     /// Flags, descriptor and file offset for mmap.
     pub(crate) fn arguments(self) -> (libc::c_int, libc::c_int, libc::off_t) {
         match self {
-            Self::Anonymous => (
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            ),
+            Self::Anonymous => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0),
+            Self::Device(device) => (libc::MAP_SHARED, device.as_raw_fd(), 0),
             // The offset was checked against the memfd's size, which off_t can hold.
-            Self::Memfd(memfd, offset) => (
-                libc::MAP_SHARED | libc::MAP_NORESERVE,
-                memfd.raw(),
-                offset as libc::off_t,
-            ),
+            Self::Memfd(memfd, offset) => {
+                (libc::MAP_SHARED | libc::MAP_NORESERVE, memfd.raw(), offset as libc::off_t)
+            }
         }
     }
 }
@@ -219,11 +208,7 @@ impl Backing<'_> {
 pub(crate) fn whole_pages(len: usize) -> Result<usize, HostError> {
     match len.checked_next_multiple_of(PAGE_SIZE) {
         Some(rounded) if rounded > 0 => Ok(rounded),
-        _ => Err(HostError::BadRange {
-            offset: 0,
-            len,
-            size: usize::MAX,
-        }),
+        _ => Err(HostError::BadRange { offset: 0, len, size: usize::MAX }),
     }
 }
 
@@ -245,30 +230,20 @@ fn map(
         return Err(HostError::last("mmap"));
     }
     let mapping = Mapping {
-        ptr: NonNull::new(result.cast()).ok_or(HostError::BadRange {
-            offset: 0,
-            len,
-            size: 0,
-        })?,
+        ptr: NonNull::new(result.cast()).ok_or(HostError::BadRange { offset: 0, len, size: 0 })?,
         len,
     };
     // Kernels before 4.17 take the address for a hint; the mapping is dropped then.
     match address {
-        Some(wanted) if wanted != mapping.address() => Err(HostError::BadRange {
-            offset: wanted,
-            len,
-            size: LOW_LIMIT,
-        }),
+        Some(wanted) if wanted != mapping.address() => {
+            Err(HostError::BadRange { offset: wanted, len, size: LOW_LIMIT })
+        }
         _ => Ok(mapping),
     }
 }
 
 /// Tries one address after the other below 2 GiB. (MAP_32BIT searches only the second of the two gigabytes.)
-pub(crate) fn find_low(
-    len: usize,
-    protection: Protection,
-    backing: Backing,
-) -> Result<Mapping, HostError> {
+pub(crate) fn find_low(len: usize, protection: Protection, backing: Backing) -> Result<Mapping, HostError> {
     let mut address = LOW_START;
     while address.checked_add(len).is_some_and(|end| end <= LOW_LIMIT) {
         match map(Some(address), len, protection, backing) {
@@ -313,10 +288,7 @@ mod tests {
 
     #[test]
     fn a_range_too_large_for_the_low_half_is_refused() {
-        assert!(matches!(
-            Mapping::low(LOW_LIMIT, Protection::None),
-            Err(HostError::NoLowRange { .. })
-        ));
+        assert!(matches!(Mapping::low(LOW_LIMIT, Protection::None), Err(HostError::NoLowRange { .. })));
     }
 
     #[test]
@@ -332,12 +304,9 @@ mod tests {
     #[test]
     fn ranges_are_checked() {
         let mut mapping = Mapping::anonymous(2 * PAGE_SIZE, Protection::ReadWrite).unwrap();
-        for (offset, len) in [
-            (0, 0),
-            (1, PAGE_SIZE),
-            (PAGE_SIZE, 2 * PAGE_SIZE),
-            (usize::MAX - 4095, PAGE_SIZE),
-        ] {
+        for (offset, len) in
+            [(0, 0), (1, PAGE_SIZE), (PAGE_SIZE, 2 * PAGE_SIZE), (usize::MAX - 4095, PAGE_SIZE)]
+        {
             assert!(matches!(
                 mapping.protect(offset, len, Protection::Read),
                 Err(HostError::BadRange { .. })

@@ -28,11 +28,7 @@ impl Memfd {
     /// `name` is what `/proc/PID/maps` shows; NUL bytes in it are left out.
     pub fn new(name: &str, len: usize) -> Result<Self, HostError> {
         let len = whole_pages(len)?;
-        let size = libc::off_t::try_from(len).map_err(|_| HostError::BadRange {
-            offset: 0,
-            len,
-            size: 0,
-        })?;
+        let size = libc::off_t::try_from(len).map_err(|_| HostError::BadRange { offset: 0, len, size: 0 })?;
         let name = CString::new(name.replace('\0', "")).unwrap_or_default();
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // Hosts may demand MFD_NOEXEC_SEAL (vm.memfd_noexec=2), older ones do not know it.
@@ -63,18 +59,12 @@ impl Memfd {
 
     /// A second descriptor for the same memory.
     pub fn try_clone_file(&self) -> Result<File, HostError> {
-        self.file.try_clone().map_err(|source| HostError::Call {
-            call: "dup",
-            source,
-        })
+        self.file.try_clone().map_err(|source| HostError::Call { call: "dup", source })
     }
 
     /// Bytes of host memory that stand behind it now (or in swap).
     pub fn resident(&self) -> Result<u64, HostError> {
-        let metadata = self.file.metadata().map_err(|source| HostError::Call {
-            call: "fstat",
-            source,
-        })?;
+        let metadata = self.file.metadata().map_err(|source| HostError::Call { call: "fstat", source })?;
         Ok(metadata.blocks().saturating_mul(512))
     }
 
@@ -92,11 +82,7 @@ impl AsFd for Memfd {
 fn create(name: &CString, flags: libc::c_uint) -> Result<RawFd, HostError> {
     // SAFETY: the name is a NUL-terminated string that outlives the call.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
-    if fd >= 0 {
-        Ok(fd)
-    } else {
-        Err(HostError::last("memfd_create"))
-    }
+    if fd >= 0 { Ok(fd) } else { Err(HostError::last("memfd_create")) }
 }
 
 #[cfg(test)]
@@ -121,10 +107,7 @@ mod tests {
         // SAFETY: inside the mapping.
         unsafe { view.as_ptr().add(5 * PAGE_SIZE).write(1) };
         let resident = memfd.resident().unwrap();
-        assert!(
-            (PAGE_SIZE as u64..=memfd.len() as u64).contains(&resident),
-            "{resident}"
-        );
+        assert!((PAGE_SIZE as u64..=memfd.len() as u64).contains(&resident), "{resident}");
     }
 
     #[test]

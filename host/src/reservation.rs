@@ -69,12 +69,7 @@ impl Reservation {
     }
 
     /// Changes the protection of a part.
-    pub fn protect(
-        &mut self,
-        offset: usize,
-        len: usize,
-        protection: Protection,
-    ) -> Result<(), HostError> {
+    pub fn protect(&mut self, offset: usize, len: usize, protection: Protection) -> Result<(), HostError> {
         self.range.protect(offset, len, protection)
     }
 
@@ -91,20 +86,9 @@ impl Reservation {
         let address = unsafe { self.range.as_ptr().add(offset) };
         // SAFETY: as above, so MAP_FIXED replaces nothing of anybody else's.
         let result = unsafe {
-            libc::mmap(
-                address.cast(),
-                len,
-                protection.bits(),
-                flags | libc::MAP_FIXED,
-                fd,
-                file_offset,
-            )
+            libc::mmap(address.cast(), len, protection.bits(), flags | libc::MAP_FIXED, fd, file_offset)
         };
-        if result == libc::MAP_FAILED {
-            Err(HostError::last("mmap"))
-        } else {
-            Ok(address)
-        }
+        if result == libc::MAP_FAILED { Err(HostError::last("mmap")) } else { Ok(address) }
     }
 }
 
@@ -142,15 +126,10 @@ impl DualMapping {
     /// `len` bytes (whole pages); the executable view is placed in `reservation` at `offset`.
     ///
     /// The executable pointer is good for as long as the reservation lives and nothing else is placed there.
-    pub fn within(
-        reservation: &mut Reservation,
-        offset: usize,
-        len: usize,
-    ) -> Result<Self, HostError> {
+    pub fn within(reservation: &mut Reservation, offset: usize, len: usize) -> Result<Self, HostError> {
         check_pages(offset, len, reservation.len())?;
         let memfd = Memfd::new("translation-cache", len)?;
-        let executable =
-            reservation.place_memfd(offset, len, &memfd, 0, Protection::ReadExecute)?;
+        let executable = reservation.place_memfd(offset, len, &memfd, 0, Protection::ReadExecute)?;
         Ok(Self {
             writable: Mapping::shared(&memfd, 0, len, Protection::ReadWrite)?,
             _executable_owner: None,
@@ -188,8 +167,7 @@ mod tests {
     fn write_and_run(code: &DualMapping) -> u32 {
         // SAFETY: both views are longer than the code; the code follows the C calling convention.
         unsafe {
-            code.writable()
-                .copy_from_nonoverlapping(RETURN_CONSTANT.as_ptr(), RETURN_CONSTANT.len());
+            code.writable().copy_from_nonoverlapping(RETURN_CONSTANT.as_ptr(), RETURN_CONSTANT.len());
             let function: extern "C" fn() -> u32 = std::mem::transmute(code.executable());
             function()
         }
@@ -206,15 +184,10 @@ mod tests {
     fn a_reservation_holds_data_beside_code() {
         let mut reservation = Reservation::low(64 * PAGE_SIZE).unwrap();
         assert!(reservation.address() + reservation.len() <= LOW_LIMIT);
-        let data = reservation
-            .place_anonymous(0, 4 * PAGE_SIZE, Protection::ReadWrite)
-            .unwrap();
+        let data = reservation.place_anonymous(0, 4 * PAGE_SIZE, Protection::ReadWrite).unwrap();
         let code = DualMapping::within(&mut reservation, 8 * PAGE_SIZE, 2 * PAGE_SIZE).unwrap();
         assert_eq!(data as usize, reservation.address());
-        assert_eq!(
-            code.executable() as usize,
-            reservation.address() + 8 * PAGE_SIZE
-        );
+        assert_eq!(code.executable() as usize, reservation.address() + 8 * PAGE_SIZE);
         // SAFETY: the part has four pages.
         unsafe { data.add(4 * PAGE_SIZE - 1).write(1) };
         assert_eq!(write_and_run(&code), 0x1234_5678);
@@ -230,17 +203,9 @@ mod tests {
     #[test]
     fn parts_outside_the_reservation_are_refused() {
         let mut reservation = Reservation::anywhere(4 * PAGE_SIZE).unwrap();
-        assert!(
-            reservation
-                .place_anonymous(3 * PAGE_SIZE, 2 * PAGE_SIZE, Protection::Read)
-                .is_err()
-        );
+        assert!(reservation.place_anonymous(3 * PAGE_SIZE, 2 * PAGE_SIZE, Protection::Read).is_err());
         assert!(DualMapping::within(&mut reservation, PAGE_SIZE, 4 * PAGE_SIZE).is_err());
         let memfd = Memfd::new("test", PAGE_SIZE).unwrap();
-        assert!(
-            reservation
-                .place_memfd(0, 2 * PAGE_SIZE, &memfd, 0, Protection::Read)
-                .is_err()
-        );
+        assert!(reservation.place_memfd(0, 2 * PAGE_SIZE, &memfd, 0, Protection::Read).is_err());
     }
 }

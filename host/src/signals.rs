@@ -28,13 +28,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    const ALL: [Self; 5] = [
-        Self::Interrupt,
-        Self::Terminate,
-        Self::HangUp,
-        Self::Quit,
-        Self::WindowChange,
-    ];
+    const ALL: [Self; 5] = [Self::Interrupt, Self::Terminate, Self::HangUp, Self::Quit, Self::WindowChange];
 
     /// The signal's number.
     pub fn number(self) -> i32 {
@@ -84,21 +78,13 @@ impl Signals {
         callback: impl Fn(Signal) + Send + 'static,
     ) -> Result<Self, HostError> {
         if IN_USE.swap(true, Ordering::AcqRel) {
-            return Err(HostError::TooMany {
-                what: "signal deliveries",
-                limit: 1,
-            });
+            return Err(HostError::TooMany { what: "signal deliveries", limit: 1 });
         }
         let event = event().inspect_err(|_| IN_USE.store(false, Ordering::Release))?;
         PENDING.store(0, Ordering::Relaxed);
         let stop = Arc::new(AtomicBool::new(false));
         // From here on dropping `this` undoes everything.
-        let mut this = Self {
-            former: Vec::new(),
-            event,
-            stop: Arc::clone(&stop),
-            thread: None,
-        };
+        let mut this = Self { former: Vec::new(), event, stop: Arc::clone(&stop), thread: None };
         let thread = std::thread::Builder::new().name("signals".into());
         let run = move || {
             while !stop.load(Ordering::Acquire) {
@@ -113,10 +99,7 @@ impl Signals {
                 }
             }
         };
-        this.thread = Some(thread.spawn(run).map_err(|source| HostError::Call {
-            call: "clone",
-            source,
-        })?);
+        this.thread = Some(thread.spawn(run).map_err(|source| HostError::Call { call: "clone", source })?);
         for &signal in signals {
             if let Some(former) = catch(signal)? {
                 this.former.push((signal, former));
@@ -180,10 +163,7 @@ fn catch(signal: Signal) -> Result<Option<Former>, HostError> {
 }
 
 extern "C" fn note(number: libc::c_int) {
-    let Some(bit) = Signal::ALL
-        .into_iter()
-        .position(|signal| signal.number() == number)
-    else {
+    let Some(bit) = Signal::ALL.into_iter().position(|signal| signal.number() == number) else {
         return;
     };
     PENDING.fetch_or(1 << bit, Ordering::AcqRel);
@@ -211,12 +191,8 @@ mod tests {
     fn signals_arrive_on_the_thread_and_only_while_wanted() {
         let (sender, receiver) = mpsc::channel();
         let wanted = [Signal::Interrupt, Signal::WindowChange];
-        let signals =
-            Signals::deliver(&wanted, move |signal| sender.send(signal).unwrap()).unwrap();
-        assert!(matches!(
-            Signals::deliver(&wanted, |_| {}),
-            Err(HostError::TooMany { .. })
-        ));
+        let signals = Signals::deliver(&wanted, move |signal| sender.send(signal).unwrap()).unwrap();
+        assert!(matches!(Signals::deliver(&wanted, |_| {}), Err(HostError::TooMany { .. })));
         for signal in wanted {
             // SAFETY: a signal to ourselves, which is caught.
             unsafe { libc::kill(libc::getpid(), signal.number()) };

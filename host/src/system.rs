@@ -25,18 +25,8 @@ pub fn memory_limit() -> Option<(u64, u64)> {
     let mut tightest: Option<(u64, u64)> = None;
     let root = Path::new("/sys/fs/cgroup");
     // Every ancestor's limit holds too.
-    for group in root
-        .join(path)
-        .ancestors()
-        .take_while(|group| group.starts_with(root))
-    {
-        let number = |file: &str| {
-            fs::read_to_string(group.join(file))
-                .ok()?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        };
+    for group in root.join(path).ancestors().take_while(|group| group.starts_with(root)) {
+        let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
         if let (Some(limit), Some(used)) = (number("memory.max"), number("memory.current"))
             && tightest.is_none_or(|(other, other_used)| {
                 limit.saturating_sub(used) < other.saturating_sub(other_used)
@@ -66,12 +56,7 @@ fn meminfo(name: &str) -> Option<u64> {
 /// The value of a line `name   1234 kB`, in bytes.
 fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-    rest.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -82,10 +67,7 @@ mod tests {
     fn memory_adds_up() {
         let total = total_memory().unwrap();
         let available = available_memory().unwrap();
-        assert!(
-            available <= total && total > 64 << 20,
-            "{available} of {total}"
-        );
+        assert!(available <= total && total > 64 << 20, "{available} of {total}");
         let (all, shared) = resident_memory().unwrap();
         assert!(shared <= all && all > 0 && all < total);
     }

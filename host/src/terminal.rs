@@ -30,12 +30,8 @@ struct Slot {
 // descriptor, which it becomes after the write (release, acquire).
 unsafe impl Sync for Slot {}
 
-static TABLE: [Slot; SLOTS] = [const {
-    Slot {
-        fd: AtomicI32::new(FREE),
-        saved: UnsafeCell::new(MaybeUninit::uninit()),
-    }
-}; SLOTS];
+static TABLE: [Slot; SLOTS] =
+    [const { Slot { fd: AtomicI32::new(FREE), saved: UnsafeCell::new(MaybeUninit::uninit()) } }; SLOTS];
 
 /// Whether a descriptor is a terminal.
 pub fn is_terminal(fd: BorrowedFd<'_>) -> bool {
@@ -102,9 +98,7 @@ pub fn window_size(fd: BorrowedFd<'_>) -> Option<(u16, u16)> {
 
 /// Whether some terminal is raw now, so that a message to it needs CR LF at the end of lines.
 pub fn any_raw() -> bool {
-    TABLE
-        .iter()
-        .any(|slot| slot.fd.load(Ordering::Relaxed) >= 0)
+    TABLE.iter().any(|slot| slot.fd.load(Ordering::Relaxed) >= 0)
 }
 
 /// Puts all terminals back to what they were. Async-signal-safe; may be called any number of times.
@@ -151,20 +145,13 @@ impl RawMode {
         if !in_foreground(terminal) {
             return Err(HostError::Background);
         }
-        let owned = terminal
-            .try_clone_to_owned()
-            .map_err(|source| HostError::Call {
-                call: "dup",
-                source,
-            })?;
+        let owned =
+            terminal.try_clone_to_owned().map_err(|source| HostError::Call { call: "dup", source })?;
         let fd = owned.as_raw_fd();
         let saved = settings(fd)?;
         fault::restore_terminals_at_the_end()?;
         install_last_resorts();
-        let slot = reserve(saved).ok_or(HostError::TooMany {
-            what: "raw terminals",
-            limit: SLOTS,
-        })?;
+        let slot = reserve(saved).ok_or(HostError::TooMany { what: "raw terminals", limit: SLOTS })?;
         // In the table before the terminal changes: a signal in between restores what is there anyway.
         TABLE[slot].fd.store(fd, Ordering::Release);
         let guard = Self { slot, _fd: owned };
@@ -192,9 +179,7 @@ impl Drop for RawMode {
 
 fn reserve(saved: libc::termios) -> Option<usize> {
     let index = TABLE.iter().position(|slot| {
-        slot.fd
-            .compare_exchange(FREE, RESERVED, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+        slot.fd.compare_exchange(FREE, RESERVED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
     // SAFETY: RESERVED makes it ours alone.
     unsafe { (*TABLE[index].saved.get()).write(saved) };

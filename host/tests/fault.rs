@@ -53,24 +53,15 @@ fn faults_of_marked_code_are_answered() {
     install_fault_handler(skip).unwrap();
     let guard = Mapping::anonymous(4096, Protection::None).unwrap();
 
-    assert_eq!(
-        fault_in!("mov rax, [rcx]", in("rcx") guard.address() + 5),
-        FaultSignal::Segv as u64
-    );
+    assert_eq!(fault_in!("mov rax, [rcx]", in("rcx") guard.address() + 5), FaultSignal::Segv as u64);
     assert_eq!(LAST_VECTOR.load(Ordering::Relaxed), 14);
-    assert_eq!(
-        LAST_ADDRESS.load(Ordering::Relaxed),
-        guard.address() as u64 + 5
-    );
+    assert_eq!(LAST_ADDRESS.load(Ordering::Relaxed), guard.address() as u64 + 5);
     assert_eq!(fault_in!("ud2", in("rcx") 0), FaultSignal::Ill as u64);
     assert_eq!(fault_in!("div rcx", in("rcx") 0), FaultSignal::Fpe as u64);
     assert_eq!(LAST_VECTOR.load(Ordering::Relaxed), 0);
     assert_eq!(fault_in!("int3", in("rcx") 0), FaultSignal::Trap as u64);
     // A non-canonical address is a general protection fault.
-    assert_eq!(
-        fault_in!("mov rax, [rcx]", in("rcx") 1u64 << 63),
-        FaultSignal::Segv as u64
-    );
+    assert_eq!(fault_in!("mov rax, [rcx]", in("rcx") 1u64 << 63), FaultSignal::Segv as u64);
     assert_eq!(LAST_VECTOR.load(Ordering::Relaxed), 13);
 }
 
@@ -103,10 +94,7 @@ fn handlers_run_on_the_alternate_stack_even_without_any_other() {
 /// Runs this test binary's `name` (an ignored test) in a process of its own.
 fn child(name: &str) -> std::process::Output {
     let binary = std::env::current_exe().unwrap();
-    Command::new(binary)
-        .args(["--exact", name, "--ignored", "--nocapture"])
-        .output()
-        .unwrap()
+    Command::new(binary).args(["--exact", name, "--ignored", "--nocapture"]).output().unwrap()
 }
 
 #[test]
@@ -145,8 +133,5 @@ fn unclaimed_faults_kill_as_they_always_did() {
     let overflow = child("dies_of_stack_overflow");
     assert_eq!(overflow.status.signal(), Some(6));
     let message = String::from_utf8_lossy(&overflow.stderr).into_owned();
-    assert!(
-        message.contains("overflowed its stack"),
-        "Rust's own handler was not reached: {message}"
-    );
+    assert!(message.contains("overflowed its stack"), "Rust's own handler was not reached: {message}");
 }

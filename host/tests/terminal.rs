@@ -23,10 +23,7 @@ fn raw_mode_lasts_as_long_as_its_guard() {
 #[test]
 fn what_is_no_terminal_is_refused() {
     let file = std::fs::File::open("/dev/null").unwrap();
-    assert!(matches!(
-        RawMode::enter(&file),
-        Err(HostError::NotATerminal)
-    ));
+    assert!(matches!(RawMode::enter(&file), Err(HostError::NotATerminal)));
 }
 
 /// The way out that the variable names; its terminal is standard input.
@@ -37,13 +34,7 @@ fn way_out() {
     assert!(!is_cooked(std::io::stdin().as_fd()).unwrap());
     let kill = |signal: &str| {
         let pid = std::process::id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
         // Delivered before kill's end is noticed.
         std::process::exit(99);
     };
@@ -55,16 +46,9 @@ fn way_out() {
         "handled" => {
             // As the popf program does it: the signal is an event, and everything is dropped in order.
             let (sender, receiver) = std::sync::mpsc::channel();
-            let _signals =
-                Signals::deliver(&[Signal::Terminate], move |_| sender.send(()).unwrap()).unwrap();
+            let _signals = Signals::deliver(&[Signal::Terminate], move |_| sender.send(()).unwrap()).unwrap();
             let pid = std::process::id().to_string();
-            assert!(
-                Command::new("kill")
-                    .args(["-s", "TERM", &pid])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
             receiver.recv().unwrap();
             drop(raw);
         }
@@ -77,19 +61,9 @@ fn take(way: &str) -> ExitStatus {
     let (_user, terminal) = pseudo_terminal().unwrap();
     let stdin: OwnedFd = terminal.try_clone().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "way_out", "--ignored"])
-        .env("WAY_OUT", way);
-    let status = command
-        .stdin(stdin)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(
-        is_cooked(terminal.as_fd()).unwrap(),
-        "{way} left the terminal raw"
-    );
+    command.args(["--exact", "way_out", "--ignored"]).env("WAY_OUT", way);
+    let status = command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(is_cooked(terminal.as_fd()).unwrap(), "{way} left the terminal raw");
     status
 }
 

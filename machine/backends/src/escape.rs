@@ -62,10 +62,7 @@ mod tests {
     #[test]
     fn escape_sequences_are_taken_out_wherever_they_are_cut() {
         let typed = b"ab\x1dqc\x1d\x1dd\x1d?e\x1dzf";
-        let expected = (
-            b"abc\x1ddef".to_vec(),
-            vec![Command::Quit, Command::Help, Command::Help],
-        );
+        let expected = (b"abc\x1ddef".to_vec(), vec![Command::Quit, Command::Help, Command::Help]);
         for cut in 0..=typed.len() {
             let (left, right) = typed.split_at(cut);
             assert_eq!(sift(&[left, right]), expected, "cut at {cut}");

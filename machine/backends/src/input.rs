@@ -33,13 +33,8 @@ struct Signal {
 
 impl InputWaker {
     pub(crate) fn new() -> Result<Self, host::HostError> {
-        let signal = Signal {
-            event: EventFd::new()?,
-            stop: AtomicBool::new(false),
-        };
-        Ok(Self {
-            signal: Arc::new(signal),
-        })
+        let signal = Signal { event: EventFd::new()?, stop: AtomicBool::new(false) };
+        Ok(Self { signal: Arc::new(signal) })
     }
 
     /// The device has room: what it did not take is offered again.
@@ -73,11 +68,7 @@ impl Reader {
         let Some(handlers) = handlers.get() else {
             return;
         };
-        let ahead = if self.terminal {
-            TERMINAL_AHEAD
-        } else {
-            PIPE_AHEAD
-        };
+        let ahead = if self.terminal { TERMINAL_AHEAD } else { PIPE_AHEAD };
         let mut escape = Escape::default();
         let mut pending = VecDeque::new();
         let mut open = true;
@@ -114,12 +105,7 @@ impl Reader {
     }
 
     /// Reads once. `false` at the end of input.
-    fn read(
-        &mut self,
-        escape: &mut Escape,
-        pending: &mut VecDeque<u8>,
-        handlers: &Handlers,
-    ) -> bool {
+    fn read(&mut self, escape: &mut Escape, pending: &mut VecDeque<u8>, handlers: &Handlers) -> bool {
         let mut chunk = [0; CHUNK];
         match self.source.read(&mut chunk) {
             Ok(0) => false,
@@ -134,11 +120,7 @@ impl Reader {
                 pending.extend(&chunk[..count]);
                 true
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) =>
-            {
-                true
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => true,
             Err(error) => {
                 // A terminal that is gone reads as EIO: the end of input, too.
                 tracing::debug!(%error, "serial input ends");

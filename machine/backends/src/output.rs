@@ -54,15 +54,8 @@ struct State {
 impl Queue {
     /// An empty queue, or one that discards.
     pub(crate) fn new(discard: bool) -> Result<Arc<Self>, host::HostError> {
-        let state = State {
-            discard,
-            ..State::default()
-        };
-        Ok(Arc::new(Self {
-            state: Mutex::new(state),
-            work: Condvar::new(),
-            abandon: EventFd::new()?,
-        }))
+        let state = State { discard, ..State::default() };
+        Ok(Arc::new(Self { state: Mutex::new(state), work: Condvar::new(), abandon: EventFd::new()? }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,10 +124,7 @@ impl Queue {
                 return false;
             }
             state.idle = true;
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.idle = false;
         if state.bytes.len() < CHUNK && !state.closing {
@@ -165,10 +155,7 @@ impl Queue {
         let file = match target {
             Target::Null => return Ok(()),
             Target::Memory(memory) => {
-                memory
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .extend_from_slice(bytes);
+                memory.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
                 return Ok(());
             }
             Target::File(file) => file,
@@ -183,8 +170,7 @@ impl Queue {
             match file.write(bytes) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => bytes = &bytes[count..],
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -200,9 +186,7 @@ pub struct SerialOutput {
 
 impl SerialOutput {
     pub(crate) fn new(queue: &Arc<Queue>) -> Self {
-        Self {
-            queue: Arc::clone(queue),
-        }
+        Self { queue: Arc::clone(queue) }
     }
 
     /// Takes as many of `bytes` as there is room for, and says how many. Never waits for the host. When it took

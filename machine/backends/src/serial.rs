@@ -95,15 +95,8 @@ impl Serial {
             SerialKind::Null => Self::new(None, Target::Null, None),
             SerialKind::Stderr => Self::new(None, Target::File(duplicate(&io::stderr())?), None),
             SerialKind::File(path) => {
-                let create = |source| SerialError::Create {
-                    path: path.clone(),
-                    source,
-                };
-                Self::new(
-                    None,
-                    Target::File(File::create(path).map_err(create)?),
-                    None,
-                )
+                let create = |source| SerialError::Create { path: path.clone(), source };
+                Self::new(None, Target::File(File::create(path).map_err(create)?), None)
             }
             SerialKind::Stdio => {
                 let (source, raw) = open_stdin()?;
@@ -126,25 +119,12 @@ impl Serial {
     pub fn memory() -> Result<(Self, MemoryPeer), SerialError> {
         let (reader, writer): (PipeReader, PipeWriter) = io::pipe().map_err(SerialError::Stream)?;
         let output = Arc::new(Mutex::new(Vec::new()));
-        let source = Source {
-            file: OwnedFd::from(reader).into(),
-            terminal: false,
-        };
+        let source = Source { file: OwnedFd::from(reader).into(), terminal: false };
         let serial = Self::new(Some(source), Target::Memory(Arc::clone(&output)), None)?;
-        Ok((
-            serial,
-            MemoryPeer {
-                input: writer,
-                output,
-            },
-        ))
+        Ok((serial, MemoryPeer { input: writer, output }))
     }
 
-    fn new(
-        source: Option<Source>,
-        target: Target,
-        raw: Option<RawMode>,
-    ) -> Result<Self, SerialError> {
+    fn new(source: Option<Source>, target: Target, raw: Option<RawMode>) -> Result<Self, SerialError> {
         let handlers = Arc::new(OnceLock::new());
         let nowhere = matches!(target, Target::Null);
         let queue = Queue::new(nowhere)?;
@@ -152,20 +132,10 @@ impl Serial {
             None
         } else {
             let (queue, handlers) = (Arc::clone(&queue), Arc::clone(&handlers));
-            Some(spawn("serial-output", move || {
-                queue.run(target, &handlers)
-            })?)
+            Some(spawn("serial-output", move || queue.run(target, &handlers))?)
         };
         let waker = InputWaker::new()?;
-        Ok(Self {
-            queue,
-            waker,
-            handlers,
-            source,
-            reader: None,
-            writer,
-            raw,
-        })
+        Ok(Self { queue, waker, handlers, source, reader: None, writer, raw })
     }
 
     /// The device's end of the output.
@@ -223,9 +193,7 @@ impl Drop for Serial {
 
 impl std::fmt::Debug for Serial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Serial")
-            .field("raw", &self.raw)
-            .finish_non_exhaustive()
+        f.debug_struct("Serial").field("raw", &self.raw).finish_non_exhaustive()
     }
 }
 
@@ -240,10 +208,7 @@ pub struct MemoryPeer {
 impl MemoryPeer {
     /// What has come out so far. All of it has, once the [`Serial`] is dropped.
     pub fn output(&self) -> Vec<u8> {
-        self.output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -254,22 +219,10 @@ fn open_stdin() -> Result<(Option<Source>, Option<RawMode>), SerialError> {
 
 fn open_input(file: File) -> Result<(Option<Source>, Option<RawMode>), SerialError> {
     if !terminal::is_terminal(file.as_fd()) {
-        return Ok((
-            Some(Source {
-                file,
-                terminal: false,
-            }),
-            None,
-        ));
+        return Ok((Some(Source { file, terminal: false }), None));
     }
     match RawMode::enter(&file) {
-        Ok(raw) => Ok((
-            Some(Source {
-                file,
-                terminal: true,
-            }),
-            Some(raw),
-        )),
+        Ok(raw) => Ok((Some(Source { file, terminal: true }), Some(raw))),
         // Reading would stop us; the machine runs without input instead.
         Err(host::HostError::Background) => {
             tracing::warn!("in the background of its terminal: the serial port gets no input");
@@ -280,18 +233,12 @@ fn open_input(file: File) -> Result<(Option<Source>, Option<RawMode>), SerialErr
 }
 
 fn duplicate(stream: &impl AsFd) -> Result<File, SerialError> {
-    let owned = stream
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(SerialError::Stream)?;
+    let owned = stream.as_fd().try_clone_to_owned().map_err(SerialError::Stream)?;
     Ok(owned.into())
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SerialError> {
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(run)
-        .map_err(SerialError::Thread)
+    thread::Builder::new().name(name.into()).spawn(run).map_err(SerialError::Thread)
 }
 
 fn join(thread: Option<JoinHandle<()>>) {

@@ -99,9 +99,7 @@ fn await_received(device: &Device, notes: &Receiver<Note>, wanted: &[u8]) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|index| (index * 7 + index / 251) as u8)
-        .collect()
+    (0..len).map(|index| (index * 7 + index / 251) as u8).collect()
 }
 
 #[test]
@@ -115,10 +113,7 @@ fn kinds_are_parsed() {
         assert_eq!(text.parse::<SerialKind>().unwrap(), kind);
     }
     for text in ["", "file:", "tty", "STDIO"] {
-        assert!(
-            matches!(text.parse::<SerialKind>(), Err(SerialError::Kind(_))),
-            "{text}"
-        );
+        assert!(matches!(text.parse::<SerialKind>(), Err(SerialError::Kind(_))), "{text}");
     }
 }
 
@@ -145,16 +140,8 @@ fn output_comes_out_in_order_and_to_the_last_byte() {
         std::thread::yield_now();
     }
     drop(serial);
-    assert!(
-        device.to_send.lock().unwrap().is_empty(),
-        "the device was not told of room"
-    );
-    assert!(
-        peer.output() == sent,
-        "{} bytes of {}",
-        peer.output().len(),
-        sent.len()
-    );
+    assert!(device.to_send.lock().unwrap().is_empty(), "the device was not told of room");
+    assert!(peer.output() == sent, "{} bytes of {}", peer.output().len(), sent.len());
 }
 
 #[test]
@@ -168,10 +155,7 @@ fn a_full_queue_refuses_and_tells_later() {
     device.drain();
     // The pipe and the queue are bounded.
     let left = device.to_send.lock().unwrap().len();
-    assert!(
-        left > sent.len() / 2,
-        "all but {left} bytes were taken with nobody reading"
-    );
+    assert!(left > sent.len() / 2, "all but {left} bytes were taken with nobody reading");
     let all = std::thread::spawn(move || {
         let mut all = Vec::new();
         reader.read_to_end(&mut all).unwrap();
@@ -276,10 +260,7 @@ fn a_file_is_made_anew_and_holds_everything() {
     assert_eq!(std::fs::read(&path).unwrap(), b"hello\r\n");
     std::fs::remove_file(&path).unwrap();
     let error = Serial::open(&SerialKind::File("/nonexistent/x".into())).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cannot create /nonexistent/x for the serial port's output"
-    );
+    assert_eq!(error.to_string(), "cannot create /nonexistent/x for the serial port's output");
 }
 
 #[test]

@@ -51,11 +51,7 @@ macro_rules! accessors {
                 unsafe { <$atomic>::from_ptr(pointer) }.store(value.to_le(), Ordering::Release);
             } else {
                 // SAFETY: as for reading.
-                unsafe {
-                    pointer
-                        .cast::<Unaligned<$int>>()
-                        .write_volatile(Unaligned(value.to_le()))
-                };
+                unsafe { pointer.cast::<Unaligned<$int>>().write_volatile(Unaligned(value.to_le())) };
             }
             self.tracking().written(region, offset, LEN);
             Ok(())
@@ -101,43 +97,23 @@ impl GuestRam {
     accessors!(read_u32, write_u32, u32, AtomicU32);
     accessors!(read_u64, write_u64, u64, AtomicU64);
 
-    compare_exchange!(
-        compare_exchange_u32,
-        u32,
-        "lock cmpxchg dword ptr [{host}], {new:e}",
-        "eax"
-    );
-    compare_exchange!(
-        compare_exchange_u64,
-        u64,
-        "lock cmpxchg qword ptr [{host}], {new}",
-        "rax"
-    );
+    compare_exchange!(compare_exchange_u32, u32, "lock cmpxchg dword ptr [{host}], {new:e}", "eax");
+    compare_exchange!(compare_exchange_u64, u64, "lock cmpxchg qword ptr [{host}], {new}", "rax");
 
     /// Fills `buffer` from `gpa` on. On an error the buffer's contents are unspecified.
     pub fn read(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), OutOfRange> {
         let memory = self.as_guest_memory();
-        memory
-            .read_slice(buffer, GuestAddress(gpa))
-            .map_err(|_| OutOfRange {
-                gpa,
-                len: buffer.len(),
-            })
+        memory.read_slice(buffer, GuestAddress(gpa)).map_err(|_| OutOfRange { gpa, len: buffer.len() })
     }
 
     /// Writes all of `bytes` at `gpa`, or nothing where RAM does not hold them.
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
-        let missing = |_| OutOfRange {
-            gpa,
-            len: bytes.len(),
-        };
+        let missing = |_| OutOfRange { gpa, len: bytes.len() };
         if !self.contains(gpa, bytes.len()) {
             return Err(missing(()));
         }
         let memory = self.as_guest_memory();
-        memory
-            .write_slice(bytes, GuestAddress(gpa))
-            .map_err(|_| missing(()))
+        memory.write_slice(bytes, GuestAddress(gpa)).map_err(|_| missing(()))
     }
 
     /// Sets `len` bytes at `gpa` to `value`, or nothing where RAM does not hold them.

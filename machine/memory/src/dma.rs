@@ -34,8 +34,7 @@ impl Dma {
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> bool {
         let mut complete = true;
         for_each_page(gpa, bytes.len(), |address, range| {
-            complete &=
-                address.is_some_and(|address| self.ram.write(address, &bytes[range]).is_ok());
+            complete &= address.is_some_and(|address| self.ram.write(address, &bytes[range]).is_ok());
         });
         complete
     }

@@ -10,8 +10,8 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 
 use crate::tracking::Tracking;
 use crate::{
-    AllocateError, DirtyPages, GuestMemory, HIGH_RAM_START, LOW_RAM_END, OutOfRange, PAGE_SIZE,
-    WatchError, WatchSink, Watcher, WriteLog,
+    AllocateError, DirtyPages, GuestMemory, HIGH_RAM_START, LOW_RAM_END, OutOfRange, PAGE_SIZE, WatchError,
+    WatchSink, Watcher, WriteLog,
 };
 
 /// More than this a process cannot map (47-bit user addresses, half of them left for everything else).
@@ -92,11 +92,7 @@ impl GuestRam {
             let Some(host) = NonNull::new(mapping.as_ptr()) else {
                 return Err(bad_layout);
             };
-            let advice = if options.huge_pages {
-                Advice::HugePage
-            } else {
-                Advice::NoHugePage
-            };
+            let advice = if options.huge_pages { Advice::HugePage } else { Advice::NoHugePage };
             // Advice only: a kernel built without the feature refuses it, and nothing is lost.
             // SAFETY: the range is exactly the mapping just made, which no reference points into.
             unsafe {
@@ -108,16 +104,10 @@ impl GuestRam {
             offset += len;
         }
         let (gpa, len) = layout[0];
-        let memory = GuestMemoryMmap::from_regions(mapped)
-            .map_err(|_| AllocateError::Layout { gpa, len })?;
+        let memory = GuestMemoryMmap::from_regions(mapped).map_err(|_| AllocateError::Layout { gpa, len })?;
         Ok(Self {
             low: regions[0],
-            inner: Arc::new(Inner {
-                regions: regions.into(),
-                memory,
-                tracking,
-                memfd,
-            }),
+            inner: Arc::new(Inner { regions: regions.into(), memory, tracking, memfd }),
         })
     }
 

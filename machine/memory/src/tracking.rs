@@ -54,12 +54,7 @@ impl Tracking {
         let regions = regions.iter().map(|&(gpa, len)| {
             // The caller maps regions of this length, so the numbers fit.
             let pages = (len / PAGE_SIZE) as usize;
-            RegionTracking {
-                gpa,
-                pages,
-                watched: zeroed(pages),
-                dirty: zeroed(pages.div_ceil(64)),
-            }
+            RegionTracking { gpa, pages, watched: zeroed(pages), dirty: zeroed(pages.div_ceil(64)) }
         });
         Self {
             regions: regions.collect(),
@@ -135,16 +130,12 @@ impl Tracking {
     }
 
     pub(crate) fn is_watched(&self, gpa: u64) -> bool {
-        self.region_of(gpa)
-            .is_some_and(|(region, page)| region.watched[page].load(Ordering::Relaxed) != 0)
+        self.region_of(gpa).is_some_and(|(region, page)| region.watched[page].load(Ordering::Relaxed) != 0)
     }
 
     pub(crate) fn start_dirty_log(&self) {
         for region in &self.regions {
-            region
-                .dirty
-                .iter()
-                .for_each(|word| word.store(0, Ordering::Relaxed));
+            region.dirty.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         }
         self.logging.store(true, Ordering::SeqCst);
     }
@@ -155,25 +146,15 @@ impl Tracking {
 
     pub(crate) fn take_dirty(&self) -> DirtyPages {
         let take = |region: &RegionTracking| {
-            (
-                region.gpa,
-                region
-                    .dirty
-                    .iter()
-                    .map(|word| word.swap(0, Ordering::AcqRel))
-                    .collect(),
-            )
+            (region.gpa, region.dirty.iter().map(|word| word.swap(0, Ordering::AcqRel)).collect())
         };
-        DirtyPages {
-            regions: self.regions.iter().map(take).collect(),
-        }
+        DirtyPages { regions: self.regions.iter().map(take).collect() }
     }
 
     fn is_dirty(&self, index: usize, offset: usize) -> bool {
         let region = &self.regions[index];
         let page = offset / PAGE_SIZE as usize;
-        page < region.pages
-            && region.dirty[page / 64].load(Ordering::Acquire) & (1 << (page % 64)) != 0
+        page < region.pages && region.dirty[page / 64].load(Ordering::Acquire) & (1 << (page % 64)) != 0
     }
 }
 
@@ -182,10 +163,7 @@ impl RegionTracking {
     #[inline]
     fn pages_of(&self, offset: usize, len: usize) -> std::ops::Range<usize> {
         let first = offset / PAGE_SIZE as usize;
-        let end = offset
-            .saturating_add(len)
-            .div_ceil(PAGE_SIZE as usize)
-            .min(self.pages);
+        let end = offset.saturating_add(len).div_ceil(PAGE_SIZE as usize).min(self.pages);
         if len == 0 { 0..0 } else { first.min(end)..end }
     }
 }
@@ -217,24 +195,12 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn register(
-        tracking: &Arc<Tracking>,
-        sink: Arc<dyn WatchSink>,
-    ) -> Result<Self, WatchError> {
-        let mut sinks = tracking
-            .sinks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let slot = sinks
-            .iter()
-            .position(Option::is_none)
-            .ok_or(WatchError::TooMany(SLOTS))?;
+    pub(crate) fn register(tracking: &Arc<Tracking>, sink: Arc<dyn WatchSink>) -> Result<Self, WatchError> {
+        let mut sinks = tracking.sinks.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = sinks.iter().position(Option::is_none).ok_or(WatchError::TooMany(SLOTS))?;
         sinks[slot] = Some(sink);
         drop(sinks);
-        Ok(Self {
-            tracking: Arc::clone(tracking),
-            slot,
-        })
+        Ok(Self { tracking: Arc::clone(tracking), slot })
     }
 
     /// Watches the page that holds `gpa`: **before** reading what is translated from it. Says whether there is
@@ -266,12 +232,7 @@ impl Watcher {
     /// Ends all watches of this watcher.
     pub fn unwatch_all(&self) {
         let bit = 1u64 << self.slot;
-        for mask in self
-            .tracking
-            .regions
-            .iter()
-            .flat_map(|region| &region.watched)
-        {
+        for mask in self.tracking.regions.iter().flat_map(|region| &region.watched) {
             // Looking first keeps untouched parts of the table untouched.
             if mask.load(Ordering::Relaxed) & bit != 0 {
                 mask.fetch_and(!bit, Ordering::SeqCst);
@@ -283,18 +244,13 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.unwatch_all();
-        self.tracking
-            .sinks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)[self.slot] = None;
+        self.tracking.sinks.write().unwrap_or_else(PoisonError::into_inner)[self.slot] = None;
     }
 }
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watcher")
-            .field("slot", &self.slot)
-            .finish_non_exhaustive()
+        f.debug_struct("Watcher").field("slot", &self.slot).finish_non_exhaustive()
     }
 }
 
@@ -317,11 +273,7 @@ impl DirtyPages {
 
     /// How many pages there are.
     pub fn count(&self) -> u64 {
-        self.regions
-            .iter()
-            .flat_map(|(_, words)| words)
-            .map(|word| u64::from(word.count_ones()))
-            .sum()
+        self.regions.iter().flat_map(|(_, words)| words).map(|word| u64::from(word.count_ones())).sum()
     }
 }
 
@@ -334,10 +286,7 @@ pub struct WriteLog {
 
 impl WriteLog {
     pub(crate) fn new(tracking: &Arc<Tracking>, region: usize) -> Self {
-        Self {
-            tracking: Arc::clone(tracking),
-            region,
-        }
+        Self { tracking: Arc::clone(tracking), region }
     }
 }
 

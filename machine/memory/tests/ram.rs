@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use memory::{
-    AllocateError, Dma, GuestRam, HIGH_RAM_START, LOW_RAM_END, OutOfRange, RamOptions, WatchError,
-    WatchSink,
+    AllocateError, Dma, GuestRam, HIGH_RAM_START, LOW_RAM_END, OutOfRange, RamOptions, WatchError, WatchSink,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -34,16 +33,10 @@ impl Mailbox {
 #[test]
 fn small_ram_is_one_region_from_zero() {
     let ram = GuestRam::allocate(64 * MIB).unwrap();
-    let [region] = ram.regions() else {
-        panic!("{:?}", ram.regions())
-    };
+    let [region] = ram.regions() else { panic!("{:?}", ram.regions()) };
     assert_eq!((region.gpa, region.len), (0, 64 * MIB));
     assert_eq!(ram.size(), 64 * MIB);
-    assert_eq!(
-        ram.resident().unwrap(),
-        0,
-        "nothing is populated before it is touched"
-    );
+    assert_eq!(ram.resident().unwrap(), 0, "nothing is populated before it is touched");
     ram.write_u8(5 * MIB, 1).unwrap();
     assert_ne!(ram.resident().unwrap(), 0);
 }
@@ -51,26 +44,13 @@ fn small_ram_is_one_region_from_zero() {
 #[test]
 fn large_ram_leaves_the_mmio_hole_free() {
     let ram = GuestRam::allocate(5 << 30).unwrap();
-    let layout: Vec<_> = ram
-        .regions()
-        .iter()
-        .map(|region| (region.gpa, region.len))
-        .collect();
+    let layout: Vec<_> = ram.regions().iter().map(|region| (region.gpa, region.len)).collect();
     assert_eq!(layout, [(0, LOW_RAM_END), (HIGH_RAM_START, 2 << 30)]);
     ram.write_u64(HIGH_RAM_START + 8, 42).unwrap();
     assert_eq!(ram.read_u64(HIGH_RAM_START + 8), Ok(42));
-    assert_eq!(
-        ram.read_u8(LOW_RAM_END),
-        Err(OutOfRange {
-            gpa: LOW_RAM_END,
-            len: 1
-        })
-    );
+    assert_eq!(ram.read_u8(LOW_RAM_END), Err(OutOfRange { gpa: LOW_RAM_END, len: 1 }));
     assert_eq!(ram.host_address(LOW_RAM_END), None);
-    assert!(
-        ram.read_u32(LOW_RAM_END - 2).is_err(),
-        "half of it is missing"
-    );
+    assert!(ram.read_u32(LOW_RAM_END - 2).is_err(), "half of it is missing");
 }
 
 #[test]
@@ -86,10 +66,7 @@ fn bad_layouts_are_refused() {
     ];
     for layout in bad {
         let result = GuestRam::with_layout(layout, RamOptions::default());
-        assert!(
-            matches!(result, Err(AllocateError::Layout { .. })),
-            "{layout:?}"
-        );
+        assert!(matches!(result, Err(AllocateError::Layout { .. })), "{layout:?}");
     }
     assert!(GuestRam::allocate(0).is_err());
     assert!(GuestRam::allocate(!4095).is_err());
@@ -120,25 +97,9 @@ fn edges_are_out_of_range_and_write_nothing() {
     let ram = three_regions();
     let end = 0x2_0000;
     ram.fill(end - 16, 16, 0x11).unwrap();
-    for gpa in [
-        end - 7,
-        end - 1,
-        end,
-        0xf_fffc,
-        0x11_0000,
-        u64::MAX - 3,
-        u64::MAX,
-    ] {
-        assert_eq!(
-            ram.read_u64(gpa),
-            Err(OutOfRange { gpa, len: 8 }),
-            "{gpa:#x}"
-        );
-        assert_eq!(
-            ram.write_u64(gpa, 0),
-            Err(OutOfRange { gpa, len: 8 }),
-            "{gpa:#x}"
-        );
+    for gpa in [end - 7, end - 1, end, 0xf_fffc, 0x11_0000, u64::MAX - 3, u64::MAX] {
+        assert_eq!(ram.read_u64(gpa), Err(OutOfRange { gpa, len: 8 }), "{gpa:#x}");
+        assert_eq!(ram.write_u64(gpa, 0), Err(OutOfRange { gpa, len: 8 }), "{gpa:#x}");
         assert!(ram.compare_exchange_u64(gpa, 0, 1).is_err(), "{gpa:#x}");
         assert!(ram.write(gpa, &[0; 8]).is_err(), "{gpa:#x}");
         assert!(ram.fill(gpa, 8, 0).is_err(), "{gpa:#x}");
@@ -159,11 +120,7 @@ fn compare_exchange_swaps_only_what_it_expects() {
         assert_eq!(ram.compare_exchange_u64(gpa, 7, u64::MAX), Ok(Ok(7)));
         assert_eq!(ram.read_u64(gpa), Ok(u64::MAX));
         assert_eq!(ram.compare_exchange_u32(gpa, u32::MAX, 0), Ok(Ok(u32::MAX)));
-        assert_eq!(
-            ram.read_u64(gpa),
-            Ok(u64::MAX << 32),
-            "only four bytes change"
-        );
+        assert_eq!(ram.read_u64(gpa), Ok(u64::MAX << 32), "only four bytes change");
     }
 }
 
@@ -191,10 +148,7 @@ fn host_addresses_show_the_same_bytes() {
     let ram = three_regions();
     ram.write_u8(0x1_0005, 0x42).unwrap();
     let region = ram.regions()[1];
-    assert_eq!(
-        ram.host_address(0x1_0005).unwrap().as_ptr() as usize,
-        region.host.as_ptr() as usize + 5
-    );
+    assert_eq!(ram.host_address(0x1_0005).unwrap().as_ptr() as usize, region.host.as_ptr() as usize + 5);
     let memory = ram.as_guest_memory();
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1_0005)).unwrap(), 0x42);
     assert_eq!(memory.last_addr(), GuestAddress(0x10_ffff));
@@ -214,9 +168,7 @@ fn watched_pages_report_every_kind_of_write() {
     ram.write(0x2ffe, &[1, 2, 3]).unwrap();
     ram.write_u32(0x3ffe, 9).unwrap();
     ram.compare_exchange_u32(0x3020, 0, 1).unwrap().unwrap();
-    ram.as_guest_memory()
-        .write_obj(7u32, GuestAddress(0x3030))
-        .unwrap();
+    ram.as_guest_memory().write_obj(7u32, GuestAddress(0x3030)).unwrap();
     ram.mark_written(0x3040, 4).unwrap();
     assert!(Dma::new(ram.clone()).write(0x3050, &[1]));
     ram.fill(0x2000, 0x3000, 1).unwrap();
@@ -237,9 +189,7 @@ fn watched_pages_report_every_kind_of_write() {
     ram.write_u64(0x2ff8, 1).unwrap();
     ram.write_u64(0x4000, 1).unwrap();
     ram.read_u64(0x3000).unwrap();
-    ram.compare_exchange_u32(0x3020, 0xdead, 1)
-        .unwrap()
-        .unwrap_err();
+    ram.compare_exchange_u32(0x3020, 0xdead, 1).unwrap().unwrap_err();
     ram.write(0x3000, &[]).unwrap();
     watcher.unwatch(0x3123);
     ram.write_u64(0x3008, 1).unwrap();
@@ -258,28 +208,14 @@ fn watchers_do_not_disturb_each_other() {
     first.unwatch(0x1000);
     assert!(second.watches(0x1000) && !first.watches(0x1000));
     ram.write_u8(0x1000, 1).unwrap();
-    assert_eq!(
-        (boxes[0].drain(), boxes[1].drain()),
-        (vec![], vec![(0x1000, 1)])
-    );
+    assert_eq!((boxes[0].drain(), boxes[1].drain()), (vec![], vec![(0x1000, 1)]));
     drop(second);
-    assert!(
-        !ram.is_watched(0x1000) && !ram.is_watched(0x10_0000),
-        "a dropped watcher leaves nothing behind"
-    );
+    assert!(!ram.is_watched(0x1000) && !ram.is_watched(0x10_0000), "a dropped watcher leaves nothing behind");
 
-    let many: Vec<_> = (0..63)
-        .map(|_| ram.watcher(boxes[0].clone()).unwrap())
-        .collect();
-    assert_eq!(
-        ram.watcher(boxes[0].clone()).unwrap_err(),
-        WatchError::TooMany(64)
-    );
+    let many: Vec<_> = (0..63).map(|_| ram.watcher(boxes[0].clone()).unwrap()).collect();
+    assert_eq!(ram.watcher(boxes[0].clone()).unwrap_err(), WatchError::TooMany(64));
     drop(many);
-    assert!(
-        ram.watcher(boxes[0].clone()).is_ok(),
-        "slots are free again"
-    );
+    assert!(ram.watcher(boxes[0].clone()).is_ok(), "slots are free again");
 }
 
 #[test]
@@ -301,10 +237,7 @@ fn a_translation_of_stale_bytes_is_always_reported() {
             ram.read_u64(0x7000).unwrap()
         });
         let reported = !mailbox.drain().is_empty();
-        assert!(
-            read == round || reported,
-            "round {round}: read stale {read}, and nobody said so"
-        );
+        assert!(read == round || reported, "round {round}: read stale {read}, and nobody said so");
         watcher.unwatch(0x7000);
     }
 }
@@ -319,14 +252,9 @@ fn the_dirty_log_holds_each_written_page_once() {
     ram.write_u64(0x1ffc, 1).unwrap();
     ram.write(0x10_f000, &[0; 4096]).unwrap();
     ram.mark_dirty(0x1_0000, 1).unwrap();
-    ram.as_guest_memory()
-        .write_obj(1u8, GuestAddress(0x4000))
-        .unwrap();
+    ram.as_guest_memory().write_obj(1u8, GuestAddress(0x4000)).unwrap();
     let dirty = ram.take_dirty();
-    assert_eq!(
-        dirty.iter().collect::<Vec<_>>(),
-        [0x1000, 0x2000, 0x4000, 0x1_0000, 0x10_f000]
-    );
+    assert_eq!(dirty.iter().collect::<Vec<_>>(), [0x1000, 0x2000, 0x4000, 0x1_0000, 0x10_f000]);
     assert_eq!(dirty.count(), 5);
     assert_eq!(ram.take_dirty().count(), 0, "taken is taken");
     ram.write_u8(0x5000, 1).unwrap();

@@ -16,11 +16,7 @@ impl Invalid {
 
 /// `Ok` if `condition` holds, else [`Invalid`] with `what` is wrong.
 pub fn require(condition: bool, what: &'static str) -> Result<(), Invalid> {
-    if condition {
-        Ok(())
-    } else {
-        Err(Invalid::new(what))
-    }
+    if condition { Ok(()) } else { Err(Invalid::new(what)) }
 }
 
 /// State could not be written.

@@ -44,8 +44,7 @@ impl RawSection<'_> {
 
 /// Whether a kind is one that files may carry: printable, so that it can stand in messages.
 pub(crate) fn kind_is_valid(kind: &[u8]) -> bool {
-    let plain =
-        |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+    let plain = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.');
     (1..=MAX_KIND).contains(&kind.len()) && kind.iter().all(plain)
 }
 
@@ -58,10 +57,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<RawSection<'_>>, ReadError> {
     }
     let found = u16::from_le_bytes(input.array()?);
     if found != FORMAT {
-        return Err(ReadError::Format {
-            found,
-            known: FORMAT,
-        });
+        return Err(ReadError::Format { found, known: FORMAT });
     }
     let header = input.offset;
     let count = u32::from_le_bytes(input.array()?) as usize;
@@ -94,9 +90,7 @@ struct Input<'a> {
 impl<'a> Input<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], ReadError> {
         let rest = &self.bytes[self.offset..];
-        let taken = rest.get(..len).ok_or(ReadError::Truncated {
-            offset: self.bytes.len(),
-        })?;
+        let taken = rest.get(..len).ok_or(ReadError::Truncated { offset: self.bytes.len() })?;
         self.offset += len;
         Ok(taken)
     }
@@ -124,16 +118,8 @@ impl<'a> Input<'a> {
         let kind = std::str::from_utf8(kind).map_err(|_| bad)?;
         let body = self.take(body_len as usize)?;
         if checksum(header, body) != stored {
-            return Err(ReadError::Checksum {
-                kind: kind.to_owned(),
-                instance,
-            });
+            return Err(ReadError::Checksum { kind: kind.to_owned(), instance });
         }
-        Ok(RawSection {
-            kind,
-            instance,
-            version,
-            body,
-        })
+        Ok(RawSection { kind, instance, version, body })
     }
 }

@@ -42,10 +42,7 @@ impl<T> Before<T> for NoOlder {
 
 impl<S: Saved, T: From<S>> Before<T> for S {
     const NUMBER: u16 = {
-        assert!(
-            S::VERSION == <S::Older as Before<S>>::NUMBER + 1,
-            "a version follows its older one by one"
-        );
+        assert!(S::VERSION == <S::Older as Before<S>>::NUMBER + 1, "a version follows its older one by one");
         S::VERSION
     };
 
@@ -128,12 +125,7 @@ impl<P: Persist> Unit for P {
     }
 
     fn prepare<'a>(&'a mut self, section: &SectionRef<'_>) -> Result<Commit<'a>, ReadError> {
-        let &RawSection {
-            instance,
-            version,
-            body,
-            ..
-        } = section.0;
+        let &RawSection { instance, version, body, .. } = section.0;
         let kind = || P::KIND.to_owned();
         let state = <P::State as Before<P::State>>::decode(version, body)
             .ok_or_else(|| ReadError::Version {
@@ -142,16 +134,8 @@ impl<P: Persist> Unit for P {
                 found: version,
                 known: self.version(),
             })?
-            .map_err(|source| ReadError::Decode {
-                kind: kind(),
-                instance,
-                source,
-            })?;
-        self.check(&state).map_err(|source| ReadError::Invalid {
-            kind: kind(),
-            instance,
-            source,
-        })?;
+            .map_err(|source| ReadError::Decode { kind: kind(), instance, source })?;
+        self.check(&state).map_err(|source| ReadError::Invalid { kind: kind(), instance, source })?;
         Ok(Box::new(move || self.commit(state)))
     }
 }

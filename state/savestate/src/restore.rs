@@ -20,10 +20,7 @@ impl<'a> Sections<'a> {
         for section in format::parse(file)? {
             let (kind, instance) = (section.kind, section.instance);
             if sections.insert((kind, instance), section).is_some() {
-                return Err(ReadError::Duplicate {
-                    kind: kind.to_owned(),
-                    instance,
-                });
+                return Err(ReadError::Duplicate { kind: kind.to_owned(), instance });
             }
         }
         Ok(Self { sections })
@@ -31,14 +28,9 @@ impl<'a> Sections<'a> {
 
     /// Kind, instance, version and body length of each section, sorted.
     pub fn list(&self) -> impl Iterator<Item = (&'a str, u32, u16, usize)> + '_ {
-        self.sections.values().map(|section| {
-            (
-                section.kind,
-                section.instance,
-                section.version,
-                section.body.len(),
-            )
-        })
+        self.sections
+            .values()
+            .map(|section| (section.kind, section.instance, section.version, section.body.len()))
     }
 
     /// Holds the file against the units of a machine, each with its instance. Every unit must have its section
@@ -54,24 +46,15 @@ impl<'a> Sections<'a> {
         let mut taken = std::collections::BTreeSet::new();
         for (instance, unit) in units {
             let kind = unit.kind();
-            assert!(
-                taken.insert((kind, instance)),
-                "two units {kind}/{instance}"
-            );
-            let section =
-                self.sections
-                    .remove(&(kind, instance))
-                    .ok_or_else(|| ReadError::Missing {
-                        kind: kind.to_owned(),
-                        instance,
-                    })?;
+            assert!(taken.insert((kind, instance)), "two units {kind}/{instance}");
+            let section = self
+                .sections
+                .remove(&(kind, instance))
+                .ok_or_else(|| ReadError::Missing { kind: kind.to_owned(), instance })?;
             commits.push(unit.prepare(&SectionRef(&section))?);
         }
         match self.sections.into_keys().next() {
-            Some((kind, instance)) => Err(ReadError::Unknown {
-                kind: kind.to_owned(),
-                instance,
-            }),
+            Some((kind, instance)) => Err(ReadError::Unknown { kind: kind.to_owned(), instance }),
             None => Ok(Checked { commits }),
         }
     }
@@ -94,8 +77,6 @@ impl Checked<'_> {
 
 impl fmt::Debug for Checked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Checked")
-            .field("sections", &self.commits.len())
-            .finish()
+        f.debug_struct("Checked").field("sections", &self.commits.len()).finish()
     }
 }

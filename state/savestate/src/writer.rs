@@ -24,30 +24,15 @@ impl Writer {
         // Our own bug, not the user's: no file with such a kind could be read.
         assert!(kind_is_valid(kind.as_bytes()), "section kind {kind:?}");
         if self.seen.contains(&(kind, instance)) {
-            return Err(SaveError::Duplicate {
-                kind: kind.to_owned(),
-                instance,
-            });
+            return Err(SaveError::Duplicate { kind: kind.to_owned(), instance });
         }
-        let body = unit.encode().map_err(|source| SaveError::Encode {
-            kind: kind.to_owned(),
-            instance,
-            source,
-        })?;
+        let body =
+            unit.encode().map_err(|source| SaveError::Encode { kind: kind.to_owned(), instance, source })?;
         if body.len() as u64 > MAX_BODY || self.seen.len() >= MAX_SECTIONS {
-            return Err(SaveError::TooLarge {
-                kind: kind.to_owned(),
-                instance,
-            });
+            return Err(SaveError::TooLarge { kind: kind.to_owned(), instance });
         }
         self.seen.insert((kind, instance));
-        RawSection {
-            kind,
-            instance,
-            version: unit.version(),
-            body: &body,
-        }
-        .encode(&mut self.sections);
+        RawSection { kind, instance, version: unit.version(), body: &body }.encode(&mut self.sections);
         Ok(())
     }
 

@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 use savestate::{
-    Checked, Invalid, NoOlder, Persist, ReadError, SaveError, Saved, Sections, Unit, Writer,
-    require,
+    Checked, Invalid, NoOlder, Persist, ReadError, SaveError, Saved, Sections, Unit, Writer, require,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,11 +55,7 @@ impl From<CounterStateV1> for CounterStateV2 {
 
 impl From<CounterStateV2> for CounterStateV3 {
     fn from(CounterStateV2 { value, limit }: CounterStateV2) -> Self {
-        Self {
-            value,
-            limit,
-            name: "unnamed".into(),
-        }
+        Self { value, limit, name: "unnamed".into() }
     }
 }
 
@@ -108,10 +103,7 @@ impl Persist for OldCounter<(u32, u32)> {
     type State = CounterStateV2;
 
     fn save(&self) -> CounterStateV2 {
-        CounterStateV2 {
-            value: self.0.0,
-            limit: self.0.1,
-        }
+        CounterStateV2 { value: self.0.0, limit: self.0.1 }
     }
 
     fn check(&self, _: &CounterStateV2) -> Result<(), Invalid> {
@@ -142,9 +134,7 @@ impl Persist for Fifo {
     type State = FifoStateV1;
 
     fn save(&self) -> FifoStateV1 {
-        FifoStateV1 {
-            bytes: self.0.clone(),
-        }
+        FifoStateV1 { bytes: self.0.clone() }
     }
 
     fn check(&self, state: &FifoStateV1) -> Result<(), Invalid> {
@@ -157,11 +147,7 @@ impl Persist for Fifo {
 }
 
 fn counter(value: u32) -> Counter {
-    Counter {
-        value,
-        limit: 1000,
-        name: format!("counter {value}"),
-    }
+    Counter { value, limit: 1000, name: format!("counter {value}") }
 }
 
 fn save(units: &[(u32, &dyn Unit)]) -> Vec<u8> {
@@ -182,11 +168,7 @@ struct Machine {
 
 impl Machine {
     fn example() -> Self {
-        Self {
-            first: counter(1),
-            second: counter(2),
-            fifo: Fifo(vec![1, 2, 3]),
-        }
+        Self { first: counter(1), second: counter(2), fifo: Fifo(vec![1, 2, 3]) }
     }
 
     fn save(&self) -> Vec<u8> {
@@ -194,11 +176,7 @@ impl Machine {
     }
 
     fn restore(&mut self, file: &[u8]) -> Result<(), ReadError> {
-        let Self {
-            first,
-            second,
-            fifo,
-        } = self;
+        let Self { first, second, fifo } = self;
         let units: [(u32, &mut dyn Unit); 3] = [(0, first), (1, second), (0, fifo)];
         Sections::parse(file)?.check(units)?.commit();
         Ok(())
@@ -220,10 +198,8 @@ fn a_machine_comes_back_whole() {
     machine.restore(&file).unwrap();
     assert_eq!(machine, Machine::example());
     let sections = Sections::parse(&file).unwrap();
-    let list: Vec<_> = sections
-        .list()
-        .map(|(kind, instance, version, _)| (kind, instance, version))
-        .collect();
+    let list: Vec<_> =
+        sections.list().map(|(kind, instance, version, _)| (kind, instance, version)).collect();
     assert_eq!(list, [("counter", 0, 3), ("counter", 1, 3), ("fifo", 0, 1)]);
 }
 
@@ -231,47 +207,19 @@ fn a_machine_comes_back_whole() {
 fn older_versions_are_converted_step_by_step() {
     let mut now = Counter::default();
     let file = save(&[(0, &OldCounter(7u32))]);
-    Sections::parse(&file)
-        .unwrap()
-        .check([(0, &mut now as _)])
-        .unwrap()
-        .commit();
-    assert_eq!(
-        now,
-        Counter {
-            value: 7,
-            limit: 100,
-            name: "unnamed".into()
-        }
-    );
+    Sections::parse(&file).unwrap().check([(0, &mut now as _)]).unwrap().commit();
+    assert_eq!(now, Counter { value: 7, limit: 100, name: "unnamed".into() });
     let file = save(&[(0, &OldCounter((8u32, 9u32)))]);
-    Sections::parse(&file)
-        .unwrap()
-        .check([(0, &mut now as _)])
-        .unwrap()
-        .commit();
-    assert_eq!(
-        now,
-        Counter {
-            value: 8,
-            limit: 9,
-            name: "unnamed".into()
-        }
-    );
+    Sections::parse(&file).unwrap().check([(0, &mut now as _)]).unwrap().commit();
+    assert_eq!(now, Counter { value: 8, limit: 9, name: "unnamed".into() });
 }
 
 #[test]
 fn newer_versions_are_refused_by_name() {
     let file = save(&[(0, &counter(1))]);
     let mut old = OldCounter(5u32);
-    let error = Sections::parse(&file)
-        .unwrap()
-        .check([(0, &mut old as _)])
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "section counter/0 has version 3; this popf reads up to 1"
-    );
+    let error = Sections::parse(&file).unwrap().check([(0, &mut old as _)]).unwrap_err();
+    assert_eq!(error.to_string(), "section counter/0 has version 3; this popf reads up to 1");
     assert_eq!(old.0, 5);
 }
 
@@ -282,41 +230,22 @@ fn one_bad_section_leaves_every_unit_alone() {
     bad.fifo.0 = vec![0; 17];
     let error = Machine::refuse(&bad.save());
     assert_eq!(error.to_string(), "section fifo/0 is not valid");
-    assert_eq!(
-        std::error::Error::source(&error).unwrap().to_string(),
-        "more than 16 bytes"
-    );
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "more than 16 bytes");
     let mut bad = Machine::example();
     bad.second.limit = 0;
-    assert!(matches!(
-        Machine::refuse(&bad.save()),
-        ReadError::Invalid { instance: 1, .. }
-    ));
+    assert!(matches!(Machine::refuse(&bad.save()), ReadError::Invalid { instance: 1, .. }));
 }
 
 #[test]
 fn sections_and_units_must_match_exactly() {
-    let Machine {
-        first,
-        second,
-        fifo,
-    } = Machine::example();
+    let Machine { first, second, fifo } = Machine::example();
     let missing = save(&[(0, &first), (1, &second)]);
-    assert_eq!(
-        Machine::refuse(&missing).to_string(),
-        "section fifo/0 is missing"
-    );
+    assert_eq!(Machine::refuse(&missing).to_string(), "section fifo/0 is missing");
     let extra = save(&[(0, &first), (1, &second), (0, &fifo), (2, &first)]);
-    assert_eq!(
-        Machine::refuse(&extra).to_string(),
-        "section counter/2 belongs to nothing in this machine"
-    );
+    assert_eq!(Machine::refuse(&extra).to_string(), "section counter/2 belongs to nothing in this machine");
     let mut writer = Writer::new();
     writer.add(0, &first).unwrap();
-    assert!(matches!(
-        writer.add(0, &second),
-        Err(SaveError::Duplicate { instance: 0, .. })
-    ));
+    assert!(matches!(writer.add(0, &second), Err(SaveError::Duplicate { instance: 0, .. })));
 }
 
 #[test]
@@ -326,10 +255,7 @@ fn a_section_that_occurs_twice_is_refused() {
     let mut twice = one.clone();
     twice[10] = 2;
     twice.extend_from_slice(&one[one.len() - header..]);
-    assert!(matches!(
-        Sections::parse(&twice),
-        Err(ReadError::Duplicate { .. })
-    ));
+    assert!(matches!(Sections::parse(&twice), Err(ReadError::Duplicate { .. })));
 }
 
 #[test]
@@ -345,10 +271,7 @@ fn files_cut_off_anywhere_are_refused() {
     }
     let mut longer = file;
     longer.push(0);
-    assert!(matches!(
-        Machine::refuse(&longer),
-        ReadError::Trailing { extra: 1 }
-    ));
+    assert!(matches!(Machine::refuse(&longer), ReadError::Trailing { extra: 1 }));
 }
 
 #[test]
@@ -379,10 +302,7 @@ fn lengths_are_not_believed() {
     let count = b"popfsave\x01\0\xff\xff\xff\xff";
     assert!(matches!(Machine::refuse(count), ReadError::Header { .. }));
     let format = b"popfsave\x02\0\0\0\0\0";
-    assert!(matches!(
-        Machine::refuse(format),
-        ReadError::Format { found: 2, known: 1 }
-    ));
+    assert!(matches!(Machine::refuse(format), ReadError::Format { found: 2, known: 1 }));
 }
 
 /// A file of one FIFO section around any body, its checksum right: what a malicious file looks like.
@@ -395,9 +315,7 @@ fn fifo_with_body(body: &[u8]) -> Vec<u8> {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             use serde::ser::SerializeTuple;
             let mut tuple = serializer.serialize_tuple(self.0.len())?;
-            self.0
-                .iter()
-                .try_for_each(|byte| tuple.serialize_element(byte))?;
+            self.0.iter().try_for_each(|byte| tuple.serialize_element(byte))?;
             tuple.end()
         }
     }
@@ -423,27 +341,14 @@ fn fifo_with_body(body: &[u8]) -> Vec<u8> {
 fn bodies_with_a_right_checksum_are_not_believed_either() {
     let mut fifo = Fifo::default();
     // A vector of 2^64 - 1 bytes; one that ends early; one with bytes behind it.
-    let bodies: [&[u8]; 3] = [
-        &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
-        &[5, 1, 2],
-        &[1, 1, 2],
-    ];
+    let bodies: [&[u8]; 3] =
+        [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], &[5, 1, 2], &[1, 1, 2]];
     for body in bodies {
         let file = fifo_with_body(body);
-        let error = Sections::parse(&file)
-            .unwrap()
-            .check([(0, &mut fifo as _)])
-            .unwrap_err();
-        assert!(
-            matches!(error, ReadError::Decode { .. }),
-            "{body:?}: {error}"
-        );
+        let error = Sections::parse(&file).unwrap().check([(0, &mut fifo as _)]).unwrap_err();
+        assert!(matches!(error, ReadError::Decode { .. }), "{body:?}: {error}");
     }
-    Sections::parse(&fifo_with_body(&[2, 8, 9]))
-        .unwrap()
-        .check([(0, &mut fifo as _)])
-        .unwrap()
-        .commit();
+    Sections::parse(&fifo_with_body(&[2, 8, 9])).unwrap().check([(0, &mut fifo as _)]).unwrap().commit();
     assert_eq!(fifo.0, [8, 9]);
 }
 
