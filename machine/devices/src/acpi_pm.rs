@@ -231,21 +231,23 @@ impl PortDevice for AcpiPm {
     }
 }
 
+mod saved;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Calls, FakeClock, FakeTimer, Probe};
 
-    struct Bench {
-        clock: Arc<FakeClock>,
-        timer: FakeTimer,
-        sci: Probe,
-        off: Calls,
-        pm: AcpiPm,
+    pub(super) struct Bench {
+        pub clock: Arc<FakeClock>,
+        pub timer: FakeTimer,
+        pub sci: Probe,
+        pub off: Calls,
+        pub pm: AcpiPm,
     }
 
     impl Bench {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let clock = FakeClock::new();
             let (timer, sci, off) = (FakeTimer::default(), Probe::default(), Calls::default());
             let pm = AcpiPm::new(clock.clone(), timer.boxed(), sci.line(), off.notify());

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use savestate::{Persist, Sections, Unit, Writer};
+
 use crate::wiring::{IrqLine, IrqSink, Notify, Timer, VmClock, WallClock, lock};
 
 /// A clock that stands still until it is told to go on.
@@ -110,4 +112,26 @@ impl Calls {
     pub fn take(&self) -> u64 {
         self.0.swap(0, Ordering::SeqCst)
     }
+}
+
+/// Saves `from` to a file and restores `to` from it.
+pub fn transplant<P: Persist>(from: &P, to: &mut P) {
+    let mut writer = Writer::new();
+    writer.add(0, from).expect("saves");
+    let file = writer.finish();
+    let sections = Sections::parse(&file).expect("reads");
+    sections.check([(0, to as &mut dyn Unit)]).expect("fits").commit();
+}
+
+/// Whether `unit` refuses its own state after each of these changes; and accepts it before, or the changes
+/// would prove nothing.
+pub fn refuses<P: Persist>(unit: &P, changes: &[fn(&mut P::State)]) -> bool {
+    unit.check(&unit.save()).expect("its own state");
+    changes.iter().enumerate().all(|(number, change)| {
+        let mut state = unit.save();
+        change(&mut state);
+        let refused = unit.check(&state).is_err();
+        assert!(refused, "change {number} was accepted");
+        refused
+    })
 }

@@ -219,3 +219,5 @@ impl MmioDevice for IoApic {
         }
     }
 }
+
+mod saved;

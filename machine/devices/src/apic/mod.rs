@@ -13,6 +13,7 @@ pub mod local;
 mod msr;
 pub mod port;
 mod registers;
+mod saved;
 mod timer;
 
 pub use bus::{ApicBus, Destination, Message};

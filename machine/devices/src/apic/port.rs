@@ -61,9 +61,9 @@ pub(super) mod error {
 /// See the module. All vCPUs' ports stand on one [`super::ApicBus`].
 pub struct ApicPort {
     // Configuration.
-    id: u32,
+    pub(super) id: u32,
     // Wiring.
-    wake: Arc<dyn Wake>,
+    pub(super) wake: Arc<dyn Wake>,
     // Volatile state: what the owner shows to others,
     pub(super) modes: AtomicU32,
     pub(super) ldr: AtomicU32,

@@ -30,19 +30,19 @@ impl Wake for Waker {
     }
 }
 
-struct Bench {
-    clock: Arc<FakeClock>,
-    timers: Vec<FakeTimer>,
-    wakes: Vec<Calls>,
-    bus: Arc<ApicBus>,
-    pic: Arc<Mutex<Pic>>,
-    io_apic: Arc<Mutex<IoApic>>,
-    cpus: Vec<LocalApic>,
+pub(super) struct Bench {
+    pub clock: Arc<FakeClock>,
+    pub timers: Vec<FakeTimer>,
+    pub wakes: Vec<Calls>,
+    pub bus: Arc<ApicBus>,
+    pub pic: Arc<Mutex<Pic>>,
+    pub io_apic: Arc<Mutex<IoApic>>,
+    pub cpus: Vec<LocalApic>,
 }
 
 impl Bench {
     /// All software-enabled.
-    fn new(cpus: usize) -> Self {
+    pub fn new(cpus: usize) -> Self {
         let mut bench = Self::cold(cpus);
         for cpu in 0..cpus {
             bench.write(cpu, 0xf0, 0x1ff);
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// As after power-on.
-    fn cold(cpus: usize) -> Self {
+    pub fn cold(cpus: usize) -> Self {
         let clock = FakeClock::new();
         let wakes: Vec<Calls> = (0..cpus).map(|_| Calls::default()).collect();
         let timers: Vec<FakeTimer> = (0..cpus).map(|_| FakeTimer::default()).collect();
@@ -73,35 +73,35 @@ impl Bench {
         Self { clock, timers, wakes, bus, pic, io_apic, cpus }
     }
 
-    fn read(&mut self, cpu: usize, offset: u64) -> u32 {
+    pub fn read(&mut self, cpu: usize, offset: u64) -> u32 {
         let mut data = [0; 4];
         self.cpus[cpu].read(offset, &mut data);
         u32::from_le_bytes(data)
     }
 
-    fn write(&mut self, cpu: usize, offset: u64, value: u32) {
+    pub fn write(&mut self, cpu: usize, offset: u64, value: u32) {
         self.cpus[cpu].write(offset, &value.to_le_bytes());
     }
 
     /// Writes the interrupt command register.
-    fn command(&mut self, cpu: usize, high: u32, low: u32) {
+    pub fn command(&mut self, cpu: usize, high: u32, low: u32) {
         self.write(cpu, 0x310, high);
         self.write(cpu, 0x300, low);
     }
 
     /// Sets both halves of a redirection entry.
-    fn redirect(&mut self, pin: u8, high: u32, low: u32) {
+    pub fn redirect(&mut self, pin: u8, high: u32, low: u32) {
         self.write_io(0x11 + 2 * pin, high);
         self.write_io(0x10 + 2 * pin, low);
     }
 
-    fn write_io(&mut self, register: u8, value: u32) {
+    pub fn write_io(&mut self, register: u8, value: u32) {
         let mut io_apic = lock(&self.io_apic);
         io_apic.write(0, &[register]);
         io_apic.write(0x10, &value.to_le_bytes());
     }
 
-    fn read_io(&mut self, register: u8) -> u32 {
+    pub fn read_io(&mut self, register: u8) -> u32 {
         let mut io_apic = lock(&self.io_apic);
         let mut data = [0; 4];
         io_apic.write(0, &[register]);
@@ -109,12 +109,12 @@ impl Bench {
         u32::from_le_bytes(data)
     }
 
-    fn pin(&self, pin: u32, asserted: bool) {
+    pub fn pin(&self, pin: u32, asserted: bool) {
         self.io_apic.set_irq(pin, asserted);
     }
 
     /// Lets time pass, and alarms go off.
-    fn advance(&mut self, ns: u64) {
+    pub fn advance(&mut self, ns: u64) {
         self.clock.advance(ns);
         let now = crate::wiring::VmClock::now(&*self.clock);
         for (cpu, timer) in self.timers.iter().enumerate() {
@@ -125,7 +125,7 @@ impl Bench {
     }
 
     /// Takes all interrupts in turn, ending each, as a processor with interrupts enabled does.
-    fn drain(&mut self, cpu: usize) -> Vec<u8> {
+    pub fn drain(&mut self, cpu: usize) -> Vec<u8> {
         let mut vectors = Vec::new();
         while let Some(vector) = self.cpus[cpu].acknowledge() {
             vectors.push(vector);
@@ -136,11 +136,11 @@ impl Bench {
     }
 
     /// All that each CPU takes.
-    fn drain_all(&mut self) -> Vec<Vec<u8>> {
+    pub fn drain_all(&mut self) -> Vec<Vec<u8>> {
         (0..self.cpus.len()).map(|cpu| self.drain(cpu)).collect()
     }
 
-    fn wakes(&self) -> Vec<u64> {
+    pub fn wakes(&self) -> Vec<u64> {
         self.wakes.iter().map(Calls::take).collect()
     }
 }

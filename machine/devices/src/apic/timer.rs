@@ -64,7 +64,7 @@ impl LocalApic {
     }
 
     /// Sets or cancels the alarm by the deadline.
-    fn arm(&self) {
+    pub(super) fn arm(&self) {
         match self.regs.timer.deadline {
             Some(deadline) => self.wiring.timer.arm(deadline),
             None => self.wiring.timer.cancel(),

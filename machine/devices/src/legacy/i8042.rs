@@ -243,39 +243,41 @@ impl PortDevice for I8042 {
     }
 }
 
+mod saved;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Calls, Probe};
 
-    struct Bench {
-        irq1: Probe,
-        irq12: Probe,
-        resets: Calls,
-        chip: I8042,
+    pub(super) struct Bench {
+        pub irq1: Probe,
+        pub irq12: Probe,
+        pub resets: Calls,
+        pub chip: I8042,
     }
 
     impl Bench {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let (irq1, irq12, resets) = (Probe::default(), Probe::default(), Calls::default());
             let chip = I8042::new(irq1.line(), irq12.line(), resets.notify());
             Self { irq1, irq12, resets, chip }
         }
 
-        fn data(&mut self, value: u8) {
+        pub fn data(&mut self, value: u8) {
             self.chip.write(0, 1, value.into());
         }
 
-        fn command(&mut self, value: u8) {
+        pub fn command(&mut self, value: u8) {
             self.chip.write(4, 1, value.into());
         }
 
         /// Status, data, status.
-        fn answer(&mut self) -> [u32; 3] {
+        pub fn answer(&mut self) -> [u32; 3] {
             [self.chip.read(4, 1), self.chip.read(0, 1), self.chip.read(4, 1)]
         }
 
-        fn irqs(&self) -> (bool, bool) {
+        pub fn irqs(&self) -> (bool, bool) {
             (self.irq1.level(), self.irq12.level())
         }
     }

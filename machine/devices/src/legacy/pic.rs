@@ -364,5 +364,6 @@ impl PortDevice for Pic {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

@@ -212,5 +212,6 @@ impl PortDevice for Pit {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

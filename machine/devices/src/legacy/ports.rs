@@ -59,6 +59,7 @@ impl ResetControl {
     /// Resets when it rises.
     const RCPU: u8 = 0x04;
     const FULL: u8 = 0x08;
+    const KEPT: u8 = Self::SRST | Self::RCPU | Self::FULL;
 
     /// The register. `reset` is called when the machine is to be reset.
     pub fn new(reset: Notify) -> Self {
@@ -82,7 +83,7 @@ impl PortDevice for ResetControl {
 
     fn write(&mut self, _offset: u16, _size: u8, value: u32) {
         let rises = value as u8 & !self.value;
-        self.value = value as u8 & (Self::SRST | Self::RCPU | Self::FULL);
+        self.value = value as u8 & Self::KEPT;
         if rises & Self::RCPU != 0 {
             (self.reset)();
         }
@@ -178,6 +179,8 @@ impl PortDevice for DebugConsole {
         self.sink.write(&[value as u8]);
     }
 }
+
+mod saved;
 
 #[cfg(test)]
 mod tests {

@@ -410,5 +410,6 @@ impl PortDevice for Rtc {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

@@ -334,14 +334,7 @@ impl Registers {
 
     fn write_mcr(&mut self, value: u8) {
         self.mcr = value & mcr::ALL;
-        let lines = if self.mcr & mcr::LOOP == 0 {
-            msr::CONNECTED
-        } else {
-            [(mcr::RTS, msr::CTS), (mcr::DTR, msr::DSR), (mcr::OUT1, msr::RI), (mcr::OUT2, msr::DCD)]
-                .iter()
-                .filter(|(output, _)| self.mcr & output != 0)
-                .fold(0, |lines, (_, input)| lines | input)
-        };
+        let lines = modem_lines(self.mcr);
         let changed = self.msr ^ lines;
         let mut deltas = self.msr & msr::DELTAS;
         if changed & msr::CTS != 0 {
@@ -359,6 +352,17 @@ impl Registers {
         }
         self.msr = lines | deltas;
     }
+}
+
+/// The upper half of the modem status register: the other end's lines, or our own in loop-back.
+fn modem_lines(mcr: u8) -> u8 {
+    if mcr & mcr::LOOP == 0 {
+        return msr::CONNECTED;
+    }
+    [(mcr::RTS, msr::CTS), (mcr::DTR, msr::DSR), (mcr::OUT1, msr::RI), (mcr::OUT2, msr::DCD)]
+        .iter()
+        .filter(|(output, _)| mcr & output != 0)
+        .fold(0, |lines, (_, input)| lines | input)
 }
 
 impl PortDevice for Uart {
@@ -417,5 +421,6 @@ impl PortDevice for Uart {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

@@ -67,17 +67,20 @@ pub struct Bar {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpace {
     // Configuration.
-    writable: [u8; 256],
-    bars: [Option<(BarKind, u64)>; 6],
+    pub(super) writable: [u8; 256],
+    pub(super) bars: [Option<(BarKind, u64)>; 6],
     /// Where the next capability goes.
-    free: usize,
+    pub(super) free: usize,
     /// The last capability's offset, or 0.
-    last: usize,
+    pub(super) last: usize,
     // Volatile state.
-    bytes: [u8; 256],
+    pub(super) bytes: [u8; 256],
 }
 
 impl ConfigSpace {
+    /// Where the status register is.
+    pub(super) const STATUS: std::ops::Range<usize> = offset::STATUS..offset::STATUS + 2;
+
     /// A function without base address registers and capabilities. `class` is base class, subclass and
     /// programming interface in 24 bits.
     pub fn new(vendor: u16, device: u16, class: u32, revision: u8) -> Self {

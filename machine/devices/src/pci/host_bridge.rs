@@ -18,7 +18,7 @@ const OWN_REGISTERS: std::ops::RangeInclusive<u8> = 0x50..=0x93;
 /// The bridge.
 pub struct HostBridge {
     // Volatile state.
-    config: ConfigSpace,
+    pub(super) config: ConfigSpace,
 }
 
 impl Default for HostBridge {

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod host_bridge;
 pub mod root;
+mod saved;
 
 pub use config::{Bar, BarKind, ConfigSpace};
 pub use host_bridge::HostBridge;

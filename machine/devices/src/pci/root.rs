@@ -21,7 +21,7 @@ pub struct SlotError {
 }
 
 /// CONFIG_ADDRESS.
-mod address {
+pub(super) mod address {
     pub const ENABLE: u32 = 1 << 31;
     pub const BUS: u32 = 0x00ff_0000;
     /// Bits that can be set.
@@ -32,9 +32,9 @@ mod address {
 pub struct PciRoot {
     // Wiring.
     /// By device and function.
-    functions: Vec<Option<SharedPciDevice>>,
+    pub(super) functions: Vec<Option<SharedPciDevice>>,
     // Volatile state.
-    config_address: u32,
+    pub(super) config_address: u32,
 }
 
 impl Default for PciRoot {

@@ -3,16 +3,16 @@
 use super::*;
 use crate::testing::{FakeClock, FakeTimer, Probe};
 
-struct Bench {
-    clock: Arc<FakeClock>,
-    timer: FakeTimer,
-    irq0: Probe,
-    pit: Pit,
-    tick: i64,
+pub(super) struct Bench {
+    pub clock: Arc<FakeClock>,
+    pub timer: FakeTimer,
+    pub irq0: Probe,
+    pub pit: Pit,
+    pub tick: i64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let clock = FakeClock::new();
         let (timer, irq0) = (FakeTimer::default(), Probe::default());
         let pit = Pit::new(clock.clone(), timer.boxed(), irq0.line());
@@ -20,7 +20,7 @@ impl Bench {
     }
 
     /// Lets this many ticks pass, and the alarm go off.
-    fn advance(&mut self, ticks: i64) {
+    pub fn advance(&mut self, ticks: i64) {
         self.tick += ticks;
         let now = nanoseconds(self.tick);
         loop {
@@ -35,41 +35,41 @@ impl Bench {
         }
     }
 
-    fn read(&mut self, register: u16) -> u8 {
+    pub fn read(&mut self, register: u16) -> u8 {
         self.pit.read(register, 1) as u8
     }
 
-    fn write(&mut self, register: u16, value: u8) {
+    pub fn write(&mut self, register: u16, value: u8) {
         self.pit.write(register, 1, value.into());
     }
 
     /// Programs a counter with both bytes of a count, and lets it be loaded.
-    fn load(&mut self, counter: u16, mode: u8, count: u16) {
+    pub fn load(&mut self, counter: u16, mode: u8, count: u16) {
         self.write(3, (counter as u8) << 6 | 0x30 | mode << 1);
         self.count(counter, count);
         self.advance(1);
     }
 
-    fn count(&mut self, counter: u16, count: u16) {
+    pub fn count(&mut self, counter: u16, count: u16) {
         for byte in count.to_le_bytes() {
             self.write(counter, byte);
         }
     }
 
     /// Latches and reads a count.
-    fn latched(&mut self, counter: u16) -> u16 {
+    pub fn latched(&mut self, counter: u16) -> u16 {
         self.write(3, (counter as u8) << 6);
         u16::from_le_bytes([self.read(counter), self.read(counter)])
     }
 
     /// Status byte by read-back.
-    fn status(&mut self, counter: u16) -> u8 {
+    pub fn status(&mut self, counter: u16) -> u8 {
         self.write(3, 0xe0 | 2 << counter);
         self.read(counter)
     }
 
     /// Counts and outputs of counter 2 over the coming ticks.
-    fn course(&mut self, ticks: usize) -> Vec<(u16, bool)> {
+    pub fn course(&mut self, ticks: usize) -> Vec<(u16, bool)> {
         (0..ticks)
             .map(|_| {
                 let at = (self.latched(2), self.read(4) & 0x20 != 0);
@@ -79,7 +79,7 @@ impl Bench {
             .collect()
     }
 
-    fn gate(&mut self, open: bool) {
+    pub fn gate(&mut self, open: bool) {
         self.write(4, open.into());
     }
 }

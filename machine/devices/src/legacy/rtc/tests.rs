@@ -6,15 +6,15 @@ use crate::testing::{FakeClock, FakeTimer, Probe};
 /// 2026-11-20 14:05:30 UTC, a Friday.
 const MOMENT: i64 = 1_795_183_530 * SECOND;
 
-struct Bench {
-    clock: Arc<FakeClock>,
-    timer: FakeTimer,
-    irq: Probe,
-    rtc: Rtc,
+pub(super) struct Bench {
+    pub clock: Arc<FakeClock>,
+    pub timer: FakeTimer,
+    pub irq: Probe,
+    pub rtc: Rtc,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let clock = FakeClock::new();
         clock.set_wall(MOMENT);
         let (timer, irq) = (FakeTimer::default(), Probe::default());
@@ -22,28 +22,28 @@ impl Bench {
         Self { clock, timer, irq, rtc }
     }
 
-    fn read(&mut self, address: u8) -> u8 {
+    pub fn read(&mut self, address: u8) -> u8 {
         self.rtc.write(0, 1, address.into());
         self.rtc.read(1, 1) as u8
     }
 
-    fn write(&mut self, address: u8, value: u8) {
+    pub fn write(&mut self, address: u8, value: u8) {
         self.rtc.write(0, 1, address.into());
         self.rtc.write(1, 1, value.into());
     }
 
     /// Seconds, minutes, hours, day of week, date, month, year, century.
-    fn time(&mut self) -> [u8; 8] {
+    pub fn time(&mut self) -> [u8; 8] {
         [0, 2, 4, 6, 7, 8, 9, 0x32].map(|address| self.read(address))
     }
 
-    fn set_time(&mut self, time: [u8; 8]) {
+    pub fn set_time(&mut self, time: [u8; 8]) {
         for (address, value) in [0, 2, 4, 6, 7, 8, 9, 0x32].into_iter().zip(time) {
             self.write(address, value);
         }
     }
 
-    fn advance(&mut self, ns: i64) {
+    pub fn advance(&mut self, ns: i64) {
         self.clock.advance(ns as u64);
         if self.timer.take_due(self.clock.now()) {
             self.rtc.fire();

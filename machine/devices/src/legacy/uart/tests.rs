@@ -8,7 +8,7 @@ use crate::wiring::lock;
 
 /// What was sent, and for how much there is room.
 #[derive(Clone)]
-struct Line(Arc<Mutex<(Vec<u8>, usize)>>);
+pub(super) struct Line(Arc<Mutex<(Vec<u8>, usize)>>);
 
 impl SerialSink for Line {
     fn write(&mut self, bytes: &[u8]) -> usize {
@@ -20,39 +20,39 @@ impl SerialSink for Line {
     }
 }
 
-struct Bench {
-    uart: Uart,
-    line: Line,
-    intr: Probe,
-    room: Calls,
+pub(super) struct Bench {
+    pub uart: Uart,
+    pub line: Line,
+    pub intr: Probe,
+    pub room: Calls,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (intr, room) = (Probe::default(), Calls::default());
         let line = Line(Arc::new(Mutex::new((Vec::new(), usize::MAX))));
         let uart = Uart::new(intr.line(), Box::new(line.clone()), room.notify());
         Self { uart, line, intr, room }
     }
 
-    fn read(&mut self, register: u16) -> u8 {
+    pub fn read(&mut self, register: u16) -> u8 {
         self.uart.read(register, 1) as u8
     }
 
-    fn write(&mut self, register: u16, value: u8) {
+    pub fn write(&mut self, register: u16, value: u8) {
         self.uart.write(register, 1, value.into());
     }
 
     /// All eight registers, in order; reading has its side effects.
-    fn dump(&mut self) -> [u8; 8] {
+    pub fn dump(&mut self) -> [u8; 8] {
         std::array::from_fn(|register| self.read(register as u16))
     }
 
-    fn sent(&self) -> Vec<u8> {
+    pub fn sent(&self) -> Vec<u8> {
         lock(&self.line.0).0.clone()
     }
 
-    fn set_line_room(&self, room: usize) {
+    pub fn set_line_room(&self, room: usize) {
         lock(&self.line.0).1 = room;
     }
 }
