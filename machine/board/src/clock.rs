@@ -24,11 +24,7 @@ impl Clock {
     /// Starts now, on a counter of this frequency.
     pub fn start(read: fn() -> u64, hz: u64) -> Self {
         assert!(hz > 0, "a time-stamp counter that stands still");
-        Self {
-            read,
-            start: read(),
-            hz,
-        }
+        Self { read, start: read(), hz }
     }
 
     /// The host's counter.
@@ -73,9 +69,7 @@ impl WallClock for HostWallClock {
         let now = SystemTime::now();
         match since(now, UNIX_EPOCH) {
             Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
-            Err(before) => {
-                i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |before| -before)
-            }
+            Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |before| -before),
         }
     }
 }

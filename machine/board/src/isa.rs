@@ -19,8 +19,7 @@ pub mod port {
     pub const DEBUG_EXIT: u16 = 0xf4;
     /// COM1 to COM3, by index.
     pub const COM: [u16; 3] = [0x3f8, 0x2f8, 0x3e8];
-    /// Power management: event block, control block, timer, general-purpose event block, as [`super::pm`] orders
-    /// them.
+    /// ACPI's fixed hardware, laid out as [`devices::acpi_pm`] says.
     pub const PM: u16 = 0x600;
     pub const PCI_CONFIG: u16 = 0xcf8;
     pub const RESET_CONTROL: u16 = 0xcf9;
@@ -38,15 +37,6 @@ pub mod irq {
     /// COM1 to COM3. A PC's COM3 shares line 4 with COM1; edge-triggered lines share badly, and the ACPI tables
     /// tell the guest otherwise.
     pub const COM: [u32; 3] = [4, 3, 5];
-}
-
-/// Registers of the power-management block by offset from [`port::PM`], with their lengths.
-#[allow(missing_docs)]
-pub mod pm {
-    pub const EVENT: (u16, u8) = (0, 4);
-    pub const CONTROL: (u16, u8) = (4, 2);
-    pub const TIMER: (u16, u8) = (8, 4);
-    pub const GPE0: (u16, u8) = (0xc, 4);
 }
 
 /// Pin of the I/O APIC that the PIT drives (interrupt source override of line 0).

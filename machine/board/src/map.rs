@@ -89,14 +89,11 @@ impl MemoryMap {
             Err(SizeError::TooSmall(bytes))
         } else if bytes > MAXIMUM {
             Err(SizeError::TooLarge(bytes))
-        } else if bytes % 4096 != 0 {
+        } else if !bytes.is_multiple_of(memory::PAGE_SIZE) {
             Err(SizeError::Unaligned(bytes))
         } else {
             let low_end = bytes.min(LOW_RAM_END);
-            Ok(Self {
-                low_end,
-                high_end: FOUR_GIB + (bytes - low_end),
-            })
+            Ok(Self { low_end, high_end: FOUR_GIB + (bytes - low_end) })
         }
     }
 
@@ -122,28 +119,13 @@ impl MemoryMap {
     /// What the kernel is told, ascending.
     pub fn entries(&self) -> Vec<MapEntry> {
         let mut entries = vec![
-            MapEntry {
-                range: 0..EBDA,
-                kind: RangeType::Ram,
-            },
-            MapEntry {
-                range: EBDA..VGA,
-                kind: RangeType::Reserved,
-            },
-            MapEntry {
-                range: BIOS..ONE_MIB,
-                kind: RangeType::Reserved,
-            },
-            MapEntry {
-                range: ONE_MIB..self.low_end,
-                kind: RangeType::Ram,
-            },
+            MapEntry { range: 0..EBDA, kind: RangeType::Ram },
+            MapEntry { range: EBDA..VGA, kind: RangeType::Reserved },
+            MapEntry { range: BIOS..ONE_MIB, kind: RangeType::Reserved },
+            MapEntry { range: ONE_MIB..self.low_end, kind: RangeType::Ram },
         ];
         if self.high_end > FOUR_GIB {
-            entries.push(MapEntry {
-                range: FOUR_GIB..self.high_end,
-                kind: RangeType::Ram,
-            });
+            entries.push(MapEntry { range: FOUR_GIB..self.high_end, kind: RangeType::Ram });
         }
         entries
     }
@@ -156,14 +138,8 @@ mod tests {
     #[test]
     fn sizes_are_checked() {
         assert_eq!(MemoryMap::new(0), Err(SizeError::TooSmall(0)));
-        assert_eq!(
-            MemoryMap::new(MINIMUM - 4096),
-            Err(SizeError::TooSmall(MINIMUM - 4096))
-        );
-        assert_eq!(
-            MemoryMap::new(MINIMUM + 1),
-            Err(SizeError::Unaligned(MINIMUM + 1))
-        );
+        assert_eq!(MemoryMap::new(MINIMUM - 4096), Err(SizeError::TooSmall(MINIMUM - 4096)));
+        assert_eq!(MemoryMap::new(MINIMUM + 1), Err(SizeError::Unaligned(MINIMUM + 1)));
         assert_eq!(MemoryMap::new(u64::MAX), Err(SizeError::TooLarge(u64::MAX)));
     }
 
@@ -172,11 +148,7 @@ mod tests {
         let map = MemoryMap::new(PCI_HOLE + (1 << 30)).unwrap();
         assert_eq!(map.low_end(), PCI_HOLE);
         assert_eq!(map.high_end(), FOUR_GIB + (1 << 30));
-        let usable: u64 = map
-            .usable()
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum();
+        let usable: u64 = map.usable().iter().map(|range| range.end - range.start).sum();
         assert_eq!(usable, PCI_HOLE + (1 << 30) - (ONE_MIB - EBDA));
     }
 
@@ -184,16 +156,8 @@ mod tests {
     fn rows_ascend_and_do_not_overlap() {
         for bytes in [MINIMUM, 512 << 20, 8 << 30] {
             let entries = MemoryMap::new(bytes).unwrap().entries();
-            assert!(
-                entries
-                    .windows(2)
-                    .all(|pair| pair[0].range.end <= pair[1].range.start)
-            );
-            assert!(
-                entries
-                    .iter()
-                    .all(|entry| entry.range.start < entry.range.end)
-            );
+            assert!(entries.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+            assert!(entries.iter().all(|entry| entry.range.start < entry.range.end));
         }
     }
 }

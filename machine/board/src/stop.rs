@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use vcpu::EngineError;
+use dispatcher::{Failure, Report};
 
 /// Why a machine has stopped.
 #[derive(Debug)]
@@ -15,18 +15,22 @@ pub enum StopReason {
     Reset,
     /// The guest wrote this to the debug-exit port.
     DebugExit(u32),
-    /// A fault while delivering a double fault: the processor shut down. The state then, for a message.
-    TripleFault(Box<vcpu::CpuState>),
-    /// The last processor halted with interrupts off: nothing can ever wake it.
-    Dead(Box<vcpu::CpuState>),
-    /// An engine cannot go on.
-    Engine(EngineError),
+    /// A fault while delivering a double fault: the processor shut down.
+    TripleFault(Report),
+    /// The only processor halted with interrupts off: nothing can ever wake it.
+    Dead,
+    /// A vCPU cannot go on.
+    Failed(Failure),
+    /// The host has no thread for a vCPU.
+    NoThread(std::io::Error),
     /// A thread of the machine panicked; the message has been printed.
     Bug,
     /// The user said so, by the escape key.
     Quit,
     /// A signal of this number asked popf to end.
     Signal(i32),
+    /// The host takes no more of what the guest sends.
+    OutputFailed(std::io::Error),
 }
 
 /// Wakes whatever waits or runs, so that it looks at [`StopSwitch::is_set`].
@@ -84,10 +88,7 @@ impl StopSwitch {
     pub fn wait(&self) {
         let mut state = self.lock();
         while state.reason.is_none() {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -122,9 +123,6 @@ mod tests {
             count.fetch_add(10, Ordering::Relaxed);
         }));
         assert_eq!(woken.load(Ordering::Relaxed), 12);
-        assert!(matches!(
-            switch.take_reason(),
-            Some(StopReason::DebugExit(3))
-        ));
+        assert!(matches!(switch.take_reason(), Some(StopReason::DebugExit(3))));
     }
 }

@@ -62,10 +62,7 @@ impl Shared {
         let mut state = self.lock();
         while !state.stop {
             let Some(&(deadline, slot)) = state.pending.first() else {
-                state = self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let now = self.clock.now();
@@ -97,29 +94,17 @@ impl TimerService {
     /// Starts the thread.
     pub fn start(clock: Arc<dyn VmClock>) -> std::io::Result<Self> {
         let state = Mutex::new(State::default());
-        let shared = Arc::new(Shared {
-            clock,
-            state,
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { clock, state, changed: Condvar::new() });
         let run = shared.clone();
-        let thread = thread::Builder::new()
-            .name("timers".into())
-            .spawn(move || run.run())?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("timers".into()).spawn(move || run.run())?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// A new alarm. It does nothing until [`Alarm::connect`].
     pub fn alarm(&self) -> Alarm {
         let mut state = self.shared.lock();
         state.slots.push(Slot::default());
-        Alarm {
-            shared: self.shared.clone(),
-            slot: state.slots.len() - 1,
-        }
+        Alarm { shared: self.shared.clone(), slot: state.slots.len() - 1 }
     }
 }
 
@@ -133,10 +118,7 @@ impl Drop for TimerService {
         }
         // Callbacks own the chips that own the alarms.
         let slots = std::mem::take(&mut self.shared.lock().slots);
-        self.shared
-            .lock()
-            .slots
-            .resize_with(slots.len(), Slot::default);
+        self.shared.lock().slots.resize_with(slots.len(), Slot::default);
         drop(slots);
     }
 }

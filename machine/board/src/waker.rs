@@ -43,10 +43,7 @@ impl Waker {
         let mut state = self.lock();
         state.asleep = true;
         while !state.pending {
-            state = self
-                .awake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.awake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.asleep = false;
         state.pending = false;

@@ -6,6 +6,8 @@ use acpi_tables::aml::{
     ResourceTemplate, Scope,
 };
 
+use devices::acpi_pm;
+
 use super::Description;
 use crate::isa::{irq, port};
 use crate::map::{IO_APIC, OPTION_ROM, PCI_HOLE, VGA};
@@ -13,40 +15,20 @@ use crate::map::{IO_APIC, OPTION_ROM, PCI_HOLE, VGA};
 /// What follows the DSDT's standard header.
 pub(super) fn body(description: &Description) -> Vec<u8> {
     let mut aml = Vec::new();
-    let sleep: &dyn Aml = &description.pm.slp_typ_s5;
-    Name::new(
-        "_S5_".into(),
-        &Package::new(vec![sleep, sleep, &0_u8, &0_u8]),
-    )
-    .to_aml_bytes(&mut aml);
+    let sleep: &dyn Aml = &acpi_pm::SLP_TYP_S5;
+    Name::new("_S5_".into(), &Package::new(vec![sleep, sleep, &0_u8, &0_u8])).to_aml_bytes(&mut aml);
 
     let mut devices = vec![
         pci_root(),
         device("RTC_", "PNP0B00", None, &[(port::RTC, 2)], &[irq::RTC]),
         device("PIT_", "PNP0100", None, &[(port::PIT, 4)], &[irq::PIT]),
-        device(
-            "KBD_",
-            "PNP0303",
-            None,
-            &[(port::I8042_DATA, 1), (port::I8042_COMMAND, 1)],
-            &[irq::KEYBOARD],
-        ),
+        device("KBD_", "PNP0303", None, &[(port::I8042_DATA, 1), (port::I8042_COMMAND, 1)], &[irq::KEYBOARD]),
         device("MOU_", "PNP0F13", None, &[], &[irq::MOUSE]),
     ];
-    for (index, (port, irq)) in port::COM
-        .into_iter()
-        .zip(irq::COM)
-        .take(description.serial_ports)
-        .enumerate()
+    for (index, (port, irq)) in port::COM.into_iter().zip(irq::COM).take(description.serial_ports).enumerate()
     {
         let name = format!("COM{}", index + 1);
-        devices.push(device(
-            &name,
-            "PNP0501",
-            Some(index as u8 + 1),
-            &[(port, 8)],
-            &[irq],
-        ));
+        devices.push(device(&name, "PNP0501", Some(index as u8 + 1), &[(port, 8)], &[irq]));
     }
     for cpu in 0..description.cpus {
         devices.push(processor(cpu));
@@ -57,14 +39,8 @@ pub(super) fn body(description: &Description) -> Vec<u8> {
 
 /// A device on the ISA bus: its ports and edge-triggered interrupts.
 fn device(name: &str, id: &str, unit: Option<u8>, ports: &[(u16, u8)], irqs: &[u32]) -> Vec<u8> {
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|&(first, count)| IO::new(first, first, 1, count))
-        .collect();
-    let irqs: Vec<_> = irqs
-        .iter()
-        .map(|&number| Interrupt::new(true, true, false, false, number))
-        .collect();
+    let ports: Vec<_> = ports.iter().map(|&(first, count)| IO::new(first, first, 1, count)).collect();
+    let irqs: Vec<_> = irqs.iter().map(|&number| Interrupt::new(true, true, false, false, number)).collect();
     let mut resources: Vec<&dyn Aml> = Vec::new();
     resources.extend(ports.iter().map(|port| port as &dyn Aml));
     resources.extend(irqs.iter().map(|irq| irq as &dyn Aml));
@@ -85,10 +61,7 @@ fn processor(cpu: u8) -> Vec<u8> {
     let mut aml = Vec::new();
     Device::new(
         Path::new(&format!("C{cpu:03X}")),
-        vec![
-            &Name::new("_HID".into(), &"ACPI0007"),
-            &Name::new("_UID".into(), &cpu),
-        ],
+        vec![&Name::new("_HID".into(), &"ACPI0007"), &Name::new("_UID".into(), &cpu)],
     )
     .to_aml_bytes(&mut aml);
     aml

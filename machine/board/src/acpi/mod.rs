@@ -16,17 +16,6 @@ const OEM_ID: [u8; 6] = *b"POPF  ";
 const OEM_TABLE_ID: [u8; 8] = *b"POPFBRD ";
 const OEM_REVISION: u32 = 1;
 
-/// Values a driver writes that only the power-management device knows.
-#[derive(Clone, Copy, Debug)]
-pub struct PmValues {
-    /// To the SMI command port, to turn ACPI on.
-    pub acpi_enable: u8,
-    /// The same, off.
-    pub acpi_disable: u8,
-    /// SLP_TYP for power-off.
-    pub slp_typ_s5: u8,
-}
-
 /// What the tables describe beside what every board has.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
@@ -36,8 +25,6 @@ pub struct Description {
     pub io_apic_id: u8,
     /// Number of serial ports, up to [`crate::isa::port::COM`]'s.
     pub serial_ports: usize,
-    /// See there.
-    pub pm: PmValues,
 }
 
 /// Tables and where they belong.
@@ -56,8 +43,7 @@ struct Area {
 
 impl Area {
     fn place(&mut self, align: usize, table: &dyn Aml) -> u64 {
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(align), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
         let address = BIOS + self.bytes.len() as u64;
         table.to_aml_bytes(&mut self.bytes);
         address
@@ -67,12 +53,10 @@ impl Area {
 /// Writes the tables.
 pub fn tables(description: &Description) -> Tables {
     // Room for the root pointer, whose contents depend on all that follows.
-    let mut area = Area {
-        bytes: vec![0; Rsdp::len()],
-    };
+    let mut area = Area { bytes: vec![0; Rsdp::len()] };
     let facs = area.place(64, &acpi_tables::facs::FACS::new());
     let dsdt = area.place(16, &table(*b"DSDT", 2, &dsdt::body(description)));
-    let fadt = area.place(16, &tables::fadt(description, facs, dsdt));
+    let fadt = area.place(16, &tables::fadt(facs, dsdt));
     let madt = area.place(16, &table(*b"APIC", 5, &tables::madt(description)));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
@@ -82,14 +66,8 @@ pub fn tables(description: &Description) -> Tables {
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut root);
     area.bytes[..root.len()].copy_from_slice(&root);
     // 255 processors need less than half of it.
-    assert!(
-        BIOS + area.bytes.len() as u64 <= ONE_MIB,
-        "the ACPI tables have outgrown their area"
-    );
-    Tables {
-        rsdp: BIOS,
-        bytes: area.bytes,
-    }
+    assert!(BIOS + area.bytes.len() as u64 <= ONE_MIB, "the ACPI tables have outgrown their area");
+    Tables { rsdp: BIOS, bytes: area.bytes }
 }
 
 /// A table with the standard header.
@@ -104,16 +82,7 @@ mod tests {
     use super::*;
 
     fn description(cpus: u8) -> Description {
-        Description {
-            cpus,
-            io_apic_id: 0,
-            serial_ports: 3,
-            pm: PmValues {
-                acpi_enable: 0xf1,
-                acpi_disable: 0xf0,
-                slp_typ_s5: 5,
-            },
-        }
+        Description { cpus, io_apic_id: 0, serial_ports: 3 }
     }
 
     fn sums_to_zero(bytes: &[u8]) -> bool {
@@ -140,14 +109,10 @@ mod tests {
             assert!(sums_to_zero(&tables.bytes[..20]) && sums_to_zero(&tables.bytes[..36]));
             let xsdt = at(&tables, qword(&tables.bytes, 24));
             assert!(sums_to_zero(xsdt));
-            let children: Vec<_> = xsdt[36..]
-                .chunks_exact(8)
-                .map(|entry| at(&tables, qword(entry, 0)))
-                .collect();
+            let children: Vec<_> =
+                xsdt[36..].chunks_exact(8).map(|entry| at(&tables, qword(entry, 0))).collect();
             assert!(children.iter().all(|table| sums_to_zero(table)));
-            let [fadt, madt] = children[..] else {
-                panic!("two tables")
-            };
+            let [fadt, madt] = children[..] else { panic!("two tables") };
             assert_eq!((&fadt[..4], &madt[..4]), (&b"FACP"[..], &b"APIC"[..]));
             let dsdt = at(&tables, qword(fadt, 140));
             assert!(dsdt.starts_with(b"DSDT") && sums_to_zero(dsdt));
@@ -166,17 +131,8 @@ mod tests {
             kinds.push((kind, rows[..usize::from(len)].to_vec()));
             rows = &rows[usize::from(len)..];
         }
-        let of = |kind| {
-            kinds
-                .iter()
-                .filter(|row| row.0 == kind)
-                .map(|row| &row.1)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            of(0).iter().map(|row| row[3]).collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
+        let of = |kind| kinds.iter().filter(|row| row.0 == kind).map(|row| &row.1).collect::<Vec<_>>();
+        assert_eq!(of(0).iter().map(|row| row[3]).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(of(1)[0][4..8], [0, 0, 0xc0, 0xfe]);
         let overrides: Vec<_> = of(2).iter().map(|row| (row[3], row[4], row[8])).collect();
         assert_eq!(overrides, [(0, 2, 0), (9, 9, 0xd)]);

@@ -3,8 +3,10 @@
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
+use devices::acpi_pm;
+
 use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
-use crate::isa::{PIT_PIN, RESET_VALUE, irq, pm, port};
+use crate::isa::{PIT_PIN, RESET_VALUE, irq, port};
 use crate::map::{IO_APIC, LOCAL_APIC};
 
 /// Legacy devices on ISA, an 8042, no VGA.
@@ -12,8 +14,8 @@ const BOOT_ARCHITECTURE: u16 = 0b111;
 /// CMOS register of the century, as every PC's firmware reports it.
 const CENTURY: u8 = 0x32;
 
-pub(super) fn fadt(description: &Description, facs: u64, dsdt: u64) -> FADT {
-    let block = |(offset, _): (u16, u8)| u32::from(port::PM + offset).into();
+pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
+    let block = |offset: u16| u32::from(port::PM + offset).into();
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .firmware_ctrl_64(facs)
         .dsdt_64(dsdt)
@@ -21,31 +23,27 @@ pub(super) fn fadt(description: &Description, facs: u64, dsdt: u64) -> FADT {
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
+        .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     fadt.sci_int = (irq::SCI as u16).into();
     fadt.smi_cmd = u32::from(port::SMI_COMMAND).into();
-    fadt.acpi_enable = description.pm.acpi_enable;
-    fadt.acpi_disable = description.pm.acpi_disable;
-    fadt.pm1a_evt_blk = block(pm::EVENT);
-    fadt.pm1_evt_len = pm::EVENT.1;
-    fadt.pm1a_cnt_blk = block(pm::CONTROL);
-    fadt.pm1_cnt_len = pm::CONTROL.1;
-    fadt.pm_tmr_blk = block(pm::TIMER);
-    fadt.pm_tmr_len = pm::TIMER.1;
-    fadt.gpe0_blk = block(pm::GPE0);
-    fadt.gpe0_blk_len = pm::GPE0.1;
+    fadt.acpi_enable = acpi_pm::ACPI_ENABLE;
+    fadt.acpi_disable = acpi_pm::ACPI_DISABLE;
+    fadt.pm1a_evt_blk = block(acpi_pm::EVENT_BLOCK);
+    fadt.pm1_evt_len = acpi_pm::EVENT_BLOCK_LENGTH;
+    fadt.pm1a_cnt_blk = block(acpi_pm::CONTROL_BLOCK);
+    fadt.pm1_cnt_len = acpi_pm::CONTROL_BLOCK_LENGTH;
+    fadt.pm_tmr_blk = block(acpi_pm::TIMER_BLOCK);
+    fadt.pm_tmr_len = acpi_pm::TIMER_BLOCK_LENGTH;
+    fadt.gpe0_blk = block(acpi_pm::GPE0_BLOCK);
+    fadt.gpe0_blk_len = acpi_pm::GPE0_BLOCK_LENGTH;
     // Latencies that say: no C2, no C3.
     fadt.p_lvl2_lat = 0x0fff.into();
     fadt.p_lvl3_lat = 0x0fff.into();
     fadt.century = CENTURY;
     fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
-    fadt.reset_reg = GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        port::RESET_CONTROL.into(),
-    );
+    fadt.reset_reg =
+        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port::RESET_CONTROL.into());
     fadt.reset_value = RESET_VALUE;
     fadt.finalize()
 }
@@ -70,10 +68,7 @@ pub(super) fn madt(description: &Description) -> Vec<u8> {
     body.extend_from_slice(&[1, 12, description.io_apic_id, 0]);
     body.extend_from_slice(&(IO_APIC as u32).to_le_bytes());
     body.extend_from_slice(&0_u32.to_le_bytes());
-    for (line, pin, flags) in [
-        (irq::PIT, PIT_PIN, AS_THE_BUS),
-        (irq::SCI, irq::SCI, LEVEL_ACTIVE_HIGH),
-    ] {
+    for (line, pin, flags) in [(irq::PIT, PIT_PIN, AS_THE_BUS), (irq::SCI, irq::SCI, LEVEL_ACTIVE_HIGH)] {
         // Interrupt source override: bus 0 is ISA.
         body.extend_from_slice(&[2, 10, 0, line as u8]);
         body.extend_from_slice(&pin.to_le_bytes());

@@ -50,75 +50,41 @@ pub(super) fn parse(file: &[u8]) -> Result<Elf<'_>, LoadError> {
         (1, 1) => false,
         (2, 1) => true,
         _ => {
-            return Err(LoadError::Unsupported(
-                "it is not a little-endian ELF file".into(),
-            ));
+            return Err(LoadError::Unsupported("it is not a little-endian ELF file".into()));
         }
     };
     let header = slice(file, "the ELF header", 0, if wide { 64 } else { 52 })?;
     let machine = u16_at(header, 18);
     if machine != if wide { EM_X86_64 } else { EM_386 } {
-        return Err(LoadError::Unsupported(format!(
-            "it is for another processor (ELF machine {machine})"
-        )));
+        return Err(LoadError::Unsupported(format!("it is for another processor (ELF machine {machine})")));
     }
     if !matches!(u16_at(header, 16), ET_EXEC | ET_DYN) {
-        return Err(LoadError::Unsupported(
-            "it is an ELF file, but not an executable".into(),
-        ));
+        return Err(LoadError::Unsupported("it is an ELF file, but not an executable".into()));
     }
     let (entry, table, entry_size, count) = if wide {
-        (
-            u64_at(header, 24),
-            u64_at(header, 32),
-            u16_at(header, 54),
-            u16_at(header, 56),
-        )
+        (u64_at(header, 24), u64_at(header, 32), u16_at(header, 54), u16_at(header, 56))
     } else {
         let (entry, table) = (u32_at(header, 24), u32_at(header, 28));
-        (
-            entry.into(),
-            table.into(),
-            u16_at(header, 42),
-            u16_at(header, 44),
-        )
+        (entry.into(), table.into(), u16_at(header, 42), u16_at(header, 44))
     };
     if entry_size != if wide { 56 } else { 32 } {
-        return Err(LoadError::Malformed(
-            "its program headers have an impossible size",
-        ));
+        return Err(LoadError::Malformed("its program headers have an impossible size"));
     }
     let table_len = u64::from(entry_size) * u64::from(count);
     let table = slice(file, "the program header table", table, table_len)?;
 
-    let mut elf = Elf {
-        segments: Vec::new(),
-        entry,
-        pvh_entry: None,
-    };
+    let mut elf = Elf { segments: Vec::new(), entry, pvh_entry: None };
     for row in table.chunks_exact(entry_size.into()) {
         let header = ProgramHeader::parse(row, wide);
         match header.kind {
             PT_LOAD => {
                 if header.file_size > header.mem_size {
-                    return Err(LoadError::Malformed(
-                        "a segment is larger in the file than in memory",
-                    ));
+                    return Err(LoadError::Malformed("a segment is larger in the file than in memory"));
                 }
                 if header.mem_size != 0 {
                     let bytes = slice(file, "a segment", header.offset, header.file_size)?;
-                    let ProgramHeader {
-                        paddr,
-                        vaddr,
-                        mem_size,
-                        ..
-                    } = header;
-                    elf.segments.push(ElfSegment {
-                        paddr,
-                        vaddr,
-                        bytes,
-                        mem_size,
-                    });
+                    let ProgramHeader { paddr, vaddr, mem_size, .. } = header;
+                    elf.segments.push(ElfSegment { paddr, vaddr, bytes, mem_size });
                 }
             }
             PT_NOTE if elf.pvh_entry.is_none() => {
@@ -188,17 +154,10 @@ fn pvh_note(mut notes: &[u8], align: usize) -> Option<u64> {
 
 impl<'a> Elf<'a> {
     /// Claims every segment and appends what the file holds of it.
-    pub(super) fn place(
-        &self,
-        placer: &mut Placer,
-        pieces: &mut Vec<Piece<'a>>,
-    ) -> Result<(), LoadError> {
+    pub(super) fn place(&self, placer: &mut Placer, pieces: &mut Vec<Piece<'a>>) -> Result<(), LoadError> {
         for segment in &self.segments {
             placer.claim("a segment of the kernel", segment.paddr, segment.mem_size)?;
-            pieces.push(Piece {
-                gpa: segment.paddr,
-                bytes: segment.bytes.into(),
-            });
+            pieces.push(Piece { gpa: segment.paddr, bytes: segment.bytes.into() });
         }
         Ok(())
     }
@@ -206,9 +165,7 @@ impl<'a> Elf<'a> {
     /// A physical entry address, if a segment holds it and 32 bits can express it.
     pub(super) fn entry_at(&self, address: u64) -> Result<u32, LoadError> {
         let inside = |segment: &ElfSegment| {
-            address
-                .checked_sub(segment.paddr)
-                .is_some_and(|offset| offset < segment.mem_size)
+            address.checked_sub(segment.paddr).is_some_and(|offset| offset < segment.mem_size)
         };
         u32::try_from(address)
             .ok()

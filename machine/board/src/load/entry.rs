@@ -31,20 +31,13 @@ const FLAT: Segment = Segment {
 };
 
 fn flat_code() -> Segment {
-    Segment {
-        selector: CODE,
-        attributes: FLAT.attributes | Segment::EXECUTABLE,
-        ..FLAT
-    }
+    Segment { selector: CODE, attributes: FLAT.attributes | Segment::EXECUTABLE, ..FLAT }
 }
 
 /// The two double words of a descriptor (SDM vol. 3 figure 3-8).
 fn descriptor(segment: &Segment) -> u64 {
-    let limit = u64::from(if segment.has(Segment::GRANULARITY) {
-        segment.limit >> 12
-    } else {
-        segment.limit
-    });
+    let limit =
+        u64::from(if segment.has(Segment::GRANULARITY) { segment.limit >> 12 } else { segment.limit });
     (limit & 0xffff)
         | (segment.base & 0xff_ffff) << 16
         | u64::from(segment.attributes & 0xff) << 40
@@ -55,21 +48,9 @@ fn descriptor(segment: &Segment) -> u64 {
 
 /// What both modes share.
 fn flat(code: Segment, gdt: u64, rip: u64) -> (CpuState, Piece<'static>) {
-    let task = Segment {
-        base: 0,
-        limit: 0x67,
-        selector: TASK,
-        attributes: Segment::PRESENT | 11,
-    };
+    let task = Segment { base: 0, limit: 0x67, selector: TASK, attributes: Segment::PRESENT | 11 };
     let mut table = Vec::with_capacity(GDT_LEN as usize);
-    for entry in [
-        0,
-        0,
-        descriptor(&code),
-        descriptor(&FLAT),
-        descriptor(&task),
-        0,
-    ] {
+    for entry in [0, 0, descriptor(&code), descriptor(&FLAT), descriptor(&task), 0] {
         table.extend_from_slice(&entry.to_le_bytes());
     }
     let mut cpu = CpuState::reset();
@@ -80,19 +61,10 @@ fn flat(code: Segment, gdt: u64, rip: u64) -> (CpuState, Piece<'static>) {
     *cpu.segment_mut(SegmentRegister::Cs) = code;
     cpu.ldtr = Segment::default();
     cpu.tr = task;
-    cpu.gdtr = TableRegister {
-        base: gdt,
-        limit: GDT_LEN as u16 - 1,
-    };
+    cpu.gdtr = TableRegister { base: gdt, limit: GDT_LEN as u16 - 1 };
     cpu.idtr = TableRegister::default();
     cpu.cr0 = Cr0::PE | Cr0::ET | Cr0::NE;
-    (
-        cpu,
-        Piece {
-            gpa: gdt,
-            bytes: table.into(),
-        },
-    )
+    (cpu, Piece { gpa: gdt, bytes: table.into() })
 }
 
 /// 32-bit protected mode without paging, at `rip`, with the descriptor table at `gdt`.
@@ -103,25 +75,13 @@ pub(super) fn protected32(gdt: u64, rip: u32) -> (CpuState, Piece<'static>) {
 /// 64-bit mode at `rip`, the first 4 GiB mapped to themselves by tables at `page_tables`.
 pub(super) fn long64(gdt: u64, page_tables: u64, rip: u64) -> (CpuState, [Piece<'static>; 2]) {
     let code = flat_code();
-    let code = Segment {
-        attributes: code.attributes & !Segment::BIG | Segment::LONG,
-        ..code
-    };
+    let code = Segment { attributes: code.attributes & !Segment::BIG | Segment::LONG, ..code };
     let (mut cpu, gdt) = flat(code, gdt, rip);
     cpu.cr0 |= Cr0::PG;
     cpu.cr3 = page_tables;
     cpu.cr4 = Cr4::PAE;
     cpu.efer = Efer::LME | Efer::LMA;
-    (
-        cpu,
-        [
-            gdt,
-            Piece {
-                gpa: page_tables,
-                bytes: identity_map(page_tables).into(),
-            },
-        ],
-    )
+    (cpu, [gdt, Piece { gpa: page_tables, bytes: identity_map(page_tables).into() }])
 }
 
 /// Four-level tables that map 4 GiB in pages of 2 MiB (SDM vol. 3 ch. 4.5).
@@ -138,10 +98,7 @@ fn identity_map(base: u64) -> Vec<u8> {
     for (page, entry) in tables[1024..].iter_mut().enumerate() {
         *entry = (page as u64) << 21 | LARGE;
     }
-    tables
-        .iter()
-        .flat_map(|entry| entry.to_le_bytes())
-        .collect()
+    tables.iter().flat_map(|entry| entry.to_le_bytes()).collect()
 }
 
 #[cfg(test)]
@@ -158,13 +115,7 @@ mod tests {
         let code = u64::from_le_bytes(gdt.bytes[16..24].try_into().unwrap());
         assert_eq!(code, 0x00af_9b00_0000_ffff);
         assert_eq!((cpu.mode(), cpu.cpl()), (Mode::Long64, 0));
-        assert_eq!(
-            cpu.gdtr,
-            TableRegister {
-                base: 0x1000,
-                limit: 47
-            }
-        );
+        assert_eq!(cpu.gdtr, TableRegister { base: 0x1000, limit: 47 });
     }
 
     #[test]
@@ -177,8 +128,7 @@ mod tests {
     #[test]
     fn tables_map_4_gib_to_itself() {
         let bytes = identity_map(0x9000);
-        let entry =
-            |index: usize| u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().unwrap());
+        let entry = |index: usize| u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().unwrap());
         for address in [0, 0x1000_0000, 0xc000_0000, 0xffff_ffff_u64] {
             let pointers = (entry(0) & !0xfff) - 0x9000;
             let directory = (entry((pointers / 8 + (address >> 30)) as usize) & !0xfff) - 0x9000;

@@ -127,20 +127,12 @@ impl Header {
 pub(super) fn load<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
     let file = request.kernel;
     let header = Header::parse(file)?;
-    let kernel = slice(
-        file,
-        "the kernel proper",
-        header.setup_len,
-        header.kernel_len,
-    )?;
+    let kernel = slice(file, "the kernel proper", header.setup_len, header.kernel_len)?;
     // `cmdline_size` does not count the terminating zero. Kernels far beyond 64 KiB do not exist; the bound keeps
     // the line clear of the kernel.
     let max = header.cmdline_size.min(0xffff);
     if request.cmdline.len() > max {
-        return Err(LoadError::CommandLineTooLong {
-            len: request.cmdline.len(),
-            max,
-        });
+        return Err(LoadError::CommandLineTooLong { len: request.cmdline.len(), max });
     }
     let cmdline = terminated(request.cmdline);
 
@@ -148,29 +140,16 @@ pub(super) fn load<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
     placer.claim("the boot parameters", GDT, STACK_TOP - GDT)?;
     placer.claim("the command line", CMDLINE, cmdline.len() as u64)?;
     let start = header.address(&mut placer)?;
-    let mut pieces = vec![Piece {
-        gpa: start,
-        bytes: kernel.into(),
-    }];
+    let mut pieces = vec![Piece { gpa: start, bytes: kernel.into() }];
     let initrd = place_initrd(request.modules, &header, &mut placer, &mut pieces)?;
 
     let (mut cpu, tables) = entry::long64(GDT, PAGE_TABLES, start + ENTRY_64);
     cpu.gpr[x86::register::gpr::RSI] = BOOT_PARAMS;
     cpu.gpr[x86::register::gpr::RSP] = STACK_TOP;
     pieces.extend(tables);
-    pieces.push(Piece {
-        gpa: CMDLINE,
-        bytes: cmdline.into(),
-    });
-    pieces.push(Piece {
-        gpa: BOOT_PARAMS,
-        bytes: boot_params(file, &header, initrd, request).into(),
-    });
-    Ok(Loaded {
-        pieces,
-        cpu,
-        format: Format::Linux,
-    })
+    pieces.push(Piece { gpa: CMDLINE, bytes: cmdline.into() });
+    pieces.push(Piece { gpa: BOOT_PARAMS, bytes: boot_params(file, &header, initrd, request).into() });
+    Ok(Loaded { pieces, cpu, format: Format::Linux })
 }
 
 /// The modules one after the other, as high as the kernel can reach; address and length of the whole.
@@ -189,10 +168,7 @@ fn place_initrd<'a>(
     let start = placer.below("the initial RAM disk", len, 4096, limit)?;
     let mut gpa = start;
     for module in modules {
-        pieces.push(Piece {
-            gpa,
-            bytes: (*module).into(),
-        });
+        pieces.push(Piece { gpa, bytes: (*module).into() });
         gpa += padded(module);
     }
     Ok((start, len))
@@ -229,11 +205,7 @@ fn e820(params: &mut [u8], map: &MemoryMap) {
     for (index, entry) in entries.iter().enumerate() {
         let row = E820_TABLE + index * E820_ROW;
         put(params, row, &entry.range.start.to_le_bytes());
-        put(
-            params,
-            row + 8,
-            &(entry.range.end - entry.range.start).to_le_bytes(),
-        );
+        put(params, row + 8, &(entry.range.end - entry.range.start).to_le_bytes());
         put(params, row + 16, &(entry.kind as u32).to_le_bytes());
     }
 }

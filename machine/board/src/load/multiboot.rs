@@ -48,10 +48,7 @@ struct Addresses {
 /// Finds the header: magic, flags and checksum add up to zero.
 pub(super) fn find(file: &[u8]) -> Result<Option<Header>, LoadError> {
     let head = &file[..file.len().min(SEARCH)];
-    let Some(index) = head
-        .chunks_exact(4)
-        .position(|word| u32_at(word, 0) == HEADER_MAGIC)
-    else {
+    let Some(index) = head.chunks_exact(4).position(|word| u32_at(word, 0) == HEADER_MAGIC) else {
         return Ok(None);
     };
     let offset = index as u64 * 4;
@@ -59,11 +56,7 @@ pub(super) fn find(file: &[u8]) -> Result<Option<Header>, LoadError> {
         return Ok(None);
     };
     let flags = u32_at(header, 4);
-    if HEADER_MAGIC
-        .wrapping_add(flags)
-        .wrapping_add(u32_at(header, 8))
-        != 0
-    {
+    if HEADER_MAGIC.wrapping_add(flags).wrapping_add(u32_at(header, 8)) != 0 {
         return Ok(None);
     }
     if flags & 0xffff & !KNOWN_REQUIREMENTS != 0 {
@@ -95,13 +88,9 @@ pub(super) fn load<'a>(
     let mut pieces = Vec::new();
     // The addresses, where there are any, go before the ELF headers (chapter 3.1.3).
     let entry = match (&header.addresses, image) {
-        (Some(addresses), _) => load_flat(
-            request.kernel,
-            header.offset,
-            addresses,
-            &mut placer,
-            &mut pieces,
-        )?,
+        (Some(addresses), _) => {
+            load_flat(request.kernel, header.offset, addresses, &mut placer, &mut pieces)?
+        }
         (None, Some(image)) => {
             image.place(&mut placer, &mut pieces)?;
             image.entry_at(image.physical_entry())?
@@ -118,11 +107,7 @@ pub(super) fn load<'a>(
     cpu.gpr[x86::register::gpr::RAX] = LOADER_MAGIC;
     cpu.gpr[x86::register::gpr::RBX] = info;
     pieces.push(table);
-    Ok(Loaded {
-        pieces,
-        cpu,
-        format: Format::Multiboot,
-    })
+    Ok(Loaded { pieces, cpu, format: Format::Multiboot })
 }
 
 /// Loads by the addresses in the header; gives the entry point.
@@ -134,22 +119,17 @@ fn load_flat<'a>(
     pieces: &mut Vec<Piece<'a>>,
 ) -> Result<u32, LoadError> {
     let load = u64::from(addresses.load_addr);
-    let before_header =
-        u64::from(addresses.header_addr)
-            .checked_sub(load)
-            .ok_or(LoadError::Malformed(
-                "its multiboot header lies before its load address",
-            ))?;
+    let before_header = u64::from(addresses.header_addr)
+        .checked_sub(load)
+        .ok_or(LoadError::Malformed("its multiboot header lies before its load address"))?;
     let start = offset
         .checked_sub(before_header)
-        .ok_or(LoadError::Malformed(
-            "its load address lies before the start of the file",
-        ))?;
+        .ok_or(LoadError::Malformed("its load address lies before the start of the file"))?;
     let file_len = match u64::from(addresses.load_end_addr) {
         0 => file.len() as u64 - start,
-        end => end.checked_sub(load).ok_or(LoadError::Malformed(
-            "its load address lies after its end address",
-        ))?,
+        end => end
+            .checked_sub(load)
+            .ok_or(LoadError::Malformed("its load address lies after its end address"))?,
     };
     let bytes = slice(file, "the kernel proper", start, file_len)?;
     let mem_len = match u64::from(addresses.bss_end_addr) {
@@ -157,15 +137,9 @@ fn load_flat<'a>(
         end => end.saturating_sub(load).max(file_len),
     };
     placer.claim("the kernel", load, mem_len)?;
-    pieces.push(Piece {
-        gpa: load,
-        bytes: bytes.into(),
-    });
+    pieces.push(Piece { gpa: load, bytes: bytes.into() });
     let entry = addresses.entry_addr;
-    if u64::from(entry)
-        .checked_sub(load)
-        .is_none_or(|inside| inside >= mem_len)
-    {
+    if u64::from(entry).checked_sub(load).is_none_or(|inside| inside >= mem_len) {
         return Err(LoadError::EntryOutside(entry.into()));
     }
     Ok(entry)
@@ -180,10 +154,7 @@ fn place_info<'a>(
     let info_gpa = placer.low("the multiboot information", INFO_LEN as u64)?;
     let mut add = |what, bytes: Vec<u8>| -> Result<u32, LoadError> {
         let gpa = placer.low(what, bytes.len() as u64)?;
-        pieces.push(Piece {
-            gpa,
-            bytes: bytes.into(),
-        });
+        pieces.push(Piece { gpa, bytes: bytes.into() });
         // `low` stays below 4 GiB.
         Ok(gpa as u32)
     };
@@ -196,10 +167,7 @@ fn place_info<'a>(
     let mut mods = Vec::with_capacity(request.modules.len() * 16);
     for module in request.modules {
         let gpa = placer.below("a module", module.len() as u64, 4096, FOUR_GIB)?;
-        pieces.push(Piece {
-            gpa,
-            bytes: (*module).into(),
-        });
+        pieces.push(Piece { gpa, bytes: (*module).into() });
         // mod_start, mod_end, string (the empty one that ends the command line), reserved.
         let string = cmdline + request.cmdline.len() as u32;
         for field in [gpa as u32, (gpa + module.len() as u64) as u32, string, 0] {
@@ -207,10 +175,7 @@ fn place_info<'a>(
         }
     }
     let mods_gpa = placer.low("the module list", mods.len() as u64)?;
-    pieces.push(Piece {
-        gpa: mods_gpa,
-        bytes: mods.into(),
-    });
+    pieces.push(Piece { gpa: mods_gpa, bytes: mods.into() });
 
     let flags = info_flags::MEMORY
         | info_flags::CMDLINE
@@ -220,7 +185,7 @@ fn place_info<'a>(
     let mut info = vec![0; INFO_LEN];
     for (offset, field) in [
         (0, flags),
-        (4, (EBDA >> 10) as u32), // mem_lower, KiB
+        (4, (EBDA >> 10) as u32),                              // mem_lower, KiB
         (8, ((request.map.low_end() - ONE_MIB) >> 10) as u32), // mem_upper, KiB
         (16, cmdline),
         (20, request.modules.len() as u32), // mods_count
@@ -231,10 +196,7 @@ fn place_info<'a>(
     ] {
         put(&mut info, offset, &field.to_le_bytes());
     }
-    pieces.push(Piece {
-        gpa: info_gpa,
-        bytes: info.into(),
-    });
+    pieces.push(Piece { gpa: info_gpa, bytes: info.into() });
     Ok(info_gpa)
 }
 

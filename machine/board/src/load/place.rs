@@ -14,56 +14,31 @@ pub(super) struct Placer {
 
 impl Placer {
     pub(super) fn new(map: &MemoryMap) -> Self {
-        Self {
-            usable: map.usable(),
-            memory_end: map.low_end(),
-            taken: Vec::new(),
-        }
+        Self { usable: map.usable(), memory_end: map.low_end(), taken: Vec::new() }
     }
 
     fn conflict(&self, range: &Range<u64>) -> Option<&(Range<u64>, &'static str)> {
-        self.taken
-            .iter()
-            .find(|(taken, _)| taken.start < range.end && range.start < taken.end)
+        self.taken.iter().find(|(taken, _)| taken.start < range.end && range.start < taken.end)
     }
 
     /// Whether [`Self::claim`] would succeed.
     pub(super) fn is_free(&self, start: u64, len: u64) -> bool {
         start.checked_add(len).is_some_and(|end| {
-            self.usable
-                .iter()
-                .any(|ram| ram.start <= start && end <= ram.end)
+            self.usable.iter().any(|ram| ram.start <= start && end <= ram.end)
                 && self.conflict(&(start..end)).is_none()
         })
     }
 
     /// Takes a fixed range.
-    pub(super) fn claim(
-        &mut self,
-        what: &'static str,
-        start: u64,
-        len: u64,
-    ) -> Result<(), LoadError> {
+    pub(super) fn claim(&mut self, what: &'static str, start: u64, len: u64) -> Result<(), LoadError> {
         let end = start.saturating_add(len);
-        let inside = self
-            .usable
-            .iter()
-            .any(|ram| ram.start <= start && end <= ram.end);
+        let inside = self.usable.iter().any(|ram| ram.start <= start && end <= ram.end);
         if !inside || start.checked_add(len).is_none() {
-            return Err(LoadError::OutsideMemory {
-                what,
-                start,
-                end,
-                memory_end: self.memory_end,
-            });
+            return Err(LoadError::OutsideMemory { what, start, end, memory_end: self.memory_end });
         }
         let range = start..end;
         if let Some((taken, other)) = self.conflict(&range) {
-            return Err(LoadError::Overlap {
-                what,
-                other,
-                at: taken.start.max(start),
-            });
+            return Err(LoadError::Overlap { what, other, at: taken.start.max(start) });
         }
         self.taken.push((range, what));
         Ok(())
@@ -95,11 +70,7 @@ impl Placer {
                 }
             }
         }
-        Err(LoadError::NoRoom {
-            what,
-            size: len,
-            limit: limit.min(self.memory_end),
-        })
+        Err(LoadError::NoRoom { what, size: len, limit: limit.min(self.memory_end) })
     }
 
     /// [`Self::below`] in the first 640 KiB, or anywhere below 4 GiB if that is full.
@@ -121,14 +92,8 @@ mod tests {
     #[test]
     fn places_high_and_around_what_is_taken() {
         let mut placer = placer();
-        assert_eq!(
-            placer.below("a", 0x1800, 4096, u64::MAX),
-            Ok((16 << 20) - 0x2000)
-        );
-        assert_eq!(
-            placer.below("b", 0x1000, 4096, u64::MAX),
-            Ok((16 << 20) - 0x3000)
-        );
+        assert_eq!(placer.below("a", 0x1800, 4096, u64::MAX), Ok((16 << 20) - 0x2000));
+        assert_eq!(placer.below("b", 0x1000, 4096, u64::MAX), Ok((16 << 20) - 0x3000));
         assert_eq!(placer.low("c", 0x400), Ok(0x9_f000));
     }
 
@@ -138,17 +103,10 @@ mod tests {
         placer.claim("kernel", ONE_MIB, 0x1000).unwrap();
         assert!(matches!(
             placer.claim("module", ONE_MIB + 0xfff, 1),
-            Err(LoadError::Overlap {
-                what: "module",
-                other: "kernel",
-                ..
-            })
+            Err(LoadError::Overlap { what: "module", other: "kernel", .. })
         ));
         for (start, len) in [(EBDA - 1, 2), (u64::MAX, 2), (16 << 20, 1), (0, u64::MAX)] {
-            assert!(matches!(
-                placer.claim("x", start, len),
-                Err(LoadError::OutsideMemory { .. })
-            ));
+            assert!(matches!(placer.claim("x", start, len), Err(LoadError::OutsideMemory { .. })));
             assert!(!placer.is_free(start, len));
         }
         assert!(placer.is_free(ONE_MIB + 0x1000, 0x1000));

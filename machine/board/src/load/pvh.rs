@@ -14,11 +14,7 @@ const START_INFO_LEN: usize = 56;
 const MODULE_LEN: usize = 32;
 const MAP_ROW_LEN: usize = 24;
 
-pub(super) fn load<'a>(
-    request: &Request<'a>,
-    image: &Elf<'a>,
-    entry: u64,
-) -> Result<Loaded<'a>, LoadError> {
+pub(super) fn load<'a>(request: &Request<'a>, image: &Elf<'a>, entry: u64) -> Result<Loaded<'a>, LoadError> {
     let mut placer = Placer::new(request.map);
     let mut pieces = Vec::new();
     image.place(&mut placer, &mut pieces)?;
@@ -28,10 +24,7 @@ pub(super) fn load<'a>(
     let mut modules = Vec::with_capacity(request.modules.len() * MODULE_LEN);
     for module in request.modules {
         let gpa = placer.below("a module", module.len() as u64, 4096, FOUR_GIB)?;
-        pieces.push(Piece {
-            gpa,
-            bytes: (*module).into(),
-        });
+        pieces.push(Piece { gpa, bytes: (*module).into() });
         for field in [gpa, module.len() as u64, 0, 0] {
             modules.extend_from_slice(&field.to_le_bytes());
         }
@@ -54,30 +47,18 @@ pub(super) fn load<'a>(
     put(&mut info, 12, &(request.modules.len() as u32).to_le_bytes());
     put(&mut info, 32, &request.rsdp.to_le_bytes());
     put(&mut info, 48, &(entries.len() as u32).to_le_bytes());
-    for (offset, what, bytes) in [
-        (16, "the module list", modules),
-        (24, "the command line", cmdline),
-        (40, "the memory map", map),
-    ] {
+    for (offset, what, bytes) in
+        [(16, "the module list", modules), (24, "the command line", cmdline), (40, "the memory map", map)]
+    {
         let gpa = placer.low(what, bytes.len() as u64)?;
         put(&mut info, offset, &gpa.to_le_bytes());
-        pieces.push(Piece {
-            gpa,
-            bytes: bytes.into(),
-        });
+        pieces.push(Piece { gpa, bytes: bytes.into() });
     }
-    pieces.push(Piece {
-        gpa: start_info,
-        bytes: info.into(),
-    });
+    pieces.push(Piece { gpa: start_info, bytes: info.into() });
 
     // `low` stays below 4 GiB.
     let (mut cpu, table) = entry::protected32(gdt, entry);
     cpu.gpr[x86::register::gpr::RBX] = start_info;
     pieces.push(table);
-    Ok(Loaded {
-        pieces,
-        cpu,
-        format: Format::Pvh,
-    })
+    Ok(Loaded { pieces, cpu, format: Format::Pvh })
 }

@@ -12,13 +12,7 @@ const MIB: u64 = 1 << 20;
 const RSDP: u64 = 0xe_0000;
 
 fn request<'a>(kernel: &'a [u8], map: &'a MemoryMap) -> Request<'a> {
-    Request {
-        kernel,
-        modules: &[],
-        cmdline: "console=ttyS0",
-        map,
-        rsdp: RSDP,
-    }
+    Request { kernel, modules: &[], cmdline: "console=ttyS0", map, rsdp: RSDP }
 }
 
 fn map(mib: u64) -> MemoryMap {
@@ -50,11 +44,7 @@ fn elf64(note: bool) -> Vec<u8> {
     put(&mut file, 0, b"\x7fELF\x02\x01\x01");
     put(&mut file, 16, &2_u16.to_le_bytes());
     put(&mut file, 18, &62_u16.to_le_bytes());
-    put(
-        &mut file,
-        24,
-        &(0xffff_ffff_8000_0000_u64 + 0x40).to_le_bytes(),
-    );
+    put(&mut file, 24, &(0xffff_ffff_8000_0000_u64 + 0x40).to_le_bytes());
     put(&mut file, 32, &64_u64.to_le_bytes());
     put(&mut file, 54, &56_u16.to_le_bytes());
     put(&mut file, 56, &(1 + u16::from(note)).to_le_bytes());
@@ -64,11 +54,7 @@ fn elf64(note: bool) -> Vec<u8> {
             put(&mut file, at + 8 + index * 8, &field.to_le_bytes());
         }
     };
-    header(
-        64,
-        1,
-        [0x1000, 0xffff_ffff_8000_0000, ONE_MIB, 4096, 8192, 4096],
-    );
+    header(64, 1, [0x1000, 0xffff_ffff_8000_0000, ONE_MIB, 4096, 8192, 4096]);
     header(120, 4, [0x800, 0, 0, 20, 20, 4]);
     put(&mut file, 0x800, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
     put(&mut file, 0x80c, b"Xen\0");
@@ -77,14 +63,10 @@ fn elf64(note: bool) -> Vec<u8> {
 }
 
 fn multiboot_header(flags: u32) -> Vec<u8> {
-    [
-        0x1bad_b002,
-        flags,
-        0_u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags),
-    ]
-    .iter()
-    .flat_map(|word: &u32| word.to_le_bytes())
-    .collect()
+    [0x1bad_b002, flags, 0_u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags)]
+        .iter()
+        .flat_map(|word: &u32| word.to_le_bytes())
+        .collect()
 }
 
 /// The a.out kludge: the header at offset 16, loaded with the file from its start at 1 MiB.
@@ -92,10 +74,7 @@ fn kludge() -> Vec<u8> {
     let mut file = vec![0; 4096];
     put(&mut file, 16, &multiboot_header(1 << 16));
     let base = ONE_MIB as u32;
-    for (index, field) in [base + 16, base, 0, base + 8192, base + 48]
-        .iter()
-        .enumerate()
-    {
+    for (index, field) in [base + 16, base, 0, base + 8192, base + 48].iter().enumerate() {
         put(&mut file, 28 + index * 4, &field.to_le_bytes());
     }
     file
@@ -120,16 +99,9 @@ fn check(loaded: &Loaded, map: &MemoryMap) {
         .map(|piece| piece.gpa..piece.gpa + piece.bytes.len() as u64)
         .collect();
     ranges.sort_by_key(|range| range.start);
-    assert!(
-        ranges.windows(2).all(|pair| pair[0].end <= pair[1].start),
-        "{ranges:x?}"
-    );
+    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:x?}");
     for range in ranges {
-        assert!(
-            map.usable()
-                .iter()
-                .any(|ram| ram.start <= range.start && range.end <= ram.end)
-        );
+        assert!(map.usable().iter().any(|ram| ram.start <= range.start && range.end <= ram.end));
     }
 }
 
@@ -137,11 +109,7 @@ fn check(loaded: &Loaded, map: &MemoryMap) {
 fn linux_zero_page_follows_the_protocol() {
     let (file, map) = (bz_image(), map(64));
     let initrd = [&b"12345"[..], &b"678"[..]];
-    let loaded = load(&Request {
-        modules: &initrd,
-        ..request(&file, &map)
-    })
-    .unwrap();
+    let loaded = load(&Request { modules: &initrd, ..request(&file, &map) }).unwrap();
     check(&loaded, &map);
     let cpu = &loaded.cpu;
     assert_eq!(loaded.format, Format::Linux);
@@ -153,10 +121,7 @@ fn linux_zero_page_follows_the_protocol() {
     assert!(params[0x1ef..0x1f1].iter().all(|&byte| byte == 0));
     assert_eq!(params[0x210], 0xff);
     assert_eq!(u64_at(params, 0x70), RSDP);
-    assert_eq!(
-        at(&loaded, u32_at(params, 0x228).into()),
-        b"console=ttyS0\0"
-    );
+    assert_eq!(at(&loaded, u32_at(params, 0x228).into()), b"console=ttyS0\0");
     // The second part of the initrd starts on a four-byte boundary.
     let initrd = u64::from(u32_at(params, 0x218));
     assert_eq!((initrd, u32_at(params, 0x21c)), (64 * MIB - 4096, 12));
@@ -183,10 +148,7 @@ fn linux_goes_lower_when_the_preferred_address_has_no_room() {
     fixed[0x234] = 0;
     assert!(matches!(
         load(&request(&fixed, &small)),
-        Err(LoadError::OutsideMemory {
-            start: 0x100_0000,
-            ..
-        })
+        Err(LoadError::OutsideMemory { start: 0x100_0000, .. })
     ));
 }
 
@@ -199,30 +161,14 @@ fn linux_refuses_what_it_cannot_start() {
         load(&request(&file, &map)).map(|_| ()).unwrap_err()
     };
     let old = broken(&|file| file[0x206] = 0x0b);
-    assert!(
-        matches!(&old, LoadError::Unsupported(why) if why.contains("2.11")),
-        "{old}"
-    );
+    assert!(matches!(&old, LoadError::Unsupported(why) if why.contains("2.11")), "{old}");
     let narrow = broken(&|file| file[0x236] = 0);
-    assert!(
-        matches!(&narrow, LoadError::Unsupported(why) if why.contains("64-bit")),
-        "{narrow}"
-    );
-    assert!(matches!(
-        broken(&|file| file[0x230] = 3),
-        LoadError::Malformed(_)
-    ));
-    assert!(matches!(
-        broken(&|file| put(file, 0x1f4, &[0; 4])),
-        LoadError::Malformed(_)
-    ));
+    assert!(matches!(&narrow, LoadError::Unsupported(why) if why.contains("64-bit")), "{narrow}");
+    assert!(matches!(broken(&|file| file[0x230] = 3), LoadError::Malformed(_)));
+    assert!(matches!(broken(&|file| put(file, 0x1f4, &[0; 4])), LoadError::Malformed(_)));
     assert_eq!(
         broken(&|file| file.truncate(5000)),
-        LoadError::Truncated {
-            what: "the kernel proper",
-            need: 5632,
-            have: 5000
-        }
+        LoadError::Truncated { what: "the kernel proper", need: 5632, have: 5000 }
     );
     assert!(matches!(
         broken(&|file| put(file, 0x260, &u32::MAX.to_le_bytes())),
@@ -233,10 +179,7 @@ fn linux_refuses_what_it_cannot_start() {
             put(file, 0x258, &u64::MAX.to_le_bytes());
             file[0x234] = 0;
         }),
-        LoadError::OutsideMemory {
-            start: u64::MAX,
-            ..
-        }
+        LoadError::OutsideMemory { start: u64::MAX, .. }
     ));
 }
 
@@ -244,68 +187,34 @@ fn linux_refuses_what_it_cannot_start() {
 fn command_lines_and_initrds_have_their_limits() {
     let (file, map) = (bz_image(), map(64));
     let fits = "x".repeat(2047);
-    assert!(
-        load(&Request {
-            cmdline: &fits,
-            ..request(&file, &map)
-        })
-        .is_ok()
-    );
+    assert!(load(&Request { cmdline: &fits, ..request(&file, &map) }).is_ok());
     let long = "x".repeat(2048);
     assert_eq!(
-        load(&Request {
-            cmdline: &long,
-            ..request(&file, &map)
-        })
-        .unwrap_err(),
-        LoadError::CommandLineTooLong {
-            len: 2048,
-            max: 2047
-        }
+        load(&Request { cmdline: &long, ..request(&file, &map) }).unwrap_err(),
+        LoadError::CommandLineTooLong { len: 2048, max: 2047 }
     );
     assert_eq!(
-        load(&Request {
-            cmdline: "a\0b",
-            ..request(&file, &map)
-        })
-        .unwrap_err(),
+        load(&Request { cmdline: "a\0b", ..request(&file, &map) }).unwrap_err(),
         LoadError::CommandLineNul
     );
     let initrd = vec![0; 48 * MIB as usize];
     assert!(matches!(
-        load(&Request {
-            modules: &[&initrd],
-            ..request(&file, &map)
-        }),
-        Err(LoadError::NoRoom {
-            what: "the initial RAM disk",
-            ..
-        })
+        load(&Request { modules: &[&initrd], ..request(&file, &map) }),
+        Err(LoadError::NoRoom { what: "the initial RAM disk", .. })
     ));
     // Not above what the kernel can reach, though there is memory.
     let mut near = file;
     put(&mut near, 0x22c, &(32 * MIB as u32 - 1).to_le_bytes());
-    let loaded = load(&Request {
-        modules: &[b"initrd"],
-        ..request(&near, &map)
-    })
-    .unwrap();
+    let loaded = load(&Request { modules: &[b"initrd"], ..request(&near, &map) }).unwrap();
     assert_eq!(at(&loaded, 32 * MIB - 4096), b"initrd");
 }
 
 #[test]
 fn pvh_start_info_leads_to_everything() {
     let (file, map) = (elf64(true), map(64));
-    let loaded = load(&Request {
-        modules: &[b"module"],
-        ..request(&file, &map)
-    })
-    .unwrap();
+    let loaded = load(&Request { modules: &[b"module"], ..request(&file, &map) }).unwrap();
     check(&loaded, &map);
-    assert_eq!(
-        (loaded.format, loaded.cpu.mode()),
-        (Format::Pvh, Mode::Protected32)
-    );
+    assert_eq!((loaded.format, loaded.cpu.mode()), (Format::Pvh, Mode::Protected32));
     assert_eq!(loaded.cpu.rip, ONE_MIB + 0x80);
     let info = at(&loaded, loaded.cpu.gpr[gpr::RBX]);
     assert_eq!((u32_at(info, 0), u32_at(info, 4)), (0x336e_c578, 1));
@@ -316,10 +225,7 @@ fn pvh_start_info_leads_to_everything() {
     assert_eq!(u64_at(info, 32), RSDP);
     let rows = at(&loaded, u64_at(info, 40));
     assert_eq!(rows.len(), 24 * u32_at(info, 48) as usize);
-    assert_eq!(
-        (u64_at(rows, 0), u64_at(rows, 8), u32_at(rows, 16)),
-        (0, 0x9_fc00, 1)
-    );
+    assert_eq!((u64_at(rows, 0), u64_at(rows, 8), u32_at(rows, 16)), (0, 0x9_fc00, 1));
 }
 
 #[test]
@@ -335,13 +241,7 @@ fn elf_headers_are_not_believed() {
     let outside = |file: &mut Vec<u8>| put(file, 64 + 24, &(64 * MIB - 4096).to_le_bytes());
     assert!(matches!(broken(&outside), LoadError::OutsideMemory { .. }));
     let wraps = |file: &mut Vec<u8>| put(file, 64 + 8, &u64::MAX.to_le_bytes());
-    assert!(matches!(
-        broken(&wraps),
-        LoadError::Truncated {
-            what: "a segment",
-            ..
-        }
-    ));
+    assert!(matches!(broken(&wraps), LoadError::Truncated { what: "a segment", .. }));
     let larger = |file: &mut Vec<u8>| put(file, 64 + 40, &1_u64.to_le_bytes());
     assert!(matches!(broken(&larger), LoadError::Malformed(_)));
     let entry = |file: &mut Vec<u8>| put(file, 0x810, &[0; 4]);
@@ -350,10 +250,7 @@ fn elf_headers_are_not_believed() {
     assert!(matches!(broken(&arm), LoadError::Unsupported(_)));
     let object = |file: &mut Vec<u8>| file[16] = 1;
     assert!(matches!(broken(&object), LoadError::Unsupported(_)));
-    assert!(matches!(
-        load(&request(&elf64(false), &map)),
-        Err(LoadError::Unsupported(_))
-    ));
+    assert!(matches!(load(&request(&elf64(false), &map)), Err(LoadError::Unsupported(_))));
 }
 
 #[test]
@@ -364,10 +261,7 @@ fn overlapping_segments_are_refused() {
     let row = file[64..120].to_vec();
     put(&mut file, 120, &row);
     put(&mut file, 0x200, &multiboot_header(0));
-    assert!(matches!(
-        load(&request(&file, &map)),
-        Err(LoadError::Overlap { at: ONE_MIB, .. })
-    ));
+    assert!(matches!(load(&request(&file, &map)), Err(LoadError::Overlap { at: ONE_MIB, .. })));
 }
 
 #[test]
@@ -376,17 +270,10 @@ fn multiboot_information_leads_to_everything() {
     let mut elf = elf64(false);
     put(&mut elf, 0x200, &multiboot_header(3));
     for (file, entry) in [(elf, ONE_MIB + 0x40), (kludge(), ONE_MIB + 48)] {
-        let loaded = load(&Request {
-            modules: &[b"m1", b"m2"],
-            ..request(&file, &map)
-        })
-        .unwrap();
+        let loaded = load(&Request { modules: &[b"m1", b"m2"], ..request(&file, &map) }).unwrap();
         check(&loaded, &map);
         let cpu = &loaded.cpu;
-        assert_eq!(
-            (loaded.format, cpu.mode()),
-            (Format::Multiboot, Mode::Protected32)
-        );
+        assert_eq!((loaded.format, cpu.mode()), (Format::Multiboot, Mode::Protected32));
         assert_eq!((cpu.rip, cpu.gpr[gpr::RAX]), (entry, 0x2bad_b002));
         let info = at(&loaded, cpu.gpr[gpr::RBX]);
         assert_eq!(u32_at(info, 0), 0x24d);
@@ -400,10 +287,7 @@ fn multiboot_information_leads_to_everything() {
         assert_eq!(at(&loaded, u32_at(mods, 24).into()), b"\0");
         let rows = at(&loaded, u32_at(info, 48).into());
         assert_eq!(u32_at(info, 44) as usize, rows.len());
-        assert_eq!(
-            (u32_at(rows, 0), u64_at(rows, 12), u32_at(rows, 20)),
-            (20, 0x9_fc00, 1)
-        );
+        assert_eq!((u32_at(rows, 0), u64_at(rows, 12), u32_at(rows, 20)), (20, 0x9_fc00, 1));
     }
 }
 
@@ -419,38 +303,20 @@ fn multiboot_addresses_are_not_believed() {
     assert!(matches!(broken(0, u32::MAX), LoadError::Malformed(_)));
     assert!(matches!(broken(2, 1), LoadError::Malformed(_)));
     assert!(matches!(broken(2, u32::MAX), LoadError::Truncated { .. }));
-    assert!(matches!(
-        broken(3, u32::MAX),
-        LoadError::OutsideMemory { .. }
-    ));
+    assert!(matches!(broken(3, u32::MAX), LoadError::OutsideMemory { .. }));
     assert_eq!(broken(4, 0), LoadError::EntryOutside(0));
     let mut file = kludge();
     put(&mut file, 16, &multiboot_header(1 << 16 | 1 << 9));
-    assert!(matches!(
-        load(&request(&file, &map)),
-        Err(LoadError::Unsupported(_))
-    ));
+    assert!(matches!(load(&request(&file, &map)), Err(LoadError::Unsupported(_))));
 }
 
 #[test]
 fn other_files_are_not_kernels() {
     let map = map(64);
-    for file in [
-        &b""[..],
-        b"MZ",
-        b"#!/bin/sh\n",
-        &[0; 10_000],
-        &[0xff; 10_000],
-    ] {
-        assert_eq!(
-            load(&request(file, &map)).unwrap_err(),
-            LoadError::NotAKernel
-        );
+    for file in [&b""[..], b"MZ", b"#!/bin/sh\n", &[0; 10_000], &[0xff; 10_000]] {
+        assert_eq!(load(&request(file, &map)).unwrap_err(), LoadError::NotAKernel);
     }
-    assert!(matches!(
-        load(&request(b"\x7fELF", &map)),
-        Err(LoadError::Truncated { .. })
-    ));
+    assert!(matches!(load(&request(b"\x7fELF", &map)), Err(LoadError::Truncated { .. })));
 }
 
 #[test]

@@ -1,0 +1,342 @@
+//! Configuration to machine, and the machine's life: built, run until something stops it, taken down; a reset
+//! builds it anew from the same configuration, as turning the board off and on does.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use dispatcher::{Dispatcher, Statistics, Stop};
+use memory::{AllocateError, GuestRam};
+use thiserror::Error;
+use vcpu::{Activity, CpuState, EngineError};
+use x86::cpuid::{CpuidConfig, CpuidTable};
+
+use crate::acpi::{self, Description};
+use crate::clock::Clock;
+use crate::engine::{self, EngineChoice};
+use crate::load::{self, LoadError, Request};
+use crate::map::{BIOS, MemoryMap, SizeError};
+use crate::processor::{ProcessorView, Shared};
+use crate::serial::SerialLine;
+use crate::stop::{StopReason, StopSwitch};
+use crate::timers::TimerService;
+use crate::waker::Waker;
+use crate::wiring::{self, Chips, IO_APIC_ID, Plan, SerialPort, WiringError};
+use crate::{firmware, isa};
+
+/// Where the bytes of a kernel or module come from. Files are read at every start of the machine and not kept.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// These.
+    Bytes(Arc<[u8]>),
+}
+
+impl Source {
+    fn read(&self) -> Result<Arc<[u8]>, BuildError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.clone()),
+            Self::File(path) => std::fs::read(path)
+                .map(Arc::from)
+                .map_err(|source| BuildError::Read { path: path.clone(), source }),
+        }
+    }
+}
+
+/// What a machine is made of.
+pub struct Config {
+    /// RAM in bytes.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub cpus: u8,
+    /// How guest code runs.
+    pub engine: EngineChoice,
+    /// The kernel.
+    pub kernel: Source,
+    /// Initial RAM disks or boot modules.
+    pub modules: Vec<Source>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// COM1, COM2 and so on.
+    pub serial: Vec<Arc<SerialLine>>,
+    /// Whether there is a debug-exit port.
+    pub debug_exit: bool,
+    /// Whether a reset starts the machine again rather than ending it.
+    pub reboot: bool,
+}
+
+/// Why there is no machine.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The size of RAM.
+    #[error("cannot make a machine of this size")]
+    Size(#[from] SizeError),
+    /// The host does not have so much memory.
+    #[error("the guest is to have {wanted} bytes of memory, the host has {total} in all")]
+    HostMemory {
+        /// What was asked for.
+        wanted: u64,
+        /// What there is.
+        total: u64,
+    },
+    /// The host gives no memory.
+    #[error("cannot allocate the guest's memory")]
+    Memory(#[from] AllocateError),
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The engine cannot be set up.
+    #[error("cannot set up the {name} engine")]
+    Engine {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: EngineError,
+    },
+    /// No thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// Two devices at one address: the table of addresses is wrong.
+    #[error("the board is wired wrongly")]
+    Wiring(#[from] WiringError),
+}
+
+/// Stops a machine from outside, whichever of its lives it is in.
+#[derive(Clone, Default)]
+pub struct Control {
+    state: Arc<Mutex<ControlState>>,
+}
+
+#[derive(Default)]
+struct ControlState {
+    current: Option<Arc<StopSwitch>>,
+    /// Asked for while there was no machine.
+    early: Option<StopReason>,
+}
+
+impl Control {
+    /// Stops the machine for this reason; one that is yet to start will not.
+    pub fn stop(&self, reason: StopReason) {
+        let current = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.current.is_none() {
+                state.early.get_or_insert(reason);
+                return;
+            }
+            state.current.clone()
+        };
+        if let Some(current) = current {
+            current.stop(reason);
+        }
+    }
+
+    fn set(&self, switch: Option<&Arc<StopSwitch>>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.current = switch.cloned();
+        if let (Some(switch), Some(early)) = (switch, state.early.take()) {
+            switch.stop(early);
+        }
+    }
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+pub struct End {
+    /// Why.
+    pub reason: StopReason,
+    /// What made its vCPUs leave guest code, in its last life.
+    pub statistics: Vec<Statistics>,
+}
+
+/// Runs a machine to its end, through as many resets as the guest asks for.
+pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
+    loop {
+        let machine = Machine::build(config)?;
+        control.set(Some(&machine.stop));
+        let end = machine.run(config);
+        control.set(None);
+        if !matches!(end.reason, StopReason::Reset) || !config.reboot {
+            return Ok(end);
+        }
+        tracing::info!("the guest resets");
+    }
+}
+
+/// A vCPU, with or without a thread.
+struct Processor {
+    dispatcher: Dispatcher,
+    view: ProcessorView,
+    waker: Arc<Waker>,
+}
+
+struct Machine {
+    processors: Vec<Processor>,
+    stop: Arc<StopSwitch>,
+    chips: Chips,
+    /// Dropped last: alarms may go off until then.
+    timers: TimerService,
+}
+
+impl Machine {
+    fn build(config: &Config) -> Result<Self, BuildError> {
+        let map = MemoryMap::new(config.memory)?;
+        if let Some(total) = host::system::total_memory()
+            && config.memory > total
+        {
+            return Err(BuildError::HostMemory { wanted: config.memory, total });
+        }
+        let ram = GuestRam::allocate(config.memory)?;
+        let clock = Arc::new(Clock::start(host::cpu::rdtsc, host::cpu::tsc_hz()));
+        let cpuid = Arc::new(cpuid_table(config, &clock));
+        let boot = boot_state(config, &map, &ram, &cpuid, &clock)?;
+
+        let timers = TimerService::start(clock.clone()).map_err(BuildError::Thread)?;
+        let stop = Arc::new(StopSwitch::default());
+        let wakers: Vec<_> = (0..config.cpus).map(|_| Arc::new(Waker::default())).collect();
+        for waker in &wakers {
+            let waker = waker.clone();
+            stop.on_stop(Arc::new(move || devices::apic::Wake::wake(&*waker)));
+        }
+        let mut chips = wiring::wire(Plan {
+            map: &map,
+            physical_bits: cpuid.physical_bits(),
+            serial: config
+                .serial
+                .iter()
+                .map(|line| SerialPort { sink: line.sink(), room: line.room() })
+                .collect(),
+            debug_exit: config.debug_exit,
+            clock: clock.clone(),
+            timers: &timers,
+            stop: stop.clone(),
+            wakers: &wakers,
+        })?;
+        let shared = Shared {
+            ram: ram.clone(),
+            ports: chips.ports.clone(),
+            mmio: chips.mmio.clone(),
+            clock,
+            cpuid,
+            stop: stop.clone(),
+            lone: config.cpus == 1,
+        };
+        let mut processors = Vec::new();
+        for (index, (apic, waker)) in chips.local_apics.drain(..).zip(wakers).enumerate() {
+            let cpu = match index {
+                0 => boot.clone(),
+                _ => CpuState { activity: Activity::WaitForStartUp, ..firmware::reset(&shared.clock) },
+            };
+            let engine = engine::make(config.engine, &ram, shared.cpuid.physical_bits())
+                .map_err(|(name, source)| BuildError::Engine { name, source })?;
+            let view = ProcessorView::new(shared.clone(), index as u32, apic, waker.clone());
+            processors.push(Processor { dispatcher: Dispatcher::new(engine, cpu), view, waker });
+        }
+        Ok(Self { processors, stop, chips, timers })
+    }
+
+    fn run(self, config: &Config) -> End {
+        for (line, uart) in config.serial.iter().zip(&self.chips.uarts) {
+            line.attach(uart);
+        }
+        let mut threads = Vec::new();
+        for (index, processor) in self.processors.into_iter().enumerate() {
+            let stop = self.stop.clone();
+            let name = format!("vcpu{index}");
+            match thread::Builder::new().name(name).spawn(move || processor.run(&stop)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => self.stop.stop(StopReason::NoThread(error)),
+            }
+        }
+        self.stop.wait();
+        // A panic has been reported by its thread, and made the reason by its guard.
+        let processors: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
+        for line in &config.serial {
+            line.detach();
+        }
+        // No callback into a chip from here on.
+        drop(self.timers);
+        End {
+            reason: self.stop.take_reason().unwrap_or(StopReason::Bug),
+            statistics: processors.iter().map(|cpu| cpu.dispatcher.statistics().clone()).collect(),
+        }
+    }
+}
+
+/// The host's CPUID, made the guest's.
+fn cpuid_table(config: &Config, clock: &Clock) -> CpuidTable {
+    let cpuid = CpuidConfig {
+        vcpus: config.cpus.into(),
+        host_xcr0: host::cpu::xcr0(),
+        tsc_khz: u32::try_from(clock.tsc_hz() / 1000).ok(),
+    };
+    CpuidTable::new(&cpuid, |leaf, subleaf| {
+        let host::cpu::Cpuid { eax, ebx, ecx, edx } = host::cpu::cpuid(leaf, subleaf);
+        [eax, ebx, ecx, edx]
+    })
+}
+
+/// Loads the kernel and the tables; the boot processor's state at its first instruction.
+fn boot_state(
+    config: &Config,
+    map: &MemoryMap,
+    ram: &GuestRam,
+    cpuid: &CpuidTable,
+    clock: &Clock,
+) -> Result<CpuState, BuildError> {
+    let kernel = config.kernel.read()?;
+    let modules = config.modules.iter().map(Source::read).collect::<Result<Vec<_>, _>>()?;
+    let modules: Vec<&[u8]> = modules.iter().map(AsRef::as_ref).collect();
+    let tables = acpi::tables(&Description {
+        cpus: config.cpus,
+        io_apic_id: IO_APIC_ID,
+        serial_ports: config.serial.len().min(isa::port::COM.len()),
+    });
+    let loaded = load::load(&Request {
+        kernel: &kernel,
+        modules: &modules,
+        cmdline: &config.cmdline,
+        map,
+        rsdp: tables.rsdp,
+    })?;
+    // Loaders place inside the map, which is the RAM's own.
+    for piece in &loaded.pieces {
+        ram.write(piece.gpa, &piece.bytes).expect("loaders stay inside RAM");
+    }
+    ram.write(BIOS, &tables.bytes).expect("the BIOS area is RAM");
+    Ok(firmware::finish(loaded.cpu, clock, cpuid.physical_bits()))
+}
+
+impl Processor {
+    /// Runs guest code until the machine stops.
+    fn run(mut self, stop: &Arc<StopSwitch>) -> Self {
+        /// A panic of ours ends the machine rather than leaving it without a processor.
+        struct Guard<'a>(&'a StopSwitch);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                if thread::panicking() {
+                    self.0.stop(StopReason::Bug);
+                }
+            }
+        }
+        let _guard = Guard(stop);
+        self.waker.bind(self.dispatcher.engine().kicker());
+        let end = self.dispatcher.run(&mut self.view);
+        self.waker.unbind();
+        match end {
+            // Whoever asked has given the reason.
+            Stop::Requested => {}
+            Stop::TripleFault(report) => stop.stop(StopReason::TripleFault(report)),
+            Stop::Failed(failure) => stop.stop(StopReason::Failed(failure)),
+        }
+        self
+    }
+}
