@@ -80,10 +80,12 @@ pub struct Context {
     pub flags: u64,
     /// The status flags in ax form across an indirect jump, or around a string instruction.
     pub jump_flags: u64,
-    /// RFLAGS other than the status flags and IF. The direction flag is here only: the host's stays clear.
+    /// RFLAGS other than the status flags, IF and DF.
     pub system_flags: u64,
     /// IF, apart so that CLI is one store: 2 (the bit's place in the second byte of RFLAGS) or 0.
     pub interrupt_flag: u64,
+    /// DF, apart for the same reason, in the same byte: 4 or 0. The host's stays clear.
+    pub direction_flag: u64,
     /// Not zero when STI is to leave guest code, because an interrupt waits.
     pub window: u64,
     /// Segment bases.
@@ -126,8 +128,8 @@ pub enum ContextField {
     Flags,
     JumpFlags,
     SystemFlags,
-    SystemFlagsByte(u8),
     InterruptFlag,
+    DirectionFlag,
     Kick,
     Window,
     Base(u8),
@@ -152,7 +154,7 @@ impl ContextField {
             Self::Flags => offset_of!(Context, flags),
             Self::JumpFlags => offset_of!(Context, jump_flags),
             Self::SystemFlags => offset_of!(Context, system_flags),
-            Self::SystemFlagsByte(i) => offset_of!(Context, system_flags) + usize::from(i),
+            Self::DirectionFlag => offset_of!(Context, direction_flag),
             Self::InterruptFlag => offset_of!(Context, interrupt_flag),
             Self::Kick => KICK_OFFSET,
             Self::Window => offset_of!(Context, window),

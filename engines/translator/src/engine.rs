@@ -164,7 +164,8 @@ impl Translator {
         context.gpr = cpu.gpr;
         context.flags = status::to_ax(cpu.rflags);
         context.interrupt_flag = u64::from(cpu.rflags.contains(Rflags::IF)) << 1;
-        context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF).bits();
+        context.direction_flag = u64::from(cpu.rflags.contains(Rflags::DF)) << 2;
+        context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF - Rflags::DF).bits();
         context.tsc_offset = cpu.tsc_offset;
         context.fpu = cpu.fpu.area.as_mut_ptr() as u64;
         for (n, segment) in cpu.segments.iter().enumerate() {
@@ -181,6 +182,7 @@ impl Translator {
         let mut flags =
             status::from_ax(context.flags) | Rflags::from_bits_retain(context.system_flags);
         flags.set(Rflags::IF, context.interrupt_flag != 0);
+        flags.set(Rflags::DF, context.direction_flag != 0);
         cpu.rflags = flags | Rflags::FIXED;
     }
 

@@ -1,4 +1,4 @@
-//! Instructions with a memory operand that is not simply "the operand at this address".
+//! Instructions that are not simply copied with "the operand at this address".
 
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use x86::Exception;
@@ -30,6 +30,8 @@ impl Lowering<'_> {
             | M::Prefetchwt1
             | M::Cldemote
                 if has_memory(i) => {}
+            M::Cld => self.set_direction(false),
+            M::Std => self.set_direction(true),
             M::Lea => self.load_address(insn)?,
             M::Xlatb => self.xlat(insn)?,
             M::Bt | M::Bts | M::Btr | M::Btc

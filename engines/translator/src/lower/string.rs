@@ -12,9 +12,6 @@ use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::tlb::TlbEntry;
 
-/// DF in the second byte of RFLAGS.
-const DF: u8 = 4;
-
 impl Lowering<'_> {
     /// Lowers a string instruction; `false` if this is none.
     pub(super) fn string(&mut self, insn: &GuestInsn) -> bool {
@@ -35,7 +32,7 @@ impl Lowering<'_> {
         if saved == Saved::Context {
             self.flags_to_context();
         }
-        self.e.raw_ctx(&[0xf6], 0, F::SystemFlagsByte(1), &[DF]);
+        self.e.cmp_ctx8(F::DirectionFlag, 0);
         let backwards = self.e.jcc(Cond::NotEqual);
         self.slow_from([Some(backwards), None], saved, insn.offset);
         if rep {

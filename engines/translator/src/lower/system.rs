@@ -13,7 +13,9 @@ use crate::lower::stack::Width;
 use crate::mode::ModeWord;
 
 /// IF's place in `Context::interrupt_flag`.
-const SET: u32 = 2;
+const IF_SET: u32 = 2;
+/// DF's place in `Context::direction_flag`.
+const DF_SET: u32 = 4;
 
 /// Whether this routine's instruction may be done inside a block in this mode. Some of its forms may still
 /// leave.
@@ -45,7 +47,7 @@ impl Lowering<'_> {
         match routine {
             Routine::Nop => true,
             Routine::Cli => {
-                self.set_interrupt_flag(0);
+                self.set_flag(F::InterruptFlag, 0);
                 true
             }
             Routine::Sti => {
@@ -58,15 +60,20 @@ impl Lowering<'_> {
         }
     }
 
-    fn set_interrupt_flag(&mut self, value: u32) {
-        self.e
-            .raw_ctx(&[0x48, 0xc7], 0, F::InterruptFlag, &value.to_le_bytes());
+    /// CLD and STD, which are innocuous but for this: the host's direction flag belongs to the host.
+    pub(super) fn set_direction(&mut self, down: bool) {
+        self.set_flag(F::DirectionFlag, if down { DF_SET } else { 0 });
+    }
+
+    /// Sets a flag that stands apart, without touching another.
+    fn set_flag(&mut self, field: F, value: u32) {
+        self.e.raw_ctx(&[0x48, 0xc7], 0, field, &value.to_le_bytes());
     }
 
     /// Sets IF; if an interrupt waits for that, leaves before the next instruction, which the engine lets run
     /// alone in the shadow.
     fn sti(&mut self, insn: &GuestInsn) {
-        self.set_interrupt_flag(SET);
+        self.set_flag(F::InterruptFlag, IF_SET);
         let saved = self.save_flags(insn.live_after, Reg::R11);
         self.e.cmp_ctx8(F::Window, 0);
         let waits = self.e.jcc(Cond::NotEqual);
@@ -97,6 +104,7 @@ impl Lowering<'_> {
         self.e.op_reg(Op::Or, false, Reg::RAX, part);
         self.e.op_ctx(Op::Or, true, Reg::RAX, F::SystemFlags);
         self.e.op_ctx(Op::Load, false, part, F::InterruptFlag);
+        self.e.op_ctx(Op::Or, false, part, F::DirectionFlag);
         self.e.shift(4, false, part, 8);
         self.e.op_reg(Op::Or, false, Reg::RAX, part);
         self.e.op_mem(Op::Store, true, Reg::RAX, Mem::base(slot));

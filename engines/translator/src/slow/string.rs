@@ -2,7 +2,6 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use vcpu::CpuState;
-use x86::Rflags;
 use x86::register::gpr;
 
 use super::{Insn, Slow, access};
@@ -237,7 +236,7 @@ impl Translator {
     }
 
     fn backwards(&mut self) -> bool {
-        self.cache.region.context().system_flags & Rflags::DF.bits() != 0
+        self.cache.region.context().direction_flag != 0
     }
 }
 
