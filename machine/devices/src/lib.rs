@@ -19,4 +19,6 @@ pub mod pci;
 pub mod wiring;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod testing;

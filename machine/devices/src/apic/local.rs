@@ -254,7 +254,9 @@ impl LocalApic {
         for (line, edge) in [(LINT0, attention::LINT0_EDGE), (LINT1, attention::LINT1_EDGE)] {
             self.check_pin(line, work & edge != 0);
         }
-        if work & attention::ERROR != 0 {
+        // The vectors just raised may have been errors themselves.
+        let news = self.port.attention.fetch_and(!attention::ERROR, Ordering::AcqRel);
+        if (work | news) & attention::ERROR != 0 {
             self.raise(lvt::ERROR);
         }
         self.update();
