@@ -1,8 +1,6 @@
 //! How an instruction uses its operands, from iced-x86's instruction information.
 
-use iced_x86::{
-    Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
-};
+use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind};
 
 use crate::emit::Reg;
 use crate::regs::{SPILLED, is_spilled, number};
@@ -39,21 +37,11 @@ pub struct Operands {
 
 impl Operands {
     /// None.
-    pub const NONE: Self = Self {
-        read: 0,
-        written: 0,
-    };
+    pub const NONE: Self = Self { read: 0, written: 0 };
 
     /// One that is read only.
     pub fn reads_only(reg: Reg) -> Self {
-        if is_spilled(reg) {
-            Self {
-                read: bit(reg),
-                written: 0,
-            }
-        } else {
-            Self::NONE
-        }
+        if is_spilled(reg) { Self { read: bit(reg), written: 0 } } else { Self::NONE }
     }
 
     /// Whether this register is one of them.
@@ -63,16 +51,12 @@ impl Operands {
 
     /// Those to load before the instruction.
     pub fn read(self) -> impl Iterator<Item = Reg> {
-        SPILLED
-            .into_iter()
-            .filter(move |reg| self.read & bit(*reg) != 0)
+        SPILLED.into_iter().filter(move |reg| self.read & bit(*reg) != 0)
     }
 
     /// Those to store after it.
     pub fn written(self) -> impl Iterator<Item = Reg> {
-        SPILLED
-            .into_iter()
-            .filter(move |reg| self.written & bit(*reg) != 0)
+        SPILLED.into_iter().filter(move |reg| self.written & bit(*reg) != 0)
     }
 }
 
@@ -88,15 +72,12 @@ pub struct Accesses {
 impl Accesses {
     /// A new one.
     pub fn new() -> Self {
-        Self {
-            factory: InstructionInfoFactory::new(),
-        }
+        Self { factory: InstructionInfoFactory::new() }
     }
 
     /// The spilled operands and what happens to the memory operand.
     pub fn of(&mut self, i: &Instruction) -> (Operands, Direction) {
-        let options =
-            InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
+        let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
         let info = self.factory.info_options(i, options);
         let mut operands = Operands::default();
         let mut direction = Direction::Read;
@@ -126,9 +107,7 @@ impl Accesses {
 
 fn memory_direction(i: &Instruction, access: OpAccess) -> Direction {
     match access {
-        OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess => {
-            Direction::Read
-        }
+        OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess => Direction::Read,
         // A masked store leaves part of what it spans as it was, and XSAVE leaves the gaps of its area.
         OpAccess::Write if i.has_op_mask() || is_save(i.mnemonic()) => Direction::ReadWrite,
         OpAccess::Write => Direction::Write,

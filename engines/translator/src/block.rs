@@ -82,20 +82,14 @@ impl Block {
     /// Host address at which the instruction at `rip` begins, if this block holds it.
     pub fn resume_point(&self, rip: u64) -> Option<u64> {
         let offset = u16::try_from(rip.wrapping_sub(self.key.rip)).ok()?;
-        let n = self
-            .map
-            .binary_search_by_key(&offset, |(_, guest)| *guest)
-            .ok()?;
+        let n = self.map.binary_search_by_key(&offset, |(_, guest)| *guest).ok()?;
         Some(self.entry + u64::from(self.map[n].0))
     }
 
     /// Guest rip of the instruction whose code contains `host`.
     pub fn guest_rip(&self, host: u64) -> Option<u64> {
         let offset = u32::try_from(host.checked_sub(self.entry)?).ok()?;
-        let n = self
-            .map
-            .partition_point(|(start, _)| *start <= offset)
-            .checked_sub(1)?;
+        let n = self.map.partition_point(|(start, _)| *start <= offset).checked_sub(1)?;
         Some(self.key.rip.wrapping_add(u64::from(self.map[n].1)))
     }
 }
@@ -156,9 +150,7 @@ impl Sites {
 
     /// The site behind an exit index.
     pub fn get(&self, index: u32) -> Option<Site> {
-        self.list
-            .get(index.checked_sub(FIRST_SITE)? as usize)
-            .copied()
+        self.list.get(index.checked_sub(FIRST_SITE)? as usize).copied()
     }
 
     /// Forgets all.

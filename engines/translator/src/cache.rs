@@ -138,10 +138,7 @@ impl Cache {
 
     /// The block whose host code contains an address.
     pub fn block_at(&self, host: u64) -> Option<&Block> {
-        let n = self
-            .blocks
-            .partition_point(|b| b.entry <= host)
-            .checked_sub(1)?;
+        let n = self.blocks.partition_point(|b| b.entry <= host).checked_sub(1)?;
         self.blocks.get(n).filter(|b| host < b.end)
     }
 
@@ -183,24 +180,14 @@ impl Cache {
     }
 
     /// Translates, registers and publishes nothing: the caller does that.
-    pub fn translate(
-        &mut self,
-        guest: &Guest,
-        tlb: &mut Tlb,
-        source: Source,
-    ) -> Result<BlockId, NoBlock> {
+    pub fn translate(&mut self, guest: &Guest, tlb: &mut Tlb, source: Source) -> Result<BlockId, NoBlock> {
         if self.used + BLOCK_ROOM + BOUNCE_ROOM > self.region.code_bytes() {
             self.clear(guest);
         }
         let code = self.fetch(guest, tlb, &source)?;
         let mode = source.key.mode;
-        let limit = if mode.steps() || source.next_page.is_some() {
-            1
-        } else {
-            decode::MAX_INSTRUCTIONS
-        };
-        let (mut list, end) =
-            decode::decode(&code, source.key.rip, mode, limit, &mut self.accesses);
+        let limit = if mode.steps() || source.next_page.is_some() { 1 } else { decode::MAX_INSTRUCTIONS };
+        let (mut list, end) = decode::decode(&code, source.key.rip, mode, limit, &mut self.accesses);
         if list.is_empty() && end == End::Page {
             return Err(NoBlock::NextPage);
         }
@@ -254,20 +241,11 @@ impl Cache {
             bounce: None,
         };
         self.emitter.restart(entry);
-        let lowered = lower::lower(
-            &mut self.emitter,
-            &mut self.encoder,
-            &mut self.sites,
-            frame,
-            list,
-            end,
-            code,
-        );
+        let lowered =
+            lower::lower(&mut self.emitter, &mut self.encoder, &mut self.sites, frame, list, end, code);
         self.region.write_code(offset, self.emitter.code());
         self.used = offset + self.emitter.code().len();
-        let last = list
-            .last()
-            .map_or(source.key.rip, |i| i.instruction.next_ip());
+        let last = list.last().map_or(source.key.rip, |i| i.instruction.next_ip());
         let links = lowered.links.iter().map(|link| LinkState {
             at: entry + u64::from(link.at),
             stub: entry + u64::from(link.stub),
@@ -302,10 +280,8 @@ impl Cache {
 
     /// Lets a direct jump go straight to its target.
     pub fn link(&mut self, from: BlockId, n: u16, to: BlockId) {
-        let (Some(source), Some(target)) = (
-            self.blocks.get(from.0 as usize),
-            self.blocks.get(to.0 as usize),
-        ) else {
+        let (Some(source), Some(target)) = (self.blocks.get(from.0 as usize), self.blocks.get(to.0 as usize))
+        else {
             return;
         };
         let Some(link) = source.links.get(usize::from(n)).copied() else {
@@ -319,11 +295,7 @@ impl Cache {
         if !fits {
             return;
         }
-        let goal = if link.backward {
-            target.checked
-        } else {
-            target.body
-        };
+        let goal = if link.backward { target.checked } else { target.body };
         if source.linear >> 12 != target.linear >> 12 {
             self.far_links.push((from, n));
         }
@@ -332,10 +304,7 @@ impl Cache {
     }
 
     fn unlink(&mut self, from: BlockId, n: u16) {
-        let link = self
-            .blocks
-            .get(from.0 as usize)
-            .and_then(|b| b.links.get(usize::from(n)));
+        let link = self.blocks.get(from.0 as usize).and_then(|b| b.links.get(usize::from(n)));
         if let Some(link) = link.copied() {
             self.patch(link.at, link.stub);
         }
@@ -362,10 +331,7 @@ impl Cache {
         let mut stale = Vec::new();
         let blocks = &self.blocks;
         ids.retain(|id| {
-            let hit = blocks[id.0 as usize]
-                .sources
-                .iter()
-                .any(|range| range.overlaps(written));
+            let hit = blocks[id.0 as usize].sources.iter().any(|range| range.overlaps(written));
             if hit {
                 stale.push(*id);
             }
@@ -416,13 +382,7 @@ impl Cache {
 
     /// Emits one instruction with its memory operand at `buffer`, for the slow path, and gives the host address
     /// at which to enter it; it leaves with [`crate::block::EXIT_BOUNCED`].
-    pub fn bounce(
-        &mut self,
-        insn: &GuestInsn,
-        mode: ModeWord,
-        code: &[u8],
-        buffer: u64,
-    ) -> Option<u64> {
+    pub fn bounce(&mut self, insn: &GuestInsn, mode: ModeWord, code: &[u8], buffer: u64) -> Option<u64> {
         let offset = self.region.code_bytes() - BOUNCE_ROOM;
         let entry = self.emitter.layout().code() + offset as u64;
         let frame = Frame {
@@ -438,14 +398,8 @@ impl Cache {
             bounce: Some(buffer),
         };
         self.emitter.restart(entry);
-        let fits = lower::lower_bounce(
-            &mut self.emitter,
-            &mut self.encoder,
-            &mut self.sites,
-            frame,
-            insn,
-            code,
-        );
+        let fits =
+            lower::lower_bounce(&mut self.emitter, &mut self.encoder, &mut self.sites, frame, insn, code);
         if !fits {
             return None;
         }
@@ -466,34 +420,20 @@ impl Cache {
 /// The guest bytes a block stands for. At an invalid end, the bytes that made it invalid count too.
 fn sources_of(source: &Source, list: &[GuestInsn], end: End) -> Vec<Range> {
     let first = source.key.physical;
-    let mut len = list
-        .last()
-        .map_or(0, |i| u64::from(i.offset) + i.instruction.len() as u64);
+    let mut len = list.last().map_or(0, |i| u64::from(i.offset) + i.instruction.len() as u64);
     if end == End::Invalid {
         len += 15;
     }
     let room = 4096 - (first & 0xfff);
-    let mut sources = vec![Range {
-        start: first,
-        len: len.clamp(1, room),
-    }];
+    let mut sources = vec![Range { start: first, len: len.clamp(1, room) }];
     if let Some(next) = source.next_page {
-        sources.push(Range {
-            start: next,
-            len: len.saturating_sub(room).max(1),
-        });
+        sources.push(Range { start: next, len: len.saturating_sub(room).max(1) });
     }
     sources
 }
 
 /// Flags live behind the last instruction, from a look at where control goes if that is in the same page.
-fn live_at_end(
-    guest: &Guest,
-    source: &Source,
-    list: &[GuestInsn],
-    end: End,
-    sources: &mut Vec<Range>,
-) -> u8 {
+fn live_at_end(guest: &Guest, source: &Source, list: &[GuestInsn], end: End, sources: &mut Vec<Range>) -> u8 {
     use iced_x86::FlowControl as C;
     let Some(last) = list.last() else {
         return flags::ALL;
@@ -511,9 +451,7 @@ fn live_at_end(
     };
     let mut live = 0;
     for target in targets.into_iter().flatten() {
-        let linear = source
-            .linear
-            .wrapping_add(target.wrapping_sub(source.key.rip));
+        let linear = source.linear.wrapping_add(target.wrapping_sub(source.key.rip));
         if linear >> 12 != source.linear >> 12 {
             return flags::ALL;
         }
@@ -523,10 +461,7 @@ fn live_at_end(
         };
         let (at_target, looked_at) = decode::peek_live(&bytes, target, mode);
         live |= at_target;
-        sources.push(Range {
-            start: physical,
-            len: u64::from(looked_at).max(1),
-        });
+        sources.push(Range { start: physical, len: u64::from(looked_at).max(1) });
     }
     live
 }

@@ -107,20 +107,12 @@ pub fn mark_live_flags(list: &mut [GuestInsn], mode: ModeWord, mut live: u8) {
 fn live_before(insn: &GuestInsn, mode: ModeWord, after: u8) -> u8 {
     if let Some(routine) = insn.routine {
         // A routine of the monitor sees, saves or replaces all of them.
-        return if lower::keeps_flags(routine, mode) {
-            after
-        } else {
-            flags::ALL
-        };
+        return if lower::keeps_flags(routine, mode) { after } else { flags::ALL };
     }
     let instruction = &insn.instruction;
     let written = flags::of(instruction.rflags_modified());
     let read = flags::of(instruction.rflags_read());
-    let certain = if writes_conditionally(instruction) {
-        0
-    } else {
-        written
-    };
+    let certain = if writes_conditionally(instruction) { 0 } else { written };
     after & !certain | read
 }
 
@@ -128,16 +120,9 @@ fn live_before(insn: &GuestInsn, mode: ModeWord, after: u8) -> u8 {
 fn writes_conditionally(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
-        M::Shl
-        | M::Shr
-        | M::Sar
-        | M::Sal
-        | M::Rol
-        | M::Ror
-        | M::Rcl
-        | M::Rcr
-        | M::Shld
-        | M::Shrd => instruction.op_kind(instruction.op_count() - 1) == OpKind::Register,
+        M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
+            instruction.op_kind(instruction.op_count() - 1) == OpKind::Register
+        }
         M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
             instruction.has_rep_prefix() || instruction.has_repne_prefix()
         }

@@ -78,20 +78,12 @@ pub struct Mem {
 impl Mem {
     /// `[base]`
     pub fn base(base: Reg) -> Self {
-        Self {
-            base: Some(base),
-            index: None,
-            disp: 0,
-        }
+        Self { base: Some(base), index: None, disp: 0 }
     }
 
     /// `[base+disp]`
     pub fn at(base: Reg, disp: i32) -> Self {
-        Self {
-            base: Some(base),
-            index: None,
-            disp,
-        }
+        Self { base: Some(base), index: None, disp }
     }
 }
 
@@ -113,11 +105,7 @@ pub struct Emitter {
 impl Emitter {
     /// Starts code that will run at `origin`.
     pub fn new(origin: u64, layout: Layout) -> Self {
-        Self {
-            code: Vec::with_capacity(1024),
-            origin,
-            layout,
-        }
+        Self { code: Vec::with_capacity(1024), origin, layout }
     }
 
     /// Starts over at another address, keeping the buffer.
@@ -163,11 +151,7 @@ impl Emitter {
     }
 
     fn rex(&mut self, wide: bool, reg: u8, index: u8, base: u8) {
-        let rex = 0x40
-            | u8::from(wide) << 3
-            | (reg >> 3 & 1) << 2
-            | (index >> 3 & 1) << 1
-            | (base >> 3 & 1);
+        let rex = 0x40 | u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1);
         if rex != 0x40 {
             self.code.push(rex);
         }
@@ -273,12 +257,7 @@ impl Emitter {
 
     /// `movzx reg32, word [mem]`.
     pub fn load16(&mut self, reg: Reg, mem: Mem) {
-        self.rex(
-            false,
-            reg.0,
-            mem.index.map_or(0, |(r, _)| r.0),
-            mem.base.map_or(0, |r| r.0),
-        );
+        self.rex(false, reg.0, mem.index.map_or(0, |(r, _)| r.0), mem.base.map_or(0, |r| r.0));
         self.bytes(&[0x0f, 0xb7]);
         self.modrm_mem(reg.0, mem);
     }
@@ -288,12 +267,7 @@ impl Emitter {
         if bytes == 2 {
             self.bytes(&[0x66]);
         }
-        self.rex(
-            bytes == 8,
-            0,
-            mem.index.map_or(0, |(r, _)| r.0),
-            mem.base.map_or(0, |r| r.0),
-        );
+        self.rex(bytes == 8, 0, mem.index.map_or(0, |(r, _)| r.0), mem.base.map_or(0, |r| r.0));
         self.code.push(0xc7);
         self.modrm_mem(0, mem);
         let value = value.to_le_bytes();

@@ -96,9 +96,7 @@ impl Signal {
         match self.vector {
             0 => Some(Exception::new(Vector::DivideError)),
             6 => Some(Exception::UD),
-            13 if instruction.memory_segment() == iced_x86::Register::SS
-                && !cpu.mode().is_real_style() =>
-            {
+            13 if instruction.memory_segment() == iced_x86::Register::SS && !cpu.mode().is_real_style() => {
                 Some(Exception::ss(0))
             }
             13 => Some(Exception::gp(0)),

@@ -40,12 +40,7 @@ pub struct FetchCache {
 impl FetchCache {
     /// An empty one.
     pub fn new() -> Self {
-        Self {
-            entries: Box::new([None; ENTRIES]),
-            generation: 0,
-            seen: Box::new([0; 64]),
-            seen_large: 0,
-        }
+        Self { entries: Box::new([None; ENTRIES]), generation: 0, seen: Box::new([0; 64]), seen_large: 0 }
     }
 
     /// Forgets all walks, and with `seen` where code was.
@@ -85,10 +80,7 @@ impl Translator {
             && entry.generation == self.fetch.generation
         {
             let physical = entry.page.physical | linear & 0xfff;
-            return Ok(CodePage {
-                physical,
-                ..entry.page
-            });
+            return Ok(CodePage { physical, ..entry.page });
         }
         let access = Access::explicit(AccessKind::Execute, self.user);
         let found = paging::walk(&self.paging, &self.guest, linear, access)
@@ -96,18 +88,12 @@ impl Translator {
         let bytes = found.size.bytes();
         let reach = if found.global { bytes } else { 4096 };
         let start = linear & !(reach - 1);
-        let page = CodePage {
-            physical: found.physical,
-            linkable: (start, start.wrapping_add(reach)),
-        };
+        let page = CodePage { physical: found.physical, linkable: (start, start.wrapping_add(reach)) };
         self.fetch.note(linear, bytes > 4096);
         let entry = Entry {
             linear: linear & !0xfff,
             view,
-            page: CodePage {
-                physical: found.physical & !0xfff,
-                ..page
-            },
+            page: CodePage { physical: found.physical & !0xfff, ..page },
             generation: self.fetch.generation,
         };
         self.fetch.entries[slot] = Some(entry);
@@ -117,11 +103,7 @@ impl Translator {
     /// The linear address of `rip`, after the checks on instruction fetch.
     pub(crate) fn code_linear(&self, cpu: &CpuState, rip: u64) -> Result<u64, Exception> {
         if self.mode.is_long() {
-            return if is_canonical(rip, false) {
-                Ok(rip)
-            } else {
-                Err(Exception::gp(0))
-            };
+            return if is_canonical(rip, false) { Ok(rip) } else { Err(Exception::gp(0)) };
         }
         let cs = cpu.segment(x86::SegmentRegister::Cs);
         if rip > u64::from(cs.limit) {
@@ -131,21 +113,13 @@ impl Translator {
     }
 
     /// Up to 15 bytes of code at `rip`, across a page boundary if need be.
-    pub(crate) fn fetch_instruction(
-        &mut self,
-        cpu: &CpuState,
-        rip: u64,
-    ) -> Result<Vec<u8>, Exception> {
+    pub(crate) fn fetch_instruction(&mut self, cpu: &CpuState, rip: u64) -> Result<Vec<u8>, Exception> {
         let page = self.code_page(cpu, rip)?;
         let mut code = self.guest.code(page.physical, 15).unwrap_or_default();
         let have = code.len();
         if have < 15 && self.cache.decode_one(&code, rip, self.mode).is_none() {
             let next = self.code_page(cpu, rip.wrapping_add(have as u64))?;
-            code.extend(
-                self.guest
-                    .code(next.physical, 15 - have)
-                    .unwrap_or_default(),
-            );
+            code.extend(self.guest.code(next.physical, 15 - have).unwrap_or_default());
         }
         Ok(code)
     }

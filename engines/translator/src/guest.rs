@@ -36,16 +36,8 @@ impl WatchSink for Mailbox {
         }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         // A device may write the same buffer over and over before the vCPU looks: one note will do.
-        if written.last()
-            != Some(&Range {
-                start: gpa,
-                len: len as u64,
-            })
-        {
-            written.push(Range {
-                start: gpa,
-                len: len as u64,
-            });
+        if written.last() != Some(&Range { start: gpa, len: len as u64 }) {
+            written.push(Range { start: gpa, len: len as u64 });
         }
         drop(written);
         self.kick.kick();
@@ -65,16 +57,9 @@ pub struct Guest {
 impl Guest {
     /// Registers a watcher for one engine.
     pub fn new(ram: GuestRam, kick: Arc<KickWord>) -> Result<Self, memory::WatchError> {
-        let mailbox = Arc::new(Mailbox {
-            written: Mutex::new(Vec::new()),
-            kick,
-        });
+        let mailbox = Arc::new(Mailbox { written: Mutex::new(Vec::new()), kick });
         let watcher = ram.watcher(mailbox.clone())?;
-        Ok(Self {
-            ram,
-            watcher,
-            mailbox,
-        })
+        Ok(Self { ram, watcher, mailbox })
     }
 
     /// Bytes from `physical` to at most the end of its page.
@@ -95,9 +80,7 @@ impl Guest {
 
     /// Host address of the page at `physical`, if it is RAM.
     pub fn host_page(&self, physical: u64) -> Option<u64> {
-        self.ram
-            .host_address(physical & !0xfff)
-            .map(|p| p.as_ptr() as u64)
+        self.ram.host_address(physical & !0xfff).map(|p| p.as_ptr() as u64)
     }
 }
 
@@ -111,15 +94,11 @@ impl PageTables for Guest {
     }
 
     fn compare_exchange_u32(&self, gpa: u64, current: u32, new: u32) -> bool {
-        self.ram
-            .compare_exchange_u32(gpa, current, new)
-            .map_or(true, |r| r.is_ok())
+        self.ram.compare_exchange_u32(gpa, current, new).map_or(true, |r| r.is_ok())
     }
 
     fn compare_exchange_u64(&self, gpa: u64, current: u64, new: u64) -> bool {
-        self.ram
-            .compare_exchange_u64(gpa, current, new)
-            .map_or(true, |r| r.is_ok())
+        self.ram.compare_exchange_u64(gpa, current, new).map_or(true, |r| r.is_ok())
     }
 }
 
@@ -128,10 +107,7 @@ pub fn refused(
     what: &'static str,
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> vcpu::EngineError {
-    vcpu::EngineError::Host {
-        what,
-        source: Box::new(source),
-    }
+    vcpu::EngineError::Host { what, source: Box::new(source) }
 }
 
 /// The same, for a host error.

@@ -45,34 +45,22 @@ impl ModeWord {
         word |= (view as u32) << VIEW_SHIFT;
         let mut set = |bit, on: bool| word |= if on { bit } else { 0 };
         set(RING0, cpl == 0);
-        set(
-            STACK_BIG,
-            cpu.segment(SegmentRegister::Ss).has(Segment::BIG),
-        );
+        set(STACK_BIG, cpu.segment(SegmentRegister::Ss).has(Segment::BIG));
         if mode != Mode::Long64 {
             for (i, segment) in cpu.segments.iter().enumerate() {
                 set(1 << (FLAT_SHIFT + i as u32), is_flat(segment, i));
             }
         }
-        set(
-            STEP,
-            cpu.rflags.contains(Rflags::TF) || cpu.shadow != Shadow::None,
-        );
+        set(STEP, cpu.rflags.contains(Rflags::TF) || cpu.shadow != Shadow::None);
         let task_switched = cpu.cr0.contains(Cr0::TS);
         set(TASK_SWITCHED, task_switched);
         set(NO_X87, task_switched || cpu.cr0.contains(Cr0::EM));
         set(FWAIT_TRAPS, cpu.cr0.contains(Cr0::TS | Cr0::MP));
         set(EMULATE, cpu.cr0.contains(Cr0::EM));
-        set(
-            NO_SSE,
-            !cpu.cr4.contains(Cr4::OSFXSR) || task_switched || cpu.cr0.contains(Cr0::EM),
-        );
+        set(NO_SSE, !cpu.cr4.contains(Cr4::OSFXSR) || task_switched || cpu.cr0.contains(Cr0::EM));
         let avx = cpu.cr4.contains(Cr4::OSXSAVE) && cpu.xcr0.contains(Xcr0::AVX);
         set(NO_AVX, !avx || task_switched);
-        set(
-            NO_AVX512,
-            !avx || task_switched || !cpu.xcr0.contains(Xcr0::AVX512),
-        );
+        set(NO_AVX512, !avx || task_switched || !cpu.xcr0.contains(Xcr0::AVX512));
         Self(word)
     }
 
@@ -118,11 +106,7 @@ impl ModeWord {
 
     /// Whether accesses through this segment need neither base nor limit.
     pub fn is_flat(self, segment: usize) -> bool {
-        if self.is_long() {
-            segment < 4
-        } else {
-            self.0 >> (FLAT_SHIFT + segment as u32) & 1 != 0
-        }
+        if self.is_long() { segment < 4 } else { self.0 >> (FLAT_SHIFT + segment as u32) & 1 != 0 }
     }
 
     /// One instruction at a time: single stepping, or in an interrupt shadow.
@@ -193,8 +177,7 @@ fn is_flat(segment: &Segment, index: usize) -> bool {
     } else {
         Segment::READABLE_OR_WRITABLE
     };
-    let expand_down =
-        !segment.has(Segment::EXECUTABLE) && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
+    let expand_down = !segment.has(Segment::EXECUTABLE) && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
     segment.is_present()
         && segment.has(kind)
         && !expand_down

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use host::{DualMapping, HostError, Protection, Reservation};
 
 use crate::context::{
-    BOUNCE_OFFSET, CODE_OFFSET, Context, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET,
-    Layout, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VIEWS,
+    BOUNCE_OFFSET, CODE_OFFSET, Context, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET, Layout,
+    TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VIEWS,
 };
 use crate::tlb::TlbEntry;
 
@@ -33,19 +33,12 @@ impl Region {
         let tables = VIEWS * (TLB_BYTES + JUMP_BYTES);
         reservation.place_anonymous(TLB_OFFSET, tables, Protection::ReadWrite)?;
         let code = DualMapping::within(&mut reservation, CODE_OFFSET, code_bytes)?;
-        Ok(Self {
-            reservation,
-            code,
-            code_bytes,
-        })
+        Ok(Self { reservation, code, code_bytes })
     }
 
     /// Where things stand; the exit stub is filled in once it is emitted.
     pub fn layout(&self) -> Layout {
-        Layout {
-            context: self.reservation.address() as u64,
-            exit: 0,
-        }
+        Layout { context: self.reservation.address() as u64, exit: 0 }
     }
 
     /// Size of the translation cache.
@@ -69,39 +62,21 @@ impl Region {
     pub fn kick(&self) -> &AtomicU32 {
         // SAFETY: placed with the context, aligned, and touched by atomic operations only (generated code reads
         // it with one aligned instruction).
-        unsafe {
-            &*self
-                .reservation
-                .as_ptr()
-                .add(KICK_OFFSET)
-                .cast::<AtomicU32>()
-        }
+        unsafe { &*self.reservation.as_ptr().add(KICK_OFFSET).cast::<AtomicU32>() }
     }
 
     /// A view's software TLB.
     pub fn tlb(&mut self, view: usize) -> &mut [TlbEntry; TLB_ENTRIES] {
         assert!(view < VIEWS);
         // SAFETY: the range is placed and aligned, any bytes are a TlbEntry, and `self` is borrowed.
-        unsafe {
-            &mut *self
-                .reservation
-                .as_ptr()
-                .add(TLB_OFFSET + view * TLB_BYTES)
-                .cast()
-        }
+        unsafe { &mut *self.reservation.as_ptr().add(TLB_OFFSET + view * TLB_BYTES).cast() }
     }
 
     /// A view's jump table: host addresses of blocks' indirect entries.
     pub fn jump_table(&mut self, view: usize) -> &mut [u64; JUMP_ENTRIES] {
         assert!(view < VIEWS);
         // SAFETY: as for `tlb`.
-        unsafe {
-            &mut *self
-                .reservation
-                .as_ptr()
-                .add(JUMP_OFFSET + view * JUMP_BYTES)
-                .cast()
-        }
+        unsafe { &mut *self.reservation.as_ptr().add(JUMP_OFFSET + view * JUMP_BYTES).cast() }
     }
 
     /// The two bounce pages.
@@ -112,18 +87,10 @@ impl Region {
 
     /// Writes code at an offset of the translation cache, through the writable mapping.
     pub fn write_code(&mut self, offset: usize, bytes: &[u8]) {
-        assert!(
-            offset
-                .checked_add(bytes.len())
-                .is_some_and(|end| end <= self.code_bytes)
-        );
+        assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= self.code_bytes));
         // SAFETY: in range by the assertion; the guest does not run while `self` is borrowed.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                self.code.writable().add(offset),
-                bytes.len(),
-            );
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.code.writable().add(offset), bytes.len());
         }
     }
 
@@ -149,26 +116,18 @@ pub struct KickWord {
 impl KickWord {
     /// For a region that will not move.
     pub fn new(region: &Region) -> Self {
-        Self {
-            address: std::sync::Mutex::new(Some(std::ptr::from_ref(region.kick()) as usize)),
-        }
+        Self { address: std::sync::Mutex::new(Some(std::ptr::from_ref(region.kick()) as usize)) }
     }
 
     /// Detaches: kicks from now on do nothing.
     pub fn detach(&self) {
-        *self
-            .address
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self.address.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
 }
 
 impl vcpu::Kick for KickWord {
     fn kick(&self) {
-        let address = self
-            .address
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let address = self.address.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(address) = *address {
             // SAFETY: the engine detaches under this lock before it drops the region.
             let word = unsafe { &*(address as *const AtomicU32) };

@@ -10,9 +10,7 @@ pub const SPILLED: [Reg; 3] = [Reg::R9, Reg::R10, Reg::R11];
 
 /// The number of a general register, or of the one an 8-, 16- or 32-bit name is part of.
 pub fn number(register: Register) -> Option<Reg> {
-    register
-        .is_gpr()
-        .then(|| Reg(register.full_register().number() as u8))
+    register.is_gpr().then(|| Reg(register.full_register().number() as u8))
 }
 
 /// Whether this general register lives in the context.
@@ -22,10 +20,7 @@ pub fn is_spilled(reg: Reg) -> bool {
 
 /// Whether this is ah, ch, dh or bh, which no instruction with a REX prefix can name.
 pub fn is_high_byte(register: Register) -> bool {
-    matches!(
-        register,
-        Register::AH | Register::CH | Register::DH | Register::BH
-    )
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
 }
 
 /// The iced name of a host register.

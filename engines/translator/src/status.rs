@@ -6,11 +6,7 @@ use x86::Rflags;
 /// From ax form.
 pub fn from_ax(ax: u64) -> Rflags {
     let low = Rflags::from_bits_retain(ax >> 8 & 0xff) & (Rflags::STATUS - Rflags::OF);
-    let overflow = if ax & 1 != 0 {
-        Rflags::OF
-    } else {
-        Rflags::empty()
-    };
+    let overflow = if ax & 1 != 0 { Rflags::OF } else { Rflags::empty() };
     low | overflow
 }
 
@@ -44,16 +40,9 @@ mod tests {
     fn ax_form_holds_every_combination() {
         for bits in 0..64_u64 {
             let mut flags = Rflags::empty();
-            for (n, flag) in [
-                Rflags::CF,
-                Rflags::PF,
-                Rflags::AF,
-                Rflags::ZF,
-                Rflags::SF,
-                Rflags::OF,
-            ]
-            .into_iter()
-            .enumerate()
+            for (n, flag) in [Rflags::CF, Rflags::PF, Rflags::AF, Rflags::ZF, Rflags::SF, Rflags::OF]
+                .into_iter()
+                .enumerate()
             {
                 flags.set(flag, bits >> n & 1 != 0);
             }
@@ -65,14 +54,8 @@ mod tests {
     fn subtraction_flags_of_known_cases() {
         let flags = |l, r, b| from_ax(of_subtraction(l, r, b));
         assert_eq!(flags(5, 5, 1), Rflags::ZF | Rflags::PF);
-        assert_eq!(
-            flags(0, 1, 1),
-            Rflags::CF | Rflags::PF | Rflags::AF | Rflags::SF
-        );
+        assert_eq!(flags(0, 1, 1), Rflags::CF | Rflags::PF | Rflags::AF | Rflags::SF);
         assert_eq!(flags(0x80, 1, 1), Rflags::OF | Rflags::AF);
-        assert_eq!(
-            flags(0x7fff_ffff, 0xffff_ffff, 4),
-            Rflags::CF | Rflags::SF | Rflags::OF | Rflags::PF
-        );
+        assert_eq!(flags(0x7fff_ffff, 0xffff_ffff, 4), Rflags::CF | Rflags::SF | Rflags::OF | Rflags::PF);
     }
 }

@@ -35,12 +35,7 @@ impl TlbEntry {
     /// this slot is within a page of one that hashes to its neighbour's.
     fn empty(slot: usize) -> Self {
         let never = ((slot ^ 1) as u64) << 12;
-        Self {
-            read: never,
-            write: never,
-            addend: 0,
-            physical: 0,
-        }
+        Self { read: never, write: never, addend: 0, physical: 0 }
     }
 }
 
@@ -74,10 +69,7 @@ pub struct Tlb {
 impl Tlb {
     /// Empties the region's tables.
     pub fn new(region: &mut Region) -> Self {
-        let mut tlb = Self {
-            local: Default::default(),
-            large: 0,
-        };
+        let mut tlb = Self { local: Default::default(), large: 0 };
         tlb.flush_all(region);
         tlb
     }
@@ -144,9 +136,7 @@ impl Tlb {
                 // Which large page it was is not known; compare by the largest there are.
                 for (slot, entry) in table.iter_mut().enumerate() {
                     let same = |tag: u64| tag >> 30 == linear >> 30;
-                    if entry.physical & TlbEntry::LARGE != 0
-                        && (same(entry.read) || same(entry.write))
-                    {
+                    if entry.physical & TlbEntry::LARGE != 0 && (same(entry.read) || same(entry.write)) {
                         *entry = TlbEntry::empty(slot);
                     }
                 }

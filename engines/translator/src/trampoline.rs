@@ -121,8 +121,5 @@ pub fn emit_load(e: &mut Emitter, to: Reg, from: Reg) {
 
 /// Keeps the layout's addresses within reach of 32-bit displacements.
 pub fn layout_in_reach(layout: &Layout, code_bytes: usize) -> bool {
-    layout
-        .code()
-        .checked_add(code_bytes as u64)
-        .is_some_and(|end| end < 1 << 31)
+    layout.code().checked_add(code_bytes as u64).is_some_and(|end| end < 1 << 31)
 }

@@ -8,10 +8,7 @@ use x86::Xcr0;
 use crate::trampoline::XsaveFeatures;
 
 /// Components whose registers guest code may use.
-const OFFERED: Xcr0 = Xcr0::X87
-    .union(Xcr0::SSE)
-    .union(Xcr0::AVX)
-    .union(Xcr0::AVX512);
+const OFFERED: Xcr0 = Xcr0::X87.union(Xcr0::SSE).union(Xcr0::AVX).union(Xcr0::AVX512);
 
 /// Offset and size in the standard format, by component (CPUID leaf D).
 fn components() -> &'static [(u32, u32); 8] {
@@ -29,14 +26,8 @@ fn components() -> &'static [(u32, u32); 8] {
 
 /// Bytes of a standard-format area with these components.
 pub fn area_size(xcr0: Xcr0) -> u32 {
-    let used = components()
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| xcr0.bits() >> n & 1 != 0);
-    used.map(|(_, (offset, size))| offset + size)
-        .max()
-        .unwrap_or(0)
-        .max(576)
+    let used = components().iter().enumerate().filter(|(n, _)| xcr0.bits() >> n & 1 != 0);
+    used.map(|(_, (offset, size))| offset + size).max().unwrap_or(0).max(576)
 }
 
 /// What the crossings save and restore.
@@ -45,8 +36,5 @@ pub fn host_features() -> XsaveFeatures {
     if area_size(mask) as usize > FpuState::SIZE {
         mask &= Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
     }
-    XsaveFeatures {
-        mask: mask.bits(),
-        optimised: host::cpu::cpuid(0xd, 1).eax & 1 != 0,
-    }
+    XsaveFeatures { mask: mask.bits(), optimised: host::cpu::cpuid(0xd, 1).eax & 1 != 0 }
 }

@@ -42,8 +42,7 @@ fn memory_stack_and_calls() {
         a.set_label(&mut function).unwrap();
         a.mov(rax, qword_ptr(rsp + 8)).unwrap();
         a.add(rax, qword_ptr(rbx + 8)).unwrap();
-        a.mov(qword_ptr(rbx + rax * 8 - 0x1237 * 8 + 16), rax)
-            .unwrap();
+        a.mov(qword_ptr(rbx + rax * 8 - 0x1237 * 8 + 16), rax).unwrap();
         a.ret().unwrap();
         a.set_label(&mut over).unwrap();
     });
@@ -157,9 +156,7 @@ fn faults_are_precise() {
         a.mov(rcx, 0x8000_0000_0000u64).unwrap();
         a.add(r9, qword_ptr(rcx)).unwrap();
     });
-    let Exit::Exception(exception) = bench.exit() else {
-        panic!()
-    };
+    let Exit::Exception(exception) = bench.exit() else { panic!() };
     assert_eq!(exception, Exception::gp(0));
     assert_eq!(bench.cpu.gpr[R9], 5);
     let mut bench = Bench::long_mode();
@@ -167,9 +164,7 @@ fn faults_are_precise() {
         a.mov(rcx, 0x4000_0000u64).unwrap();
         a.push(qword_ptr(rcx)).unwrap();
     });
-    let Exit::Exception(exception) = bench.exit() else {
-        panic!()
-    };
+    let Exit::Exception(exception) = bench.exit() else { panic!() };
     assert_eq!(exception, Exception::page_fault(0x4000_0000, 0));
     assert_eq!(bench.cpu.gpr[RSP], STACK);
     let mut bench = Bench::long_mode();
@@ -178,9 +173,7 @@ fn faults_are_precise() {
         a.xor(ecx, ecx).unwrap();
         a.div(rcx).unwrap();
     });
-    let Exit::Exception(exception) = bench.exit() else {
-        panic!()
-    };
+    let Exit::Exception(exception) = bench.exit() else { panic!() };
     assert_eq!(exception.vector, Vector::DivideError);
     assert_eq!(bench.cpu.rip, common::CODE + 4);
 }

@@ -87,11 +87,7 @@ impl Lowering<'_> {
         }
         let by_rip = matches!(base, Register::RIP | Register::EIP);
         if by_rip || base == Register::None && index == Register::None {
-            let disp = if base == Register::EIP {
-                disp & 0xffff_ffff
-            } else {
-                disp
-            };
+            let disp = if base == Register::EIP { disp & 0xffff_ffff } else { disp };
             self.e.mov_imm(to, disp);
             return Ok(());
         }
@@ -158,38 +154,20 @@ impl Lowering<'_> {
     }
 
     /// Adds the segment's base, after its limit where it has one that matters.
-    pub(super) fn segment(
-        &mut self,
-        segment: u8,
-        s: Scratch,
-        size: u32,
-        write: bool,
-    ) -> Option<Fixup> {
+    pub(super) fn segment(&mut self, segment: u8, s: Scratch, size: u32, write: bool) -> Option<Fixup> {
         let mode = self.frame.mode;
         if mode.is_flat(usize::from(segment)) {
             return None;
         }
         let mut beyond = None;
         if !mode.is_long() {
-            let end = if write {
-                F::Writable(segment)
-            } else {
-                F::Readable(segment)
-            };
+            let end = if write { F::Writable(segment) } else { F::Readable(segment) };
             self.e.lea(true, s[1], Mem::at(s[0], size as i32));
             self.e.op_ctx(Op::Cmp, true, s[1], end);
             beyond = Some(self.e.jcc(Cond::Above));
         }
         self.e.op_ctx(Op::Load, true, s[1], F::Base(segment));
-        self.e.lea(
-            mode.is_long(),
-            s[0],
-            Mem {
-                base: Some(s[0]),
-                index: Some((s[1], 1)),
-                disp: 0,
-            },
-        );
+        self.e.lea(mode.is_long(), s[0], Mem { base: Some(s[0]), index: Some((s[1], 1)), disp: 0 });
         beyond
     }
 
@@ -199,19 +177,10 @@ impl Lowering<'_> {
     pub(super) fn page(&mut self, s: Scratch, size: u32, write: bool) -> Fixup {
         let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
         let entry = |field: usize| Mem::at(s[1], table + field as i32);
-        let tag = if write {
-            TlbEntry::WRITE
-        } else {
-            TlbEntry::READ
-        };
+        let tag = if write { TlbEntry::WRITE } else { TlbEntry::READ };
         self.e.mov32(s[1], s[0]);
         self.e.shift(5, false, s[1], 12 - TLB_ENTRY_SHIFT as u8);
-        self.e.group1(
-            4,
-            false,
-            s[1],
-            ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32,
-        );
+        self.e.group1(4, false, s[1], ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
         self.e.op_mem(Op::Sub, true, s[0], entry(tag));
         self.e.group1(7, true, s[0], 4096 - size as i32);
         let miss = self.e.jcc(Cond::Above);

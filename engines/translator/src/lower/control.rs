@@ -172,11 +172,7 @@ impl Lowering<'_> {
         let width = Width::of(i, self.frame.mode)?;
         let s = self.pop_slot(insn, width, Operands::NONE)?;
         self.load_zero_extended(u32::from(width.bytes), Reg::R9, Mem::base(s[0]))?;
-        let extra = if i.op_count() == 1 {
-            i.immediate16()
-        } else {
-            0
-        };
+        let extra = if i.op_count() == 1 { i.immediate16() } else { 0 };
         self.move_stack_pointer(width, i64::from(width.bytes) + i64::from(extra));
         self.jump_indirect();
         Ok(())

@@ -277,9 +277,7 @@ impl Lowering<'_> {
 
     /// Everything behind the last instruction: where control goes next, then the stubs off the hot path.
     fn finish(&mut self, list: &[GuestInsn], end: End) {
-        let next = list
-            .last()
-            .map_or(self.frame.rip, |l| l.instruction.next_ip());
+        let next = list.last().map_or(self.frame.rip, |l| l.instruction.next_ip());
         let next_offset = next.wrapping_sub(self.frame.rip) as u16;
         match end {
             End::Transfer => {}
@@ -314,19 +312,13 @@ impl Lowering<'_> {
     }
 
     fn leave(&mut self, kind: SiteKind, offset: u16) {
-        let index = self.sites.add(Site {
-            kind,
-            block: self.frame.block,
-            offset,
-        });
+        let index = self.sites.add(Site { kind, block: self.frame.block, offset });
         emit_leave(self.e, index);
     }
 
     fn encode(&mut self, instruction: &Instruction) -> Result<(), NoLowering> {
         let rip = self.e.here();
-        self.encoder
-            .encode(instruction, rip)
-            .map_err(|_| NoLowering)?;
+        self.encoder.encode(instruction, rip).map_err(|_| NoLowering)?;
         let bytes = self.encoder.take_buffer();
         self.e.bytes(&bytes);
         let mut bytes = bytes;

@@ -49,9 +49,7 @@ impl Lowering<'_> {
             | M::Xrstor64 => self.xsave(insn)?,
             // Their address is in a register operand; rare enough to be done slowly.
             M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => self.masked_store(insn)?,
-            M::Movdir64b | M::Enqcmd | M::Enqcmds | M::Clzero | M::Ptwrite => {
-                self.leave_invalid(insn)
-            }
+            M::Movdir64b | M::Enqcmd | M::Enqcmds | M::Clzero | M::Ptwrite => self.leave_invalid(insn),
             _ if has_memory(i) && i.memory_index().is_vector_register() => self.leave_slow(insn),
             _ => return Ok(false),
         }
@@ -98,11 +96,7 @@ impl Lowering<'_> {
         let i = &insn.instruction;
         // movzx r10d, al
         self.e.bytes(&[0x44, 0x0f, 0xb6, 0xd0]);
-        let address = Mem {
-            base: Some(Reg::RBX),
-            index: Some((Reg::R10, 1)),
-            disp: 0,
-        };
+        let address = Mem { base: Some(Reg::RBX), index: Some((Reg::R10, 1)), disp: 0 };
         let wide = i.memory_base() == Register::RBX;
         self.e.lea(wide, SCRATCH[0], address);
         if i.memory_base() == Register::BX {
@@ -141,16 +135,8 @@ impl Lowering<'_> {
         }
         let log2 = size.trailing_zeros() as u8;
         self.e.shift(7, true, number_reg, log2 + 3);
-        let word = Mem {
-            base: Some(address),
-            index: Some((number_reg, size as u8)),
-            disp: 0,
-        };
-        self.e.lea(
-            i.memory_base().size().max(i.memory_index().size()) != 4,
-            address,
-            word,
-        );
+        let word = Mem { base: Some(address), index: Some((number_reg, size as u8)), disp: 0 };
+        self.e.lea(i.memory_base().size().max(i.memory_index().size()) != 4, address, word);
         self.restore_flags(saved);
         self.check_segment_and_page(insn, segment_of(i), SCRATCH, size, write);
         if is_spilled(bits) {
@@ -189,10 +175,8 @@ impl Lowering<'_> {
         }
         self.e.mov(Reg::R10, Reg::RAX);
         self.e.mov(Reg::R11, Reg::RDX);
-        self.e
-            .group1(4, false, Reg::RAX, self.frame.xcr0 as u32 as i32);
-        self.e
-            .group1(4, false, Reg::RDX, (self.frame.xcr0 >> 32) as i32);
+        self.e.group1(4, false, Reg::RAX, self.frame.xcr0 as u32 as i32);
+        self.e.group1(4, false, Reg::RDX, (self.frame.xcr0 >> 32) as i32);
         self.execute_at(&form, SCRATCH)?;
         self.e.mov(Reg::RAX, Reg::R10);
         self.e.mov(Reg::RDX, Reg::R11);
@@ -242,11 +226,7 @@ pub fn fpu_exception(i: &Instruction, mode: ModeWord) -> Option<Exception> {
             C::FPU | C::FPU287 | C::FPU387 | C::FPU287XL_ONLY | C::FPU387SL_ONLY | C::MMX => {
                 if mode.no_x87() {
                     let mmx = *feature == C::MMX;
-                    return Some(if mmx && mode.emulates() {
-                        Exception::UD
-                    } else {
-                        Exception::NM
-                    });
+                    return Some(if mmx && mode.emulates() { Exception::UD } else { Exception::NM });
                 }
             }
             C::FXSR => {
@@ -267,31 +247,17 @@ pub fn fpu_exception(i: &Instruction, mode: ModeWord) -> Option<Exception> {
             | C::GFNI
                 if uses_vectors && mode.no_sse() =>
             {
-                return Some(if mode.task_switched() {
-                    Exception::NM
-                } else {
-                    Exception::UD
-                });
+                return Some(if mode.task_switched() { Exception::NM } else { Exception::UD });
             }
-            C::AVX | C::AVX2 | C::FMA | C::F16C | C::VAES | C::VPCLMULQDQ | C::AVX_VNNI
-                if mode.no_avx() =>
-            {
-                return Some(if mode.task_switched() {
-                    Exception::NM
-                } else {
-                    Exception::UD
-                });
+            C::AVX | C::AVX2 | C::FMA | C::F16C | C::VAES | C::VPCLMULQDQ | C::AVX_VNNI if mode.no_avx() => {
+                return Some(if mode.task_switched() { Exception::NM } else { Exception::UD });
             }
             _ => {}
         }
     }
     let evex = matches!(i.code().encoding(), iced_x86::EncodingKind::EVEX);
     if evex && mode.no_avx512() {
-        return Some(if mode.task_switched() {
-            Exception::NM
-        } else {
-            Exception::UD
-        });
+        return Some(if mode.task_switched() { Exception::NM } else { Exception::UD });
     }
     None
 }

@@ -28,19 +28,14 @@ impl Width {
     /// The width of a push, pop, call or return.
     pub fn of(i: &Instruction, mode: ModeWord) -> Result<Self, NoLowering> {
         let moved = match (i.mnemonic(), i.op0_kind()) {
-            (Mnemonic::Ret, OpKind::Immediate16) => {
-                i.stack_pointer_increment() - i32::from(i.immediate16())
-            }
+            (Mnemonic::Ret, OpKind::Immediate16) => i.stack_pointer_increment() - i32::from(i.immediate16()),
             _ => i.stack_pointer_increment(),
         };
         let bytes = u8::try_from(moved.unsigned_abs()).map_err(|_| NoLowering)?;
         if !matches!(bytes, 2 | 4 | 8) {
             return Err(NoLowering);
         }
-        Ok(Self {
-            bytes,
-            pointer: mode.stack_bits(),
-        })
+        Ok(Self { bytes, pointer: mode.stack_bits() })
     }
 }
 
@@ -70,13 +65,7 @@ impl Lowering<'_> {
             }
             OpKind::Memory => {
                 self.effective_address(i, SPILLED[0])?;
-                self.check_segment_and_page(
-                    insn,
-                    segment_of(i),
-                    SPILLED,
-                    u32::from(width.bytes),
-                    false,
-                );
+                self.check_segment_and_page(insn, segment_of(i), SPILLED, u32::from(width.bytes), false);
                 self.load_sized(width.bytes, Reg::R10, Mem::base(SPILLED[0]));
                 self.e.op_ctx(Op::Store, true, Reg::R10, F::Carried);
                 let s = self.push_slot(insn, width, Operands::NONE)?;
@@ -129,9 +118,7 @@ impl Lowering<'_> {
         self.e.op_ctx(Op::Store, true, Reg::R10, F::Carried);
         let mut raised = *i;
         if matches!(i.memory_base(), Register::RSP | Register::ESP) {
-            let disp = i
-                .memory_displacement64()
-                .wrapping_add(u64::from(width.bytes));
+            let disp = i.memory_displacement64().wrapping_add(u64::from(width.bytes));
             raised.set_memory_displacement64(disp);
         }
         self.effective_address(&raised, SPILLED[0])?;

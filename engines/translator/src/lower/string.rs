@@ -24,11 +24,7 @@ impl Lowering<'_> {
             return false;
         };
         let rep = i.has_rep_prefix() || i.has_repne_prefix();
-        let saved = if insn.live_before == 0 {
-            Saved::Dead
-        } else {
-            Saved::Context
-        };
+        let saved = if insn.live_before == 0 { Saved::Dead } else { Saved::Context };
         if saved == Saved::Context {
             self.flags_to_context();
         }
@@ -77,60 +73,30 @@ impl Lowering<'_> {
 
     /// Host address into r9 of the guest bytes at `pointer`, all of them in one page: `width` bytes, or rcx
     /// times that, with rcx known to be at most a page.
-    fn span(
-        &mut self,
-        insn: &GuestInsn,
-        pointer: Reg,
-        width: u8,
-        rep: bool,
-        write: bool,
-        saved: Saved,
-    ) {
+    fn span(&mut self, insn: &GuestInsn, pointer: Reg, width: u8, rep: bool, write: bool, saved: Saved) {
         let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
         let entry = |field: usize| Mem::at(Reg::R10, table + field as i32);
-        let tag = if write {
-            TlbEntry::WRITE
-        } else {
-            TlbEntry::READ
-        };
+        let tag = if write { TlbEntry::WRITE } else { TlbEntry::READ };
         self.e.mov(Reg::R9, pointer);
         self.e.mov32(Reg::R10, Reg::R9);
         self.e.shift(5, false, Reg::R10, 12 - TLB_ENTRY_SHIFT as u8);
-        self.e.group1(
-            4,
-            false,
-            Reg::R10,
-            ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32,
-        );
+        self.e.group1(4, false, Reg::R10, ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
         self.e.op_mem(Op::Sub, true, Reg::R9, entry(tag));
         let last = if rep { 4095 } else { 4096 - i32::from(width) };
         self.e.group1(7, true, Reg::R9, last);
         let miss = self.e.jcc(Cond::Above);
         let mut straddles = None;
         if rep {
-            self.e.lea(
-                true,
-                Reg::R11,
-                Mem {
-                    index: Some((Reg::RCX, width)),
-                    ..Mem::base(Reg::R9)
-                },
-            );
+            self.e.lea(true, Reg::R11, Mem { index: Some((Reg::RCX, width)), ..Mem::base(Reg::R9) });
             self.e.group1(7, true, Reg::R11, 4096);
             straddles = Some(self.e.jcc(Cond::Above));
         }
-        self.e
-            .op_mem(Op::Add, true, Reg::R9, entry(TlbEntry::ADDEND));
+        self.e.op_mem(Op::Add, true, Reg::R9, entry(TlbEntry::ADDEND));
         self.slow_from([Some(miss), straddles], saved, insn.offset);
     }
 
     pub(super) fn slow_from(&mut self, fixups: [Option<Fixup>; 2], saved: Saved, offset: u16) {
-        self.slow.push(SlowStub {
-            fixups,
-            saved,
-            kind: SiteKind::Slow,
-            offset,
-        });
+        self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Slow, offset });
     }
 
     /// Always the slow path.
@@ -140,11 +106,7 @@ impl Lowering<'_> {
 }
 
 fn sum(base: Reg, index: Reg) -> Mem {
-    Mem {
-        base: Some(base),
-        index: Some((index, 1)),
-        disp: 0,
-    }
+    Mem { base: Some(base), index: Some((index, 1)), disp: 0 }
 }
 
 /// Whether this is MOVS (or else STOS) with 64-bit addresses and no segment base, and its width.

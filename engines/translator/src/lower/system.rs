@@ -79,12 +79,7 @@ impl Lowering<'_> {
         let waits = self.e.jcc(Cond::NotEqual);
         self.restore_flags(saved);
         let next = insn.offset + insn.instruction.len() as u16;
-        self.slow.push(SlowStub {
-            fixups: [Some(waits), None],
-            saved,
-            kind: SiteKind::Window,
-            offset: next,
-        });
+        self.slow.push(SlowStub { fixups: [Some(waits), None], saved, kind: SiteKind::Window, offset: next });
     }
 
     /// PUSHFQ in ring 0: the host's status flags, the rest from the context.

@@ -43,13 +43,7 @@ struct Fragment {
 
 impl Translator {
     /// Begins to execute `insn` through the buffer.
-    pub(super) fn bounce(
-        &mut self,
-        cpu: &CpuState,
-        insn: GuestInsn,
-        code: Vec<u8>,
-        access: Access,
-    ) -> Slow {
+    pub(super) fn bounce(&mut self, cpu: &CpuState, insn: GuestInsn, code: Vec<u8>, access: Access) -> Slow {
         let pages = match self.pages(access) {
             Ok(pages) => pages,
             Err(fault) if suppresses_faults(&insn) => match self.pages_for_masked(access, fault) {
@@ -67,14 +61,7 @@ impl Translator {
             (false, _, _) => within - PAGE as i64,
             _ => within,
         };
-        let bounce = Bounce {
-            insn,
-            code,
-            access,
-            pages,
-            at,
-            step: Step::Reading(0),
-        };
+        let bounce = Bounce { insn, code, access, pages, at, step: Step::Reading(0) };
         self.fill_buffer(&bounce);
         if bounce.access.direction.reads() {
             self.read_devices(cpu, bounce, 0)
@@ -91,8 +78,7 @@ impl Translator {
                 let size = fragment.map_or(0, |f| f.size);
                 let bytes = value.to_le_bytes();
                 let at = (bounce.at + i64::from(offset)) as usize;
-                self.cache.region.bounce()[at..at + size as usize]
-                    .copy_from_slice(&bytes[..size as usize]);
+                self.cache.region.bounce()[at..at + size as usize].copy_from_slice(&bytes[..size as usize]);
                 self.read_devices(cpu, bounce, offset + size)
             }
             Step::Writing(offset) => {
@@ -121,25 +107,13 @@ impl Translator {
             return self.execute_bounce(cpu, bounce);
         };
         bounce.step = Step::Reading(offset);
-        let mmio = Mmio {
-            gpa: fragment.gpa,
-            size: fragment.size as u8,
-            write: None,
-        };
+        let mmio = Mmio { gpa: fragment.gpa, size: fragment.size as u8, write: None };
         Slow::Device(mmio, Box::new(bounce))
     }
 
     fn execute_bounce(&mut self, cpu: &CpuState, bounce: Bounce) -> Slow {
-        let buffer = self
-            .cache
-            .region
-            .layout()
-            .bounce()
-            .wrapping_add_signed(bounce.at);
-        let Some(entry) = self
-            .cache
-            .bounce(&bounce.insn, self.mode, &bounce.code, buffer)
-        else {
+        let buffer = self.cache.region.layout().bounce().wrapping_add_signed(bounce.at);
+        let Some(entry) = self.cache.bounce(&bounce.insn, self.mode, &bounce.code, buffer) else {
             return Slow::Unsupported;
         };
         if let Some(signal) = self.enter_bounce(entry) {
@@ -191,10 +165,7 @@ impl Translator {
     pub(super) fn write_ram(&mut self, physical: u64, bytes: &[u8]) {
         let watched = self.guest.watcher.watches(physical);
         if self.guest.write(physical, bytes) && watched {
-            let written = Range {
-                start: physical,
-                len: bytes.len() as u64,
-            };
+            let written = Range { start: physical, len: bytes.len() as u64 };
             self.cache.invalidate(&self.guest, written);
         }
     }
@@ -213,23 +184,12 @@ impl Translator {
         value[..size].copy_from_slice(&self.cache.region.bounce()[at..at + size]);
         bounce.step = Step::Writing(offset);
         let write = Some(u64::from_le_bytes(value));
-        Slow::Device(
-            Mmio {
-                gpa: fragment.gpa,
-                size: fragment.size as u8,
-                write,
-            },
-            Box::new(bounce),
-        )
+        Slow::Device(Mmio { gpa: fragment.gpa, size: fragment.size as u8, write }, Box::new(bounce))
     }
 
     /// Pages of a masked access some of which fault: those that do are left out. `None` if the fault is not one
     /// of a page.
-    fn pages_for_masked(
-        &mut self,
-        access: Access,
-        fault: Exception,
-    ) -> Option<[Option<Target>; 2]> {
+    fn pages_for_masked(&mut self, access: Access, fault: Exception) -> Option<[Option<Target>; 2]> {
         if fault.vector != x86::Vector::PageFault {
             return None;
         }
@@ -237,11 +197,7 @@ impl Translator {
         let next = (access.linear | (PAGE - 1)).wrapping_add(1);
         let straddles = next.wrapping_sub(access.linear) < u64::from(access.size);
         let first = self.page(access.linear, write).ok();
-        let second = if straddles {
-            self.page(next, write).ok()
-        } else {
-            None
-        };
+        let second = if straddles { self.page(next, write).ok() } else { None };
         Some([first, second])
     }
 }
@@ -256,9 +212,7 @@ impl Bounce {
         lengths
             .into_iter()
             .zip(pages)
-            .filter_map(|((offset, len), page)| {
-                page.filter(|_| len > 0).map(|page| (offset, len, page))
-            })
+            .filter_map(|((offset, len), page)| page.filter(|_| len > 0).map(|page| (offset, len, page)))
     }
 
     /// The first byte from `from` on that a device holds.

@@ -57,9 +57,7 @@ impl Translator {
             return disp;
         }
         let index = i.memory_index();
-        let scaled = self
-            .register(index)
-            .wrapping_mul(u64::from(i.memory_index_scale()));
+        let scaled = self.register(index).wrapping_mul(u64::from(i.memory_index_scale()));
         let sum = self.register(base).wrapping_add(scaled).wrapping_add(disp);
         match (base.size().max(index.size()), i.memory_displ_size()) {
             (8, _) | (0, 8) => sum,
@@ -69,11 +67,7 @@ impl Translator {
     }
 
     /// The access of an explicit memory operand.
-    pub(super) fn operand_access(
-        &mut self,
-        cpu: &CpuState,
-        insn: &GuestInsn,
-    ) -> Result<Access, Exception> {
+    pub(super) fn operand_access(&mut self, cpu: &CpuState, insn: &GuestInsn) -> Result<Access, Exception> {
         let i = &insn.instruction;
         let mut offset = self.offset_of_operand(i);
         let mut size = access_size(i);
@@ -104,11 +98,7 @@ impl Translator {
                 offset = self.register(rdi);
                 size = if i.mnemonic() == M::Maskmovq { 8 } else { 16 };
                 let linear = self.linear(cpu, i.memory_segment(), offset, size, true)?;
-                return Ok(Access {
-                    linear,
-                    size,
-                    direction: Direction::ReadWrite,
-                });
+                return Ok(Access { linear, size, direction: Direction::ReadWrite });
             }
             M::Xsave
             | M::Xsave64
@@ -120,18 +110,8 @@ impl Translator {
             | M::Xrstor64 => size = self.cache.xsave.size,
             _ => {}
         }
-        let linear = self.linear(
-            cpu,
-            i.memory_segment(),
-            offset,
-            size,
-            insn.direction.writes(),
-        )?;
-        Ok(Access {
-            linear,
-            size,
-            direction: insn.direction,
-        })
+        let linear = self.linear(cpu, i.memory_segment(), offset, size, insn.direction.writes())?;
+        Ok(Access { linear, size, direction: insn.direction })
     }
 
     /// Segmentation: the linear address of `size` bytes at `offset`.
@@ -146,17 +126,12 @@ impl Translator {
         let number = register.number().min(5);
         let segment = &cpu.segments[number];
         let stack = number == SegmentRegister::Ss as usize;
-        let refused = if stack {
-            Exception::ss(0)
-        } else {
-            Exception::gp(0)
-        };
+        let refused = if stack { Exception::ss(0) } else { Exception::gp(0) };
         let last = u64::from(size) - 1;
         if self.mode.is_long() {
             let base = if number >= 4 { segment.base } else { 0 };
             let linear = base.wrapping_add(offset);
-            let whole =
-                is_canonical(linear, false) && is_canonical(linear.wrapping_add(last), false);
+            let whole = is_canonical(linear, false) && is_canonical(linear.wrapping_add(last), false);
             return if whole { Ok(linear) } else { Err(refused) };
         }
         let end = offset + last;
@@ -168,21 +143,13 @@ impl Translator {
 
     /// Paging: what stands behind `linear`, entered into the software TLB where it may be.
     pub(super) fn page(&mut self, linear: u64, write: bool) -> Result<Target, Exception> {
-        let kind = if write {
-            AccessKind::Write
-        } else {
-            AccessKind::Read
-        };
+        let kind = if write { AccessKind::Write } else { AccessKind::Read };
         let access = PageAccess::explicit(kind, self.user);
         let found = paging::walk(&self.paging, &self.guest, linear, access)
             .map_err(|code| Exception::page_fault(linear, code))?;
         let physical = found.physical;
         let Some(page) = self.guest.host_page(physical) else {
-            return Ok(Target {
-                physical,
-                host: None,
-                fast: false,
-            });
+            return Ok(Target { physical, host: None, fast: false });
         };
         let writable = found.writable && !self.guest.watcher.watches(physical);
         let entry = Page {
@@ -194,14 +161,9 @@ impl Translator {
             global: found.global,
             large: found.size != PageSize::Size4K,
         };
-        self.tlb
-            .fill(&mut self.cache.region, self.mode.view(), entry);
+        self.tlb.fill(&mut self.cache.region, self.mode.view(), entry);
         let fast = if write { writable } else { found.readable };
-        Ok(Target {
-            physical,
-            host: Some(page + (physical & 0xfff)),
-            fast,
-        })
+        Ok(Target { physical, host: Some(page + (physical & 0xfff)), fast })
     }
 
     /// The pages behind an access: one, or two where it straddles. The second address is that of the second
@@ -215,11 +177,7 @@ impl Translator {
             return Ok([Some(first), None]);
         }
         // In 32-bit modes addresses wrap at 4 GiB.
-        let next = if self.mode.is_long() {
-            next
-        } else {
-            next & 0xffff_ffff
-        };
+        let next = if self.mode.is_long() { next } else { next & 0xffff_ffff };
         Ok([Some(first), Some(self.page(next, write)?)])
     }
 }
@@ -240,11 +198,7 @@ fn segment_admits(segment: &Segment, mode: Mode, offset: u64, end: u64, write: b
     };
     let expand_down = !code && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
     let inside = if expand_down {
-        let top = if segment.has(Segment::BIG) {
-            0xffff_ffff
-        } else {
-            0xffff
-        };
+        let top = if segment.has(Segment::BIG) { 0xffff_ffff } else { 0xffff };
         offset > limit && end <= top
     } else {
         end <= limit

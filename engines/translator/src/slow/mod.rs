@@ -50,11 +50,7 @@ impl Progress {
         if (self.rip, self.linear) == (rip, linear) {
             self.tries += 1;
         } else {
-            *self = Self {
-                rip,
-                linear,
-                tries: 1,
-            };
+            *self = Self { rip, linear, tries: 1 };
         }
         let stuck = self.tries > RETRIES;
         if stuck {
@@ -144,19 +140,12 @@ fn split(
         return Err(Slow::Unsupported);
     }
     let lengths = [first, size - first];
-    Ok(lengths
-        .into_iter()
-        .zip(pages)
-        .filter_map(|(len, page)| page.map(|p| (len, p.physical))))
+    Ok(lengths.into_iter().zip(pages).filter_map(|(len, page)| page.map(|p| (len, p.physical))))
 }
 
 /// An instruction's operand access, for the families that compute their own.
 fn access(linear: u64, size: u32, direction: crate::access::Direction) -> Access {
-    Access {
-        linear,
-        size,
-        direction,
-    }
+    Access { linear, size, direction }
 }
 
 /// So that a family names what it decodes once.

@@ -42,8 +42,7 @@ impl Translator {
         let Some(form) = Form::of(&insn.instruction) else {
             return Slow::Unsupported;
         };
-        self.run_string(cpu, form, &insn.instruction)
-            .unwrap_or_else(|slow| slow)
+        self.run_string(cpu, form, &insn.instruction).unwrap_or_else(|slow| slow)
     }
 
     fn run_string(&mut self, cpu: &CpuState, form: Form, i: &Instruction) -> Result<Slow, Slow> {
@@ -66,12 +65,7 @@ impl Translator {
     }
 
     /// Does at least one element; gives how many, and whether the condition lets more follow.
-    fn string_chunk(
-        &mut self,
-        cpu: &CpuState,
-        form: Form,
-        count: u64,
-    ) -> Result<(u64, bool), Slow> {
+    fn string_chunk(&mut self, cpu: &CpuState, form: Form, count: u64) -> Result<(u64, bool), Slow> {
         if matches!(form.kind, Kind::Move | Kind::Store) && form.repeat.is_some() {
             let done = self.bulk(cpu, form, count)?;
             if done > 0 {
@@ -91,11 +85,8 @@ impl Translator {
         let width = u64::from(form.width);
         let to = self.string_access(cpu, form, gpr::RDI)?;
         let mut room = 4096 - (to.linear & 0xfff);
-        let from = if form.kind == Kind::Move {
-            Some(self.string_access(cpu, form, gpr::RSI)?)
-        } else {
-            None
-        };
+        let from =
+            if form.kind == Kind::Move { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
         if let Some(from) = from {
             room = room.min(4096 - (from.linear & 0xfff));
         }
@@ -127,9 +118,7 @@ impl Translator {
                 value[..form.width as usize].repeat(n as usize)
             }
         };
-        let Some(target) =
-            self.pages(to).map_err(Slow::Fault)?[0].filter(|page| page.host.is_some())
-        else {
+        let Some(target) = self.pages(to).map_err(Slow::Fault)?[0].filter(|page| page.host.is_some()) else {
             return Ok(0);
         };
         self.write_ram(target.physical, &data);
@@ -144,11 +133,7 @@ impl Translator {
         let uses_source = matches!(form.kind, Kind::Move | Kind::Load | Kind::Compare);
         let uses_destination = form.kind != Kind::Load;
         let mut more = true;
-        let source = if uses_source {
-            Some(self.string_access(cpu, form, gpr::RSI)?)
-        } else {
-            None
-        };
+        let source = if uses_source { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
         let accumulator = self.cache.region.context().gpr[gpr::RAX];
         let left = match source {
             Some(source) => self.read_linear(source)?,
@@ -180,11 +165,7 @@ impl Translator {
             }
         }
         let width = u64::from(form.width);
-        let step = if self.backwards() {
-            width.wrapping_neg()
-        } else {
-            width
-        };
+        let step = if self.backwards() { width.wrapping_neg() } else { width };
         for (used, register) in [(uses_source, gpr::RSI), (uses_destination, gpr::RDI)] {
             if used {
                 let moved = self.pointer(form, register).wrapping_add(step);
@@ -194,27 +175,12 @@ impl Translator {
         Ok(more)
     }
 
-    fn string_access(
-        &mut self,
-        cpu: &CpuState,
-        form: Form,
-        pointer: usize,
-    ) -> Result<super::Access, Slow> {
+    fn string_access(&mut self, cpu: &CpuState, form: Form, pointer: usize) -> Result<super::Access, Slow> {
         let writes = pointer == gpr::RDI && matches!(form.kind, Kind::Move | Kind::Store);
-        let segment = if pointer == gpr::RDI {
-            Register::ES
-        } else {
-            form.source_segment
-        };
+        let segment = if pointer == gpr::RDI { Register::ES } else { form.source_segment };
         let offset = self.pointer(form, pointer);
-        let linear = self
-            .linear(cpu, segment, offset, form.width, writes)
-            .map_err(Slow::Fault)?;
-        let direction = if writes {
-            Direction::Write
-        } else {
-            Direction::Read
-        };
+        let linear = self.linear(cpu, segment, offset, form.width, writes).map_err(Slow::Fault)?;
+        let direction = if writes { Direction::Write } else { Direction::Read };
         Ok(access(linear, form.width, direction))
     }
 
@@ -277,12 +243,6 @@ impl Form {
             (_, true) => Some(Repeat::WhileEqual),
             _ => None,
         };
-        Some(Self {
-            kind,
-            width,
-            address_bits,
-            repeat,
-            source_segment: i.memory_segment(),
-        })
+        Some(Self { kind, width, address_bits, repeat, source_segment: i.memory_segment() })
     }
 }

@@ -27,8 +27,7 @@ impl Bench {
     /// A new one with nothing loaded.
     pub fn long_mode() -> Self {
         let ram = GuestRam::allocate(RAM).expect("RAM");
-        ram.write_u64(TABLES, (TABLES + 0x1000) | 7)
-            .expect("in RAM");
+        ram.write_u64(TABLES, (TABLES + 0x1000) | 7).expect("in RAM");
         ram.write_u64(TABLES + 0x1000, 0x87).expect("in RAM");
         let mut cpu = CpuState::reset();
         cpu.cr0 = Cr0::PE | Cr0::PG | Cr0::NE | Cr0::MP | Cr0::ET;
@@ -36,20 +35,12 @@ impl Bench {
         cpu.xcr0 = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
         cpu.efer = Efer::LME | Efer::LMA;
         cpu.cr3 = TABLES;
-        let data = Segment::PRESENT
-            | Segment::CODE_OR_DATA
-            | Segment::READABLE_OR_WRITABLE
-            | Segment::ACCESSED;
+        let data =
+            Segment::PRESENT | Segment::CODE_OR_DATA | Segment::READABLE_OR_WRITABLE | Segment::ACCESSED;
         for segment in &mut cpu.segments {
-            *segment = Segment {
-                base: 0,
-                limit: u32::MAX,
-                selector: 16,
-                attributes: data | Segment::BIG,
-            };
+            *segment = Segment { base: 0, limit: u32::MAX, selector: 16, attributes: data | Segment::BIG };
         }
-        cpu.segment_mut(SegmentRegister::Cs).attributes =
-            data | Segment::EXECUTABLE | Segment::LONG;
+        cpu.segment_mut(SegmentRegister::Cs).attributes = data | Segment::EXECUTABLE | Segment::LONG;
         cpu.gpr[4] = STACK;
         cpu.rip = CODE;
         let engine = Translator::new(ram.clone(), Options::default()).expect("engine");
