@@ -1,9 +1,9 @@
 //! A local APIC's receiving side: what others change about it, without a lock.
 //!
 //! # Order
-//! A sender first notes what it brings (a bit of IRR), then sets [`Attention`], then wakes. The owner first
-//! clears `Attention`, then looks at what was brought. So whatever the owner does not see was noted after it
-//! cleared `Attention`, and will set it again. Only the sender that sets a bit of `Attention` wakes; one that
+//! A sender first notes what it brings (a bit of IRR), then sets `attention`, then wakes. The owner first
+//! clears `attention`, then looks at what was brought. So whatever the owner does not see was noted after it
+//! cleared `attention`, and will set it again. Only the sender that sets a bit of `attention` wakes; one that
 //! finds it set knows that the owner has still to look.
 
 use std::sync::Arc;
