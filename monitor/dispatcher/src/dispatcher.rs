@@ -3,8 +3,8 @@
 use interpreter::{DeliveryError, Effects, Outcome, deliver, execute};
 use thiserror::Error;
 use vcpu::{
-    Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Mmio,
-    Shadow, Signal,
+    Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Mmio, Shadow,
+    Signal,
 };
 use x86::{Exception, Rflags, Vector};
 
@@ -215,8 +215,7 @@ impl Dispatcher {
         if self.cpu.activity == Activity::Shutdown {
             return Err(Stop::TripleFault(self.report()));
         }
-        self.statistics
-            .count_event(event, env.tsc().wrapping_sub(began));
+        self.statistics.count_event(event, env.tsc().wrapping_sub(began));
         Ok(Entry::Resume)
     }
 
@@ -224,9 +223,7 @@ impl Dispatcher {
     fn complete(&mut self, exit: &Exit, env: &mut dyn Environment, began: u64) -> Option<Entry> {
         let (cause, value) = match *exit {
             Exit::Mmio(mmio) => (Cause::Mmio, access(env, mmio)),
-            Exit::PortIo { port, size, write } => {
-                (Cause::PortIo, access_port(env, port, size, write))
-            }
+            Exit::PortIo { port, size, write } => (Cause::PortIo, access_port(env, port, size, write)),
             _ => return None,
         };
         self.statistics.count(cause, env.tsc().wrapping_sub(began));
@@ -264,41 +261,23 @@ impl Dispatcher {
                 self.statistics.count(Cause::Kicked, 0);
                 Ok(())
             }
-            Exit::NotAdmitted => Err(Stop::Failed(Failure::NotAdmitted {
-                engine: self.engine.name(),
-                report: self.report(),
-            })),
-            Exit::Fatal(source) => Err(Stop::Failed(Failure::Engine {
-                engine: self.engine.name(),
-                source,
-            })),
+            Exit::NotAdmitted => {
+                Err(Stop::Failed(Failure::NotAdmitted { engine: self.engine.name(), report: self.report() }))
+            }
+            Exit::Fatal(source) => Err(Stop::Failed(Failure::Engine { engine: self.engine.name(), source })),
             // Completed by the caller.
             Exit::Mmio(_) | Exit::PortIo { .. } => Ok(()),
         }
     }
 
-    fn interpret(
-        &mut self,
-        insn: &Insn,
-        env: &mut dyn Environment,
-        began: u64,
-    ) -> Result<(), Stop> {
+    fn interpret(&mut self, insn: &Insn, env: &mut dyn Environment, began: u64) -> Result<(), Stop> {
         let result = execute(&mut self.cpu, insn, env, &mut self.effects);
         self.apply_effects();
-        self.statistics
-            .count_routine(insn.routine, env.tsc().wrapping_sub(began));
+        self.statistics.count_routine(insn.routine, env.tsc().wrapping_sub(began));
         match result {
-            Ok(Outcome::Done)
-                if self.effects.debug_trap != 0 && self.cpu.shadow != Shadow::MovSs =>
-            {
+            Ok(Outcome::Done) if self.effects.debug_trap != 0 && self.cpu.shadow != Shadow::MovSs => {
                 let detail = self.effects.debug_trap;
-                self.raise(
-                    Exception {
-                        detail,
-                        ..Exception::new(Vector::Debug)
-                    },
-                    env,
-                )
+                self.raise(Exception { detail, ..Exception::new(Vector::Debug) }, env)
             }
             Ok(Outcome::Done | Outcome::Repeat | Outcome::Halt) => Ok(()),
             Ok(Outcome::Unsupported(what)) => Err(self.unsupported(what)),
@@ -319,10 +298,7 @@ impl Dispatcher {
     }
 
     fn unsupported(&self, what: &'static str) -> Stop {
-        Stop::Failed(Failure::Unsupported {
-            what,
-            report: self.report(),
-        })
+        Stop::Failed(Failure::Unsupported { what, report: self.report() })
     }
 }
 

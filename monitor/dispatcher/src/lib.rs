@@ -8,6 +8,8 @@ mod dispatcher;
 mod report;
 mod startup;
 mod statistics;
+#[cfg(test)]
+mod tests;
 
 pub use dispatcher::{Dispatcher, Failure, Stop};
 pub use report::Report;

@@ -16,10 +16,7 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(cpu: &CpuState, last_exception: Option<(Exception, u64)>) -> Self {
-        Self {
-            cpu: Box::new(cpu.clone()),
-            last_exception,
-        }
+        Self { cpu: Box::new(cpu.clone()), last_exception }
     }
 }
 
@@ -35,18 +32,9 @@ impl fmt::Display for Report {
             Mode::Long64 => "64-bit",
         };
         let cs = cpu.segment(SegmentRegister::Cs).selector;
-        write!(
-            f,
-            "{mode} mode, ring {}, cs:rip {cs:04x}:{:#x}",
-            cpu.cpl(),
-            cpu.rip
-        )?;
+        write!(f, "{mode} mode, ring {}, cs:rip {cs:04x}:{:#x}", cpu.cpl(), cpu.rip)?;
         write!(f, ", rsp {:#x}", cpu.gpr[x86::register::gpr::RSP])?;
-        write!(
-            f,
-            ", cr0 {:#x}, cr2 {:#x}, cr3 {:#x}",
-            cpu.cr0, cpu.cr2, cpu.cr3
-        )?;
+        write!(f, ", cr0 {:#x}, cr2 {:#x}, cr3 {:#x}", cpu.cr0, cpu.cr2, cpu.cr3)?;
         write!(f, ", cr4 {:#x}, efer {:#x}", cpu.cr4, cpu.efer)?;
         if let Some((exception, rip)) = self.last_exception {
             write!(f, "; last exception {:?} at {rip:#x}", exception.vector)?;

@@ -8,23 +8,12 @@ const APIC_BASE: u32 = 0x1b;
 const BOOTSTRAP: u64 = 1 << 8;
 
 /// Takes INIT or a start-up interrupt. NMIs are the dispatcher's.
-pub(crate) fn signal(
-    cpu: &mut CpuState,
-    engine: &mut dyn Engine,
-    signal: Signal,
-    env: &mut dyn Environment,
-) {
+pub(crate) fn signal(cpu: &mut CpuState, engine: &mut dyn Engine, signal: Signal, env: &mut dyn Environment) {
     match signal {
         Signal::Init => {
             init(cpu);
-            let bootstrap = env
-                .read_apic_msr(APIC_BASE)
-                .is_none_or(|base| base & BOOTSTRAP != 0);
-            cpu.activity = if bootstrap {
-                Activity::Running
-            } else {
-                Activity::WaitForStartUp
-            };
+            let bootstrap = env.read_apic_msr(APIC_BASE).is_none_or(|base| base & BOOTSTRAP != 0);
+            cpu.activity = if bootstrap { Activity::Running } else { Activity::WaitForStartUp };
             engine.invalidate(Invalidation::AllPages);
         }
         Signal::StartUp(page) if cpu.activity == Activity::WaitForStartUp => {

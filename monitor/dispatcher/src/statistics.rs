@@ -129,10 +129,7 @@ impl Statistics {
             sensitive: false,
             counter: self.cause(cause),
         });
-        let mut rows: Vec<Row> = routines
-            .chain(causes)
-            .filter(|row| row.counter.count > 0)
-            .collect();
+        let mut rows: Vec<Row> = routines.chain(causes).filter(|row| row.counter.count > 0).collect();
         rows.sort_by_key(|row| std::cmp::Reverse((row.counter.cycles, row.counter.count)));
         rows
     }

@@ -26,11 +26,7 @@ const CR4_PAGING: Cr4 = Cr4::PSE
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// #GP(0) unless at privilege level 0.
     pub(crate) fn privileged(&self) -> Result<(), Exception> {
-        if self.cpu.cpl() == 0 {
-            Ok(())
-        } else {
-            Err(Exception::gp(0))
-        }
+        if self.cpu.cpl() == 0 { Ok(()) } else { Err(Exception::gp(0)) }
     }
 
     pub(crate) fn mov_from_control(&mut self, insn: &Instruction) -> Routed {
@@ -154,8 +150,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let reserved = 0b1_1110_0110 | (u64::MAX << self.physical_bits());
         for index in 0..4 {
             let mut bytes = [0; 8];
-            self.env
-                .read_memory((cr3 & 0xffff_ffe0) + index * 8, &mut bytes);
+            self.env.read_memory((cr3 & 0xffff_ffe0) + index * 8, &mut bytes);
             let entry = u64::from_le_bytes(bytes);
             if entry & 1 != 0 && entry & reserved != 0 {
                 return Err(Exception::gp(0));
@@ -268,10 +263,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         };
         self.privileged()?;
         if self.cpu.dr[7] & DR7_GD != 0 {
-            return Err(Exception {
-                detail: DR6_BD,
-                ..Exception::new(x86::Vector::Debug)
-            });
+            return Err(Exception { detail: DR6_BD, ..Exception::new(x86::Vector::Debug) });
         }
         Ok(number)
     }

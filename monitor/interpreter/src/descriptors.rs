@@ -37,18 +37,9 @@ impl Descriptor {
         let raw = self.raw;
         let attributes = ((raw >> 40) & 0xf0ff) as u16;
         let limit = (raw & 0xffff) as u32 | ((raw >> 32) & 0xf_0000) as u32;
-        let limit = if attributes & Segment::GRANULARITY == 0 {
-            limit
-        } else {
-            (limit << 12) | 0xfff
-        };
+        let limit = if attributes & Segment::GRANULARITY == 0 { limit } else { (limit << 12) | 0xfff };
         let base = ((raw >> 16) & 0xff_ffff) | ((raw >> 32) & 0xff00_0000);
-        Segment {
-            base,
-            limit,
-            selector,
-            attributes,
-        }
+        Segment { base, limit, selector, attributes }
     }
 
     pub fn kind(self) -> u8 {
@@ -97,27 +88,17 @@ impl Descriptor {
 }
 
 /// The segment of real and virtual-8086 mode: a paragraph number.
-pub(crate) fn paragraph(
-    cpu: &CpuState,
-    mode: Mode,
-    register: SegmentRegister,
-    selector: u16,
-) -> Segment {
+pub(crate) fn paragraph(cpu: &CpuState, mode: Mode, register: SegmentRegister, selector: u16) -> Segment {
     let base = u64::from(selector) << 4;
     if mode == Mode::Virtual8086 {
-        return Segment {
-            base,
-            limit: 0xffff,
-            selector,
-            attributes: VIRTUAL_8086,
-        };
+        return Segment { base, limit: 0xffff, selector, attributes: VIRTUAL_8086 };
     }
-    // Real mode leaves limit and attributes as they are: "big real mode" rests on that.
-    Segment {
-        base,
-        selector,
-        ..*cpu.segment(register)
-    }
+    // Real mode leaves limit and attributes as they are: "big real mode" rests on that. What a null selector has
+    // left unusable becomes a plain segment.
+    let present = cpu.segment(register);
+    let plain = Segment { limit: 0xffff, attributes: 0x93, ..*present };
+    let kept = if present.is_present() { *present } else { plain };
+    Segment { base, selector, ..kept }
 }
 
 /// Attributes of every segment in virtual-8086 mode: present, DPL 3, writable data, accessed.
@@ -152,16 +133,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         selector: u16,
         error: fn(u32) -> Exception,
     ) -> Result<u64, Exception> {
-        let limit = if selector & 4 == 0 {
-            self.cpu.gdtr.limit.into()
-        } else {
-            self.cpu.ldtr.limit
-        };
-        let base = if selector & 4 == 0 {
-            self.cpu.gdtr.base
-        } else {
-            self.cpu.ldtr.base
-        };
+        let limit = if selector & 4 == 0 { self.cpu.gdtr.limit.into() } else { self.cpu.ldtr.limit };
+        let base = if selector & 4 == 0 { self.cpu.gdtr.base } else { self.cpu.ldtr.base };
         let offset = u32::from(selector & 0xfff8) + 8;
         if offset + 7 > limit {
             return Err(error(without_rpl(selector)));
@@ -173,11 +146,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// The linear address of an entry in a table: 32 bits wide outside long mode.
     pub(crate) fn table_address(&self, base: u64, offset: u64) -> u64 {
         let linear = base.wrapping_add(offset);
-        if long_mode(self.cpu) {
-            linear
-        } else {
-            linear & 0xffff_ffff
-        }
+        if long_mode(self.cpu) { linear } else { linear & 0xffff_ffff }
     }
 
     /// Sets the accessed bit in memory and in the descriptor at hand.
@@ -253,11 +222,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// Whether the CS descriptor may become the code segment of `cpl`, ring changes already decided.
-    pub(crate) fn check_code_width(
-        &self,
-        descriptor: Descriptor,
-        selector: u16,
-    ) -> Result<(), Exception> {
+    pub(crate) fn check_code_width(&self, descriptor: Descriptor, selector: u16) -> Result<(), Exception> {
         if long_mode(self.cpu) && descriptor.long_and_big() {
             return Err(Exception::gp(without_rpl(selector)));
         }
@@ -279,10 +244,5 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
 /// An unusable segment register. SS keeps a DPL there, since that is the current privilege level.
 pub(crate) fn null(selector: u16, dpl: u8) -> Segment {
-    Segment {
-        base: 0,
-        limit: 0,
-        selector,
-        attributes: u16::from(dpl) << 5,
-    }
+    Segment { base: 0, limit: 0, selector, attributes: u16::from(dpl) << 5 }
 }

@@ -61,9 +61,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
                 }
                 Ok(Done)
             }
-            InterruptFlag::Virtual if self.cpu.rflags.contains(Rflags::VIP) => {
-                Err(Exception::gp(0))
-            }
+            InterruptFlag::Virtual if self.cpu.rflags.contains(Rflags::VIP) => Err(Exception::gp(0)),
             InterruptFlag::Virtual => {
                 self.cpu.rflags.insert(Rflags::VIF);
                 self.done(insn)

@@ -13,13 +13,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// Enters a handler from an instruction, with the address after it as the return address.
     fn enter_from(&mut self, insn: &Instruction, vector: u8, software: bool) -> Routed {
         let rip = self.next_rip(insn);
-        match self.enter(Entrance {
-            vector,
-            error_code: None,
-            software,
-            rip,
-            resume: false,
-        }) {
+        match self.enter(Entrance { vector, error_code: None, software, rip, resume: false }) {
             Ok(()) => {
                 // The handler starts with TF clear, and no step is reported before its first instruction.
                 self.effects.debug_trap = 0;

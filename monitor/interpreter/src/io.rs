@@ -90,11 +90,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         };
         let address_size = string_address_size(insn, if input { 0 } else { operand });
         let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
-        let step = if self.cpu.rflags.contains(Rflags::DF) {
-            (size as u64).wrapping_neg()
-        } else {
-            size as u64
-        };
+        let step =
+            if self.cpu.rflags.contains(Rflags::DF) { (size as u64).wrapping_neg() } else { size as u64 };
         let mut page = None;
         for _ in 0..CHUNK {
             let count = self.cpu.gpr[gpr::RCX] & mask(address_size);
@@ -149,13 +146,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         };
         if input {
             let value = self.env.read_port(port, size as u8);
-            self.env
-                .write_memory(physical, &value.to_le_bytes()[..size]);
+            self.env.write_memory(physical, &value.to_le_bytes()[..size]);
         } else {
             let mut data = [0; 4];
             self.env.read_memory(physical, &mut data[..size]);
-            self.env
-                .write_port(port, size as u8, u32::from_le_bytes(data));
+            self.env.write_port(port, size as u8, u32::from_le_bytes(data));
         }
         Ok(())
     }

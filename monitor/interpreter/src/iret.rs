@@ -48,11 +48,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let selector = self.peek(step, size)? as u16;
         let image = Rflags::from_bits_truncate(self.peek(2 * step, size)?);
         let cs = *self.cpu.segment(SegmentRegister::Cs);
-        let cs = Segment {
-            base: u64::from(selector) << 4,
-            selector,
-            ..cs
-        };
+        let cs = Segment { base: u64::from(selector) << 4, selector, ..cs };
         self.check_target(&cs, rip)?;
         let writable = self.writable_flags(size);
         self.return_flags(image, writable, size);
@@ -122,11 +118,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let code = without_rpl(selector);
         let mut descriptor = self.descriptor(selector, Exception::gp)?;
         let (rpl, dpl) = (rpl(selector), descriptor.dpl());
-        let privilege_ok = if descriptor.conforming() {
-            dpl <= rpl
-        } else {
-            dpl == rpl
-        };
+        let privilege_ok = if descriptor.conforming() { dpl <= rpl } else { dpl == rpl };
         if !descriptor.is_code() || rpl < cpl || !privilege_ok {
             return Err(Exception::gp(code));
         }
@@ -150,17 +142,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     ) -> Result<(), Exception> {
         let to_long = long_mode(self.cpu) && cs.has(Segment::LONG);
         let ss = self.stack_segment(selector, cpl, to_long, Exception::gp)?;
-        let target = if to_long {
-            Mode::Long64
-        } else {
-            Mode::Protected32
-        };
+        let target = if to_long { Mode::Long64 } else { Mode::Protected32 };
         *self.cpu.segment_mut(SegmentRegister::Ss) = ss;
-        set_pointer(
-            self.cpu,
-            pointer_size(target, &ss),
-            pointer.wrapping_add(extra),
-        );
+        set_pointer(self.cpu, pointer_size(target, &ss), pointer.wrapping_add(extra));
         Ok(())
     }
 
@@ -174,17 +158,10 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         for (slot, skip) in selectors.iter_mut().zip((16..).step_by(4)) {
             *slot = self.peek(skip, 4)? as u16;
         }
-        let loads = [Ss, Es, Ds, Fs, Gs]
-            .into_iter()
-            .zip(selectors)
-            .chain([(Cs, cs)]);
+        let loads = [Ss, Es, Ds, Fs, Gs].into_iter().zip(selectors).chain([(Cs, cs)]);
         for (register, selector) in loads {
-            *self.cpu.segment_mut(register) = Segment {
-                base: u64::from(selector) << 4,
-                limit: 0xffff,
-                selector,
-                attributes: VIRTUAL_8086,
-            };
+            *self.cpu.segment_mut(register) =
+                Segment { base: u64::from(selector) << 4, limit: 0xffff, selector, attributes: VIRTUAL_8086 };
         }
         self.cpu.rflags = image | Rflags::FIXED;
         self.cpu.gpr[x86::register::gpr::RSP] = pointer;

@@ -31,11 +31,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// #UD in 64-bit mode.
     fn not_in_64_bit_mode(&self) -> Result<(), Exception> {
-        if self.mode() == Mode::Long64 {
-            Err(Exception::UD)
-        } else {
-            Ok(())
-        }
+        if self.mode() == Mode::Long64 { Err(Exception::UD) } else { Ok(()) }
     }
 
     /// AAA, and AAS (`subtract`).
@@ -90,11 +86,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let mut al = old;
         let mut carried = high;
         let step = |al: u8, by| {
-            if subtract {
-                al.wrapping_sub(by)
-            } else {
-                al.wrapping_add(by)
-            }
+            if subtract { al.wrapping_sub(by) } else { al.wrapping_add(by) }
         };
         if low {
             // DAS may borrow in its first step already.
@@ -115,11 +107,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     pub(crate) fn salc(&mut self, insn: &Instruction) -> Routed {
         self.not_in_64_bit_mode()?;
-        let al = if self.cpu.rflags.contains(Rflags::CF) {
-            0xff
-        } else {
-            0
-        };
+        let al = if self.cpu.rflags.contains(Rflags::CF) { 0xff } else { 0 };
         let rax = &mut self.cpu.gpr[gpr::RAX];
         *rax = *rax & !0xff | al;
         self.done(insn)
@@ -160,11 +148,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.read_bytes(linear, &mut bytes[..size * 2], self.level())?;
         let bounds = u64::from_le_bytes(bytes);
         let signed = |value: u64| {
-            if size == 2 {
-                (value as i16).into()
-            } else {
-                value as i32
-            }
+            if size == 2 { (value as i16).into() } else { value as i32 }
         };
         let index: i32 = signed(read(self.cpu, register));
         let (lower, upper) = (signed(bounds), signed(bounds >> (size * 8)));

@@ -14,6 +14,7 @@ mod control;
 mod deliver;
 mod descriptors;
 mod flags;
+mod gates;
 mod interrupts;
 mod io;
 mod iret;
@@ -31,6 +32,9 @@ mod system_call;
 mod tables;
 mod transfer;
 mod xsave;
+
+#[cfg(test)]
+mod tests;
 
 use iced_x86::Instruction;
 use vcpu::{CpuState, Environment, Insn, Invalidation, Shadow};
@@ -116,11 +120,7 @@ pub fn execute<E: Environment + ?Sized>(
     effects: &mut Effects,
 ) -> Result<Outcome, Exception> {
     // The trap flag counts as it was when the instruction began; routines that end in a handler clear this.
-    effects.debug_trap = if cpu.rflags.contains(Rflags::TF) {
-        DR6_BS
-    } else {
-        0
-    };
+    effects.debug_trap = if cpu.rflags.contains(Rflags::TF) { DR6_BS } else { 0 };
     Context { cpu, env, effects }.route(insn)
 }
 
@@ -135,11 +135,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// The address after an instruction.
     fn next_rip(&self, insn: &Instruction) -> u64 {
         let next = self.cpu.rip.wrapping_add(insn.len() as u64);
-        if self.mode() == Mode::Long64 {
-            next
-        } else {
-            next & 0xffff_ffff
-        }
+        if self.mode() == Mode::Long64 { next } else { next & 0xffff_ffff }
     }
 
     /// Ends an instruction that goes on with the next one.

@@ -42,46 +42,24 @@ pub(crate) struct Level {
 impl Level {
     /// The processor's own accesses to descriptor tables and task states: a supervisor's, whatever the CPL, and
     /// out of reach of EFLAGS.AC.
-    pub(crate) const SYSTEM: Self = Self {
-        user: false,
-        implicit: true,
-    };
+    pub(crate) const SYSTEM: Self = Self { user: false, implicit: true };
 
     /// Code at this privilege level.
     pub(crate) fn of(cpl: u8) -> Self {
-        Self {
-            user: cpl == 3,
-            implicit: false,
-        }
+        Self { user: cpl == 3, implicit: false }
     }
 }
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// The guest-physical address of a linear one, or the page fault; accessed and dirty bits are set.
-    pub(crate) fn translate(
-        &mut self,
-        linear: u64,
-        access: Access,
-        level: Level,
-    ) -> Result<u64, Exception> {
+    pub(crate) fn translate(&mut self, linear: u64, access: Access, level: Level) -> Result<u64, Exception> {
         let cpu = &*self.cpu;
         if !cpu.cr0.contains(x86::Cr0::PG) {
             return Ok(linear & 0xffff_ffff);
         }
         let physical_bits = self.env.physical_bits();
-        let context = PagingContext::new(
-            cpu.cr0,
-            cpu.cr3,
-            cpu.cr4,
-            cpu.efer,
-            cpu.rflags,
-            physical_bits,
-        );
-        let wanted = paging::Access {
-            kind: access.kind(),
-            user: level.user,
-            implicit: level.implicit,
-        };
+        let context = PagingContext::new(cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer, cpu.rflags, physical_bits);
+        let wanted = paging::Access { kind: access.kind(), user: level.user, implicit: level.implicit };
         match paging::walk(&context, &*self.env, linear, wanted) {
             Ok(translation) => Ok(translation.physical),
             Err(code) => Err(Exception::page_fault(linear, code)),
@@ -91,20 +69,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// The address after the last byte of a page, as the mode wraps it.
     fn next_page(&self, linear: u64) -> u64 {
         let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
-        if long_mode(self.cpu) {
-            next
-        } else {
-            next & 0xffff_ffff
-        }
+        if long_mode(self.cpu) { next } else { next & 0xffff_ffff }
     }
 
     /// Reads bytes of at most one page's length.
-    pub(crate) fn read_bytes(
-        &mut self,
-        linear: u64,
-        data: &mut [u8],
-        level: Level,
-    ) -> Result<(), Exception> {
+    pub(crate) fn read_bytes(&mut self, linear: u64, data: &mut [u8], level: Level) -> Result<(), Exception> {
         let first = data.len().min((PAGE - linear % PAGE) as usize);
         let physical = self.translate(linear, Access::Read, level)?;
         let (head, tail) = data.split_at_mut(first);
@@ -119,12 +88,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// Writes bytes of at most one page's length, all or none.
-    pub(crate) fn write_bytes(
-        &mut self,
-        linear: u64,
-        data: &[u8],
-        level: Level,
-    ) -> Result<(), Exception> {
+    pub(crate) fn write_bytes(&mut self, linear: u64, data: &[u8], level: Level) -> Result<(), Exception> {
         let first = data.len().min((PAGE - linear % PAGE) as usize);
         let physical = self.translate(linear, Access::Write, level)?;
         let (head, tail) = data.split_at(first);
@@ -139,12 +103,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// Reads a little-endian value of 1 to 8 bytes.
-    pub(crate) fn read_value(
-        &mut self,
-        linear: u64,
-        size: usize,
-        level: Level,
-    ) -> Result<u64, Exception> {
+    pub(crate) fn read_value(&mut self, linear: u64, size: usize, level: Level) -> Result<u64, Exception> {
         let mut bytes = [0; 8];
         self.read_bytes(linear, &mut bytes[..size], level)?;
         Ok(u64::from_le_bytes(bytes))
@@ -162,12 +121,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// Faults as a write of `size` bytes would, and writes nothing.
-    pub(crate) fn probe_write(
-        &mut self,
-        linear: u64,
-        size: usize,
-        level: Level,
-    ) -> Result<(), Exception> {
+    pub(crate) fn probe_write(&mut self, linear: u64, size: usize, level: Level) -> Result<(), Exception> {
         self.translate(linear, Access::Write, level)?;
         if linear % PAGE + size as u64 > PAGE {
             self.translate(self.next_page(linear), Access::Write, level)?;

@@ -166,10 +166,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         match msr {
             n::TSC_DEADLINE | n::APIC_BASE | n::X2APIC_FIRST..=n::X2APIC_LAST => {
                 let offset = self.cpu.tsc_offset;
-                return self
-                    .env
-                    .write_apic_msr(msr, value, offset)
-                    .ok_or(Exception::gp(0));
+                return self.env.write_apic_msr(msr, value, offset).ok_or(Exception::gp(0));
             }
             n::FS_BASE
             | n::GS_BASE
@@ -252,12 +249,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let old = self.cpu.efer;
         let [_, _, ecx, edx] = self.cpuid(0x8000_0001, 0);
         let mut offered = Efer::SCE | Efer::LMA;
-        for (register, bit, flag) in [
-            (edx, 20, Efer::NXE),
-            (edx, 25, Efer::FFXSR),
-            (edx, 29, Efer::LME),
-            (ecx, 17, Efer::TCE),
-        ] {
+        for (register, bit, flag) in
+            [(edx, 20, Efer::NXE), (edx, 25, Efer::FFXSR), (edx, 29, Efer::LME), (ecx, 17, Efer::TCE)]
+        {
             if register & (1 << bit) != 0 {
                 offered |= flag;
             }

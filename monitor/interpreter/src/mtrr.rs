@@ -29,18 +29,12 @@ pub(crate) const fn fixed_index(msr: u32) -> Option<usize> {
 
 /// Whether a value may be written to the page attribute table.
 pub(crate) fn valid_pat(value: u64) -> bool {
-    value
-        .to_le_bytes()
-        .into_iter()
-        .all(|kind| matches!(kind, 0 | 1 | 4..=7))
+    value.to_le_bytes().into_iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
 /// Whether a value may be written to a fixed-range register.
 pub(crate) fn valid_fixed(value: u64) -> bool {
-    value
-        .to_le_bytes()
-        .into_iter()
-        .all(|kind| is_type(kind.into()))
+    value.to_le_bytes().into_iter().all(|kind| is_type(kind.into()))
 }
 
 /// Whether a value may be written to IA32_MTRR_DEF_TYPE.

@@ -10,11 +10,7 @@ use crate::memory::Access;
 
 /// The bits that a value of `size` bytes has.
 pub(crate) const fn mask(size: usize) -> u64 {
-    if size >= 8 {
-        u64::MAX
-    } else {
-        (1 << (size * 8)) - 1
-    }
+    if size >= 8 { u64::MAX } else { (1 << (size * 8)) - 1 }
 }
 
 /// The index in [`CpuState::gpr`], the width in bytes and the shift of a general register.
@@ -45,9 +41,7 @@ pub(crate) fn width(register: Register) -> usize {
 
 /// Reads a general register; any other reads as zero.
 pub(crate) fn read(cpu: &CpuState, register: Register) -> u64 {
-    place(register).map_or(0, |(index, width, shift)| {
-        (cpu.gpr[index] >> shift) & mask(width)
-    })
+    place(register).map_or(0, |(index, width, shift)| (cpu.gpr[index] >> shift) & mask(width))
 }
 
 /// Writes a general register as an instruction with this operand does: 32 bits clear the upper half, 8 and 16

@@ -15,12 +15,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let leaf = self.cpu.gpr[gpr::RAX] as u32;
         let subleaf = self.cpu.gpr[gpr::RCX] as u32;
         let [eax, ebx, ecx, edx] = self.cpuid(leaf, subleaf);
-        for (register, value) in [
-            (gpr::RAX, eax),
-            (gpr::RBX, ebx),
-            (gpr::RCX, ecx),
-            (gpr::RDX, edx),
-        ] {
+        for (register, value) in [(gpr::RAX, eax), (gpr::RBX, ebx), (gpr::RCX, ecx), (gpr::RDX, edx)] {
             self.cpu.gpr[register] = value.into();
         }
         self.done(insn)

@@ -14,11 +14,7 @@ pub(crate) const fn canonical(address: u64) -> bool {
 
 /// The exception for a bad access through a segment register.
 fn violation(register: SegmentRegister) -> Exception {
-    if register == SegmentRegister::Ss {
-        Exception::ss(0)
-    } else {
-        Exception::gp(0)
-    }
+    if register == SegmentRegister::Ss { Exception::ss(0) } else { Exception::gp(0) }
 }
 
 /// The linear address of `size` bytes at `offset` in `segment`, which stands or is about to stand in
@@ -57,14 +53,9 @@ pub(crate) fn linear_in(
         }
     }
     let limit = u64::from(segment.limit);
-    let expand_down =
-        !segment.has(Segment::EXECUTABLE) && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
+    let expand_down = !segment.has(Segment::EXECUTABLE) && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
     let inside = if expand_down {
-        let top = if segment.has(Segment::BIG) {
-            0xffff_ffff
-        } else {
-            0xffff
-        };
+        let top = if segment.has(Segment::BIG) { 0xffff_ffff } else { 0xffff };
         offset > limit && offset.saturating_add(last) <= top
     } else {
         offset.saturating_add(last) <= limit
@@ -89,14 +80,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         size: usize,
         access: Access,
     ) -> Result<u64, Exception> {
-        linear_in(
-            self.mode(),
-            self.cpu.segment(register),
-            register,
-            offset,
-            size,
-            access,
-        )
+        linear_in(self.mode(), self.cpu.segment(register), register, offset, size, access)
     }
 
     /// Checks an instruction pointer about to be loaded with this code segment.
@@ -106,10 +90,6 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         } else {
             rip <= u64::from(cs.limit)
         };
-        if inside {
-            Ok(())
-        } else {
-            Err(Exception::gp(0))
-        }
+        if inside { Ok(()) } else { Err(Exception::gp(0)) }
     }
 }

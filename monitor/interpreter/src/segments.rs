@@ -49,8 +49,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let selector = u64::from(self.cpu.segment(register).selector);
         if size == 4 {
             // The upper half of the slot stays as it is (SDM vol. 2, PUSH).
-            let top =
-                self.cpu.gpr[x86::register::gpr::RSP].wrapping_sub(4) & mask(self.stack_size());
+            let top = self.cpu.gpr[x86::register::gpr::RSP].wrapping_sub(4) & mask(self.stack_size());
             let linear = self.linear(SegmentRegister::Ss, top, 4, Access::Write)?;
             self.write_value(linear, 2, selector, self.level())?;
             self.release(4_u64.wrapping_neg());
@@ -78,11 +77,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// LDS, LES, LFS, LGS, LSS.
-    pub(crate) fn load_far_pointer(
-        &mut self,
-        insn: &Instruction,
-        register: SegmentRegister,
-    ) -> Routed {
+    pub(crate) fn load_far_pointer(&mut self, insn: &Instruction, register: SegmentRegister) -> Routed {
         let destination = insn.op0_register();
         let size = width(destination);
         let (offset, selector) = self.far_pointer(insn, size)?;
@@ -93,11 +88,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// Reads a far pointer from memory: an offset of `size` bytes, then a selector.
-    pub(crate) fn far_pointer(
-        &mut self,
-        insn: &Instruction,
-        size: usize,
-    ) -> Result<(u64, u16), Exception> {
+    pub(crate) fn far_pointer(&mut self, insn: &Instruction, size: usize) -> Result<(u64, u16), Exception> {
         let linear = self.memory_operand(insn, 0, size + 2, Access::Read)?;
         let mut bytes = [0; 10];
         self.read_bytes(linear, &mut bytes[..size + 2], self.level())?;

@@ -22,11 +22,7 @@ pub(crate) fn pointer_size(mode: Mode, ss: &Segment) -> usize {
 
 /// Replaces the part of RSP that is in use.
 pub(crate) fn set_pointer(cpu: &mut CpuState, size: usize, value: u64) {
-    let keep = if size == 2 {
-        cpu.gpr[gpr::RSP] & !mask(2)
-    } else {
-        0
-    };
+    let keep = if size == 2 { cpu.gpr[gpr::RSP] & !mask(2) } else { 0 };
     cpu.gpr[gpr::RSP] = keep | (value & mask(size));
 }
 
@@ -43,10 +39,7 @@ impl Frame {
     const SIZE: usize = 256;
 
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: [0; Self::SIZE],
-            start: Self::SIZE,
-        }
+        Self { bytes: [0; Self::SIZE], start: Self::SIZE }
     }
 
     /// Adds a value of 2, 4 or 8 bytes.

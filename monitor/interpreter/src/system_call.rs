@@ -22,12 +22,7 @@ const RING_3: u16 = 3 << 5;
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// Loads CS and SS with fixed flat segments; no descriptor is read.
     fn flat(&mut self, cs: u16, code: u16, ss: u16, data: u16) {
-        let flat = |selector, attributes| Segment {
-            base: 0,
-            limit: u32::MAX,
-            selector,
-            attributes,
-        };
+        let flat = |selector, attributes| Segment { base: 0, limit: u32::MAX, selector, attributes };
         *self.cpu.segment_mut(SegmentRegister::Cs) = flat(cs, code);
         *self.cpu.segment_mut(SegmentRegister::Ss) = flat(ss, data);
     }
@@ -48,11 +43,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             let masked = Rflags::from_bits_truncate(self.cpu.msrs.sfmask) | Rflags::RF;
             self.cpu.rflags = (self.cpu.rflags - masked) | Rflags::FIXED;
             self.flat(cs, CODE_64, cs.wrapping_add(8), DATA);
-            if mode == Mode::Long64 {
-                self.cpu.msrs.lstar
-            } else {
-                self.cpu.msrs.cstar
-            }
+            if mode == Mode::Long64 { self.cpu.msrs.lstar } else { self.cpu.msrs.cstar }
         } else {
             self.cpu.rflags.remove(Rflags::VM | Rflags::IF | Rflags::RF);
             self.flat(cs, CODE_32, cs.wrapping_add(8), DATA);
@@ -79,23 +70,15 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             return Err(Exception::gp(0));
         }
         let base = (self.cpu.msrs.star >> 48) as u16;
-        let (cs, code, rip) = if to_long {
-            (base.wrapping_add(16), CODE_64, rcx)
-        } else {
-            (base, CODE_32, rcx & 0xffff_ffff)
-        };
+        let (cs, code, rip) =
+            if to_long { (base.wrapping_add(16), CODE_64, rcx) } else { (base, CODE_32, rcx & 0xffff_ffff) };
         if long_mode(self.cpu) {
             let image = Rflags::from_bits_truncate(self.cpu.gpr[gpr::R11]);
             self.cpu.rflags = (image - Rflags::RF - Rflags::VM) | Rflags::FIXED;
         } else {
             self.cpu.rflags.insert(Rflags::IF);
         }
-        self.flat(
-            cs | 3,
-            code | RING_3,
-            base.wrapping_add(8) | 3,
-            DATA | RING_3,
-        );
+        self.flat(cs | 3, code | RING_3, base.wrapping_add(8) | 3, DATA | RING_3);
         self.go(rip)
     }
 
@@ -108,16 +91,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if self.mode() == Mode::Real || selector == 0 {
             return Err(Exception::gp(0));
         }
-        let (code, esp, eip) = (
-            CODE_32,
-            self.cpu.msrs.sysenter_esp,
-            self.cpu.msrs.sysenter_eip,
-        );
-        let (code, rsp, rip) = if long {
-            (CODE_64, esp, eip)
-        } else {
-            (code, esp & 0xffff_ffff, eip & 0xffff_ffff)
-        };
+        let (code, esp, eip) = (CODE_32, self.cpu.msrs.sysenter_esp, self.cpu.msrs.sysenter_eip);
+        let (code, rsp, rip) =
+            if long { (CODE_64, esp, eip) } else { (code, esp & 0xffff_ffff, eip & 0xffff_ffff) };
         self.cpu.rflags.remove(Rflags::VM | Rflags::IF | Rflags::RF);
         self.flat(selector, code, selector.wrapping_add(8), DATA);
         self.cpu.gpr[gpr::RSP] = rsp;
@@ -140,22 +116,12 @@ impl<E: Environment + ?Sized> Context<'_, E> {
                 return Err(Exception::gp(0));
             }
             let cs = base.wrapping_add(32) | 3;
-            self.flat(
-                cs,
-                CODE_64 | RING_3,
-                base.wrapping_add(40) | 3,
-                DATA | RING_3,
-            );
+            self.flat(cs, CODE_64 | RING_3, base.wrapping_add(40) | 3, DATA | RING_3);
             self.cpu.gpr[gpr::RSP] = rsp;
             return self.go(rip);
         }
         let cs = base.wrapping_add(16) | 3;
-        self.flat(
-            cs,
-            CODE_32 | RING_3,
-            base.wrapping_add(24) | 3,
-            DATA | RING_3,
-        );
+        self.flat(cs, CODE_32 | RING_3, base.wrapping_add(24) | 3, DATA | RING_3);
         self.cpu.gpr[gpr::RSP] = rsp & 0xffff_ffff;
         self.go(rip & 0xffff_ffff)
     }

@@ -6,7 +6,7 @@ use x86::{Exception, Mode, Rflags, Segment, TableRegister, Vector};
 
 use crate::descriptors::{is_null, rpl, without_rpl};
 use crate::memory::{Access, Level};
-use crate::operand::{mask, width, write};
+use crate::operand::{mask, width, write, write_gpr};
 use crate::segment_check::{canonical, long_mode};
 use crate::{Context, Routed};
 
@@ -67,19 +67,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// #UD where there are no selectors.
     fn protected(&self) -> Result<(), Exception> {
-        if self.mode().is_real_style() {
-            Err(Exception::UD)
-        } else {
-            Ok(())
-        }
+        if self.mode().is_real_style() { Err(Exception::UD) } else { Ok(()) }
     }
 
     /// SLDT and STR.
-    pub(crate) fn store_system_segment(
-        &mut self,
-        insn: &Instruction,
-        which: SystemSegment,
-    ) -> Routed {
+    pub(crate) fn store_system_segment(&mut self, insn: &Instruction, which: SystemSegment) -> Routed {
         self.protected()?;
         self.check_umip()?;
         let selector = match which {
@@ -91,21 +83,14 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// LLDT and LTR.
-    pub(crate) fn load_system_segment(
-        &mut self,
-        insn: &Instruction,
-        which: SystemSegment,
-    ) -> Routed {
+    pub(crate) fn load_system_segment(&mut self, insn: &Instruction, which: SystemSegment) -> Routed {
         self.protected()?;
         self.privileged()?;
         let selector = self.read_operand(insn, 0, 2)? as u16;
         if is_null(selector) {
             match which {
                 SystemSegment::Local => {
-                    self.cpu.ldtr = Segment {
-                        selector,
-                        ..Segment::default()
-                    };
+                    self.cpu.ldtr = Segment { selector, ..Segment::default() };
                     return self.done(insn);
                 }
                 SystemSegment::Task => return Err(Exception::gp(0)),
@@ -165,10 +150,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if !privileged && level > descriptor.dpl() {
             return Ok(None);
         }
-        Ok(Some(Look {
-            raw: descriptor.raw,
-            segment: descriptor.segment(selector),
-        }))
+        Ok(Some(Look { raw: descriptor.raw, segment: descriptor.segment(selector) }))
     }
 
     /// LAR (`rights`) and LSL.
@@ -189,11 +171,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         });
         self.cpu.rflags.set(Rflags::ZF, found.is_some());
         if let Some(look) = found {
-            let value = if rights {
-                look.raw >> 32 & 0x00f0_ff00
-            } else {
-                look.segment.limit.into()
-            };
+            let value = if rights { look.raw >> 32 & 0x00f0_ff00 } else { look.segment.limit.into() };
             let destination = insn.op0_register();
             write(self.cpu, destination, value & mask(width(destination)));
         }
@@ -219,14 +197,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let destination = self.read_operand(insn, 0, 2)? as u16;
         let source = self.read_operand(insn, 1, 2)? as u16;
         let adjust = rpl(destination) < rpl(source);
-        let value = if adjust {
-            destination & !3 | source & 3
-        } else {
-            destination
-        };
-        // Memory is written either way (and so must be writable), as the processor does.
-        if adjust || insn.op0_kind() == OpKind::Memory {
+        let value = if adjust { destination & !3 | source & 3 } else { destination };
+        if insn.op0_kind() == OpKind::Memory {
+            // Written either way (and so must be writable), as the processor does.
             self.write_operand(insn, 0, 2, value.into())?;
+        } else if adjust {
+            // 16 bits, whatever the operand size.
+            write_gpr(self.cpu, insn.op0_register().number(), 2, value.into());
         }
         self.cpu.rflags.set(Rflags::ZF, adjust);
         self.done(insn)

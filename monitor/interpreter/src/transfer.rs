@@ -22,16 +22,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     fn far_target(&mut self, insn: &Instruction) -> Result<Target, Exception> {
         let selector = insn.far_branch_selector();
         Ok(match insn.op0_kind() {
-            OpKind::FarBranch16 => Target {
-                selector,
-                offset: insn.far_branch16().into(),
-                size: 2,
-            },
-            OpKind::FarBranch32 => Target {
-                selector,
-                offset: insn.far_branch32().into(),
-                size: 4,
-            },
+            OpKind::FarBranch16 => Target { selector, offset: insn.far_branch16().into(), size: 2 },
+            OpKind::FarBranch32 => Target { selector, offset: insn.far_branch32().into(), size: 4 },
             _ => {
                 let size = match insn.memory_size() {
                     MemorySize::SegPtr16 => 2,
@@ -39,11 +31,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
                     _ => 8,
                 };
                 let (offset, selector) = self.far_pointer(insn, size)?;
-                Target {
-                    selector,
-                    offset,
-                    size,
-                }
+                Target { selector, offset, size }
             }
         })
     }
@@ -110,19 +98,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// Switches to the stack of an inner ring for a call through a gate.
     fn call_inner(&mut self, insn: &Instruction, gate: &Gate, dpl: u8) -> Result<(), Exception> {
         let mut frame = Frame::new();
-        frame.push(
-            gate.size,
-            self.cpu.segment(SegmentRegister::Ss).selector.into(),
-        );
+        frame.push(gate.size, self.cpu.segment(SegmentRegister::Ss).selector.into());
         frame.push(gate.size, self.cpu.gpr[gpr::RSP]);
         for index in (0..gate.parameters).rev() {
             let value = self.peek(u64::from(index) * gate.size as u64, gate.size)?;
             frame.push(gate.size, value);
         }
-        frame.push(
-            gate.size,
-            self.cpu.segment(SegmentRegister::Cs).selector.into(),
-        );
+        frame.push(gate.size, self.cpu.segment(SegmentRegister::Cs).selector.into());
         frame.push(gate.size, self.next_rip(insn));
         if gate.size == 8 {
             let top = self.long_stack(4 + u64::from(dpl) * 8)?;
@@ -248,11 +230,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             return Err(Exception::with_code(Vector::SegmentNotPresent, code));
         }
         self.mark_accessed(&mut descriptor)?;
-        Ok((
-            descriptor.segment(gate.selector),
-            descriptor.dpl(),
-            descriptor.conforming(),
-        ))
+        Ok((descriptor.segment(gate.selector), descriptor.dpl(), descriptor.conforming()))
     }
 
     /// RETF: `size` is the operand size, `extra` the bytes of parameters to drop.

@@ -91,22 +91,12 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             };
             let fits = own + size <= FpuState::SIZE && guest + size <= FpuState::SIZE;
             if components >> component & 1 != 0 && fits {
-                *entry = Some(Stretch {
-                    component,
-                    guest,
-                    own,
-                    size,
-                });
+                *entry = Some(Stretch { component, guest, own, size });
             }
         }
         if components & 1 != 0 {
             // The x87 registers are the second stretch of component 0, after MXCSR.
-            list[COMPONENTS as usize] = Some(Stretch {
-                component: 0,
-                guest: 32,
-                own: 32,
-                size: 128,
-            });
+            list[COMPONENTS as usize] = Some(Stretch { component: 0, guest: 32, own: 32, size: 128 });
         }
         list.into_iter().flatten()
     }
@@ -125,10 +115,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             let old = self.read_value(linear + LEGACY as u64, 8, level)?;
             (requested, (old & !requested | requested & in_use, 0), 0)
         };
-        let end = self
-            .stretches(requested, format)
-            .map(|s| s.guest + s.size)
-            .max();
+        let end = self.stretches(requested, format).map(|s| s.guest + s.size).max();
         self.probe_write(linear, end.unwrap_or(0).max(EXTENDED), level)?;
         for stretch in self.stretches(written, format) {
             let mut bytes = [0; FpuState::SIZE];
@@ -143,11 +130,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             }
             self.write_bytes(linear + stretch.guest as u64, bytes, level)?;
         }
-        let with_mxcsr = if compact {
-            written & 0b10
-        } else {
-            requested & 0b110
-        };
+        let with_mxcsr = if compact { written & 0b10 } else { requested & 0b110 };
         if with_mxcsr != 0 {
             let mut mxcsr = [0; 8];
             mxcsr.copy_from_slice(&self.cpu.fpu.area[MXCSR..MXCSR + 8]);
@@ -179,11 +162,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             return Err(Exception::gp(0));
         }
         let loaded = requested & present;
-        let end = self
-            .stretches(loaded, format)
-            .map(|s| s.guest + s.size)
-            .max()
-            .unwrap_or(0);
+        let end = self.stretches(loaded, format).map(|s| s.guest + s.size).max().unwrap_or(0);
         if end > EXTENDED {
             let rest = linear + EXTENDED as u64;
             self.read_bytes(rest, &mut area[EXTENDED..end], level)?;
@@ -206,14 +185,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             let (from, at) = if loaded >> stretch.component & 1 != 0 {
                 (&area, stretch.guest)
             } else {
-                (
-                    &initial.area,
-                    if stretch.component == 0 {
-                        stretch.own
-                    } else {
-                        EXTENDED
-                    },
-                )
+                (&initial.area, if stretch.component == 0 { stretch.own } else { EXTENDED })
             };
             let from = &from[at.min(FpuState::SIZE - stretch.size)..][..stretch.size];
             self.cpu.fpu.area[stretch.own..stretch.own + stretch.size].copy_from_slice(from);
@@ -240,10 +212,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
 /// Whether instruction and operand pointers of the x87 have 64 bits.
 fn is_wide(insn: &Instruction) -> bool {
-    matches!(
-        insn.code(),
-        Code::Xsave64_mem | Code::Xsaveopt64_mem | Code::Xsavec64_mem | Code::Xrstor64_mem
-    )
+    matches!(insn.code(), Code::Xsave64_mem | Code::Xsaveopt64_mem | Code::Xsavec64_mem | Code::Xrstor64_mem)
 }
 
 /// Cuts them to 32 bits; the code and data selectors beside them are not kept (deprecated: CPUID leaf 7, EBX

@@ -1,0 +1,18 @@
+//! Each family against a small machine: flat memory with real page and descriptor tables, ports and MSRs that
+//! keep a log. Every test compares the whole state.
+
+mod control;
+mod delivery;
+mod flags;
+mod io;
+mod iret;
+mod legacy;
+mod machine;
+mod msr;
+mod segments;
+mod system_call;
+mod tables;
+mod transfer;
+mod xsave;
+
+pub(crate) use machine::{Bench, layout};
