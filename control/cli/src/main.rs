@@ -1,2 +1,57 @@
 //! popf: the command line.
-fn main() {}
+
+mod args;
+mod doctor;
+mod error;
+mod exit;
+mod image;
+mod log;
+mod run;
+mod size;
+mod stats;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command};
+use crate::error::CliError;
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log::start();
+    let (command_mode, result) = match &cli.command {
+        Command::Run(args) => (!args.command.is_empty(), run::run(args)),
+        Command::Image(command) => (false, image::run(command).map(|()| 0)),
+        Command::Doctor(args) => (false, doctor::run(args)),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => fail(&error, command_mode),
+    }
+}
+
+fn fail(error: &CliError, command_mode: bool) -> ExitCode {
+    // With standard error closed the status has to do.
+    let _ = writeln!(std::io::stderr(), "{}", error.report());
+    ExitCode::from(error.status(command_mode))
+}
+
+/// Help and version are answers; everything else is wrong usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed stream is the only thing that can go wrong.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => {
+            let command_mode = std::env::args_os().any(|argument| argument == "--");
+            ExitCode::from(Failure::Usage.status(command_mode))
+        }
+    }
+}

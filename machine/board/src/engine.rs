@@ -33,3 +33,10 @@ pub(crate) fn make(
         }
     }
 }
+
+/// Sets the translator up for a tiny machine and takes it down again: whether it would work on this host.
+pub fn try_translator() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let ram = GuestRam::allocate(crate::map::MINIMUM)?;
+    Translator::new(ram, Options::default())?;
+    Ok(())
+}
