@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
-use vcpu::{
-    CpuState, Delivery, Engine, EngineError, Entry, Exit, Insn, Invalidation, Kick, Shadow,
-};
+use vcpu::{CpuState, Delivery, Engine, EngineError, Entry, Exit, Insn, Invalidation, Kick, Shadow};
 use x86::paging::PagingContext;
 use x86::{Exception, Rflags, Segment, Vector};
 
@@ -34,10 +32,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            cache_bytes: 64 << 20,
-            physical_bits: 40,
-        }
+        Self { cache_bytes: 64 << 20, physical_bits: 40 }
     }
 }
 
@@ -82,8 +77,7 @@ impl Translator {
         let region = Region::new(options.cache_bytes)
             .map_err(host_refused("reserving the translation cache below 2 GiB"))?;
         let kick = Arc::new(KickWord::new(&region));
-        let guest =
-            Guest::new(ram, kick.clone()).map_err(|e| refused("watching guest memory", e))?;
+        let guest = Guest::new(ram, kick.clone()).map_err(|e| refused("watching guest memory", e))?;
         let mut cache = Cache::new(region, xsave);
         let tlb = Tlb::new(&mut cache.region);
         cache.region.context().host_mxcsr = 0x1f80;
@@ -140,15 +134,8 @@ impl Translator {
         self.mode = ModeWord::of(cpu);
         self.user = cpu.cpl() == 3;
         self.paging = paging_of(cpu, self.options.physical_bits);
-        let xsave = GuestXsave {
-            xcr0: cpu.xcr0.bits(),
-            size: xsave::area_size(cpu.xcr0),
-        };
-        let base = if self.mode.is_long() {
-            0
-        } else {
-            cpu.segments[1].base
-        };
+        let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
+        let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
         if xsave != self.cache.xsave || base != self.code_base {
             // Built into code, or into what the tables mean; both change next to never.
             if xsave != self.cache.xsave {
@@ -176,14 +163,18 @@ impl Translator {
 
     /// Gives it back.
     fn store(&mut self, cpu: &mut CpuState, rip: u64) {
-        let context = self.cache.region.context();
-        cpu.gpr = context.gpr;
+        cpu.gpr = self.cache.region.context().gpr;
         cpu.rip = rip;
-        let mut flags =
-            status::from_ax(context.flags) | Rflags::from_bits_retain(context.system_flags);
+        cpu.rflags = self.rflags();
+    }
+
+    /// RFLAGS, put together from where its parts are kept.
+    pub(crate) fn rflags(&mut self) -> Rflags {
+        let context = self.cache.region.context();
+        let mut flags = status::from_ax(context.flags) | Rflags::from_bits_retain(context.system_flags);
         flags.set(Rflags::IF, context.interrupt_flag != 0);
         flags.set(Rflags::DF, context.direction_flag != 0);
-        cpu.rflags = flags | Rflags::FIXED;
+        flags | Rflags::FIXED
     }
 
     fn drain_mailbox(&mut self) {
@@ -230,31 +221,20 @@ impl Translator {
     fn enter_block(&mut self, id: BlockId) -> u64 {
         self.cache.publish(id);
         self.last = Some((id, self.cache.generation()));
-        self.cache
-            .block(id)
-            .map_or(self.cache.crossings.exit, |block| block.body)
+        self.cache.block(id).map_or(self.cache.crossings.exit, |block| block.body)
     }
 
     /// The block at `rip`, translated if need be.
     fn block_for(&mut self, cpu: &CpuState, rip: u64) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
-        let key = Key {
-            physical: page.physical,
-            rip,
-            mode: self.mode,
-        };
+        let key = Key { physical: page.physical, rip, mode: self.mode };
         if let Some(id) = self.cache.find(&key)
             && self.cache.block(id).is_some_and(|block| !block.straddles)
         {
             return Ok(id);
         }
         let linear = self.code_linear(cpu, rip).map_err(Exit::Exception)?;
-        let mut source = Source {
-            key,
-            linear,
-            linkable: page.linkable,
-            next_page: None,
-        };
+        let mut source = Source { key, linear, linkable: page.linkable, next_page: None };
         let mut made = self.cache.translate(&self.guest, &mut self.tlb, source);
         if made == Err(NoBlock::NextPage) {
             let next = rip.wrapping_add(4096 - (linear & 0xfff));
@@ -262,12 +242,7 @@ impl Translator {
             source.next_page = Some(page.physical);
             made = self.cache.translate(&self.guest, &mut self.tlb, source);
         }
-        made.map_err(|_| {
-            Exit::Fatal(EngineError::NoMemory {
-                rip,
-                gpa: page.physical,
-            })
-        })
+        made.map_err(|_| Exit::Fatal(EngineError::NoMemory { rip, gpa: page.physical }))
     }
 
     /// Makes sense of an exit.
@@ -294,10 +269,7 @@ impl Translator {
         let at = block.key.rip.wrapping_add(u64::from(site.offset));
         match site.kind {
             SiteKind::Link(n) => {
-                let target = block
-                    .links
-                    .get(usize::from(n))
-                    .map_or(at, |link| link.target);
+                let target = block.links.get(usize::from(n)).map_or(at, |link| link.target);
                 *rip = target;
                 self.follow(cpu, site.block, n, target)
             }
@@ -363,9 +335,7 @@ impl Translator {
                 self.pending = Some(bounce);
                 Next::Exit(Exit::Mmio(mmio))
             }
-            Slow::Unsupported => {
-                Next::Exit(unsupported(rip, "an instruction's memory access".into()))
-            }
+            Slow::Unsupported => Next::Exit(unsupported(rip, "an instruction's memory access".into())),
         }
     }
 
@@ -391,10 +361,7 @@ impl Translator {
         let Some((instruction, Some(routine))) = insn.map(|i| (i.instruction, i.routine)) else {
             return Next::Exit(Exit::Exception(Exception::UD));
         };
-        Next::Exit(Exit::Sensitive(Insn {
-            instruction,
-            routine,
-        }))
+        Next::Exit(Exit::Sensitive(Insn { instruction, routine }))
     }
 
     fn fpu_trap(&mut self, cpu: &CpuState, rip: u64) -> Exit {
@@ -407,41 +374,25 @@ impl Translator {
     fn unsupported_at(&mut self, cpu: &CpuState, rip: u64) -> Exit {
         let code = self.fetch_instruction(cpu, rip).unwrap_or_default();
         let insn = self.cache.decode_one(&code, rip, self.mode);
-        unsupported(
-            rip,
-            insn.map_or("an instruction".into(), |i| i.instruction.to_string()),
-        )
+        unsupported(rip, insn.map_or("an instruction".into(), |i| i.instruction.to_string()))
     }
 
     /// A host signal in guest code.
     fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
         let signal = self.signal();
-        let Some(at) = self
-            .cache
-            .block_at(signal.pc)
-            .and_then(|block| block.guest_rip(signal.pc))
-        else {
-            return Next::Exit(unsupported(
-                *rip,
-                format!("a host fault (vector {})", signal.vector),
-            ));
+        let Some(at) = self.cache.block_at(signal.pc).and_then(|block| block.guest_rip(signal.pc)) else {
+            return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
         };
         *rip = at;
         if signal.bus {
             let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-            return Next::Exit(Exit::Fatal(refused(
-                "giving the guest the memory it was promised",
-                source,
-            )));
+            return Next::Exit(Exit::Fatal(refused("giving the guest the memory it was promised", source)));
         }
         let code = self.fetch_instruction(cpu, at).unwrap_or_default();
         let insn = self.cache.decode_one(&code, at, self.mode);
         match insn.and_then(|insn| signal.exception(&insn.instruction, cpu)) {
             Some(exception) => Next::Exit(Exit::Exception(exception)),
-            None => Next::Exit(unsupported(
-                at,
-                format!("a host fault (vector {})", signal.vector),
-            )),
+            None => Next::Exit(unsupported(at, format!("a host fault (vector {})", signal.vector))),
         }
     }
 
@@ -454,10 +405,7 @@ impl Translator {
             if masks_trap {
                 return None;
             }
-            let single_step = Exception {
-                detail: 1 << 14,
-                ..Exception::new(Vector::Debug)
-            };
+            let single_step = Exception { detail: 1 << 14, ..Exception::new(Vector::Debug) };
             return Some(Exit::Exception(single_step));
         }
         self.mode = self.mode.without_step();
@@ -527,13 +475,7 @@ impl Engine for Translator {
                 self.cache.forget_mappings();
             }
             Invalidation::Code { gpa, len } => {
-                self.cache.invalidate(
-                    &self.guest,
-                    Range {
-                        start: gpa,
-                        len: len as u64,
-                    },
-                );
+                self.cache.invalidate(&self.guest, Range { start: gpa, len: len as u64 });
             }
             Invalidation::Everything => {
                 self.tlb.flush_all(region);
@@ -563,14 +505,7 @@ fn unsupported(rip: u64, what: String) -> Exit {
 }
 
 fn paging_of(cpu: &CpuState, physical_bits: u8) -> PagingContext {
-    PagingContext::new(
-        cpu.cr0,
-        cpu.cr3,
-        cpu.cr4,
-        cpu.efer,
-        cpu.rflags,
-        physical_bits,
-    )
+    PagingContext::new(cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer, cpu.rflags, physical_bits)
 }
 
 /// How many bytes from offset 0 may be read and written without another look at the segment.

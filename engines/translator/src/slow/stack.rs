@@ -12,13 +12,10 @@ use crate::engine::Translator;
 /// Instructions that use the stack, and jumps through memory, which no bounce can execute.
 pub(super) fn is_stack(i: &Instruction) -> bool {
     use Mnemonic as M;
-    matches!(i.mnemonic(), M::Push | M::Pop | M::Leave)
+    matches!(i.mnemonic(), M::Push | M::Pop | M::Leave | M::Pushfq)
         || matches!(
             i.flow_control(),
-            FlowControl::Call
-                | FlowControl::IndirectCall
-                | FlowControl::IndirectBranch
-                | FlowControl::Return
+            FlowControl::Call | FlowControl::IndirectCall | FlowControl::IndirectBranch | FlowControl::Return
         )
 }
 
@@ -50,12 +47,7 @@ impl Translator {
         let pushes = i.stack_pointer_increment() < 0;
         let pops = i.flow_control() == FlowControl::Return;
         let slot = if pushes {
-            Some(self.stack_access(
-                cpu,
-                sp.wrapping_sub(u64::from(bytes)),
-                bytes,
-                Direction::Write,
-            )?)
+            Some(self.stack_access(cpu, sp.wrapping_sub(u64::from(bytes)), bytes, Direction::Write)?)
         } else if pops {
             Some(self.stack_access(cpu, sp, bytes, Direction::Read)?)
         } else {
@@ -74,6 +66,7 @@ impl Translator {
             match i.op_count() {
                 1 if i.op0_kind() == OpKind::Register => self.register(i.op0_register()),
                 1 if i.mnemonic() == Mnemonic::Push => i.immediate(0),
+                0 if i.mnemonic() == Mnemonic::Pushfq => self.rflags().bits(),
                 _ => i.near_branch_target(),
             }
         };
@@ -82,16 +75,12 @@ impl Translator {
         };
         if pops {
             let target = self.read_linear(slot)?;
-            let extra = if i.op_count() == 1 {
-                u64::from(i.immediate16())
-            } else {
-                0
-            };
+            let extra = if i.op_count() == 1 { u64::from(i.immediate16()) } else { 0 };
             self.set_stack_pointer(sp.wrapping_add(u64::from(bytes)).wrapping_add(extra));
             return Ok(Slow::Done(target));
         }
         let (stored, next) = match i.mnemonic() {
-            Mnemonic::Push => (value, i.next_ip()),
+            Mnemonic::Push | Mnemonic::Pushfq => (value, i.next_ip()),
             _ => (i.next_ip(), value),
         };
         self.write_linear(slot, stored)?;
@@ -118,10 +107,7 @@ impl Translator {
         self.set_stack_pointer(raised);
         let operand = self.operand_access(cpu, insn);
         self.set_stack_pointer(sp);
-        let operand = Access {
-            direction: Direction::Write,
-            ..operand.map_err(Slow::Fault)?
-        };
+        let operand = Access { direction: Direction::Write, ..operand.map_err(Slow::Fault)? };
         if self.passes(&[slot, operand], i.ip()) {
             return Ok(Slow::Retry);
         }
@@ -198,7 +184,5 @@ fn stack_bytes(i: &Instruction) -> u32 {
         (FlowControl::Return, 1) => i32::from(i.immediate16()),
         _ => 0,
     };
-    (i.stack_pointer_increment() - extra)
-        .unsigned_abs()
-        .clamp(1, 8)
+    (i.stack_pointer_increment() - extra).unsigned_abs().clamp(1, 8)
 }
