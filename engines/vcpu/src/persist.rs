@@ -105,35 +105,15 @@ impl Saved for CpuStateV1 {
 
 impl From<Segment> for SegmentV1 {
     fn from(segment: Segment) -> Self {
-        let Segment {
-            base,
-            limit,
-            selector,
-            attributes,
-        } = segment;
-        Self {
-            base,
-            limit,
-            selector,
-            attributes,
-        }
+        let Segment { base, limit, selector, attributes } = segment;
+        Self { base, limit, selector, attributes }
     }
 }
 
 impl From<SegmentV1> for Segment {
     fn from(saved: SegmentV1) -> Self {
-        let SegmentV1 {
-            base,
-            limit,
-            selector,
-            attributes,
-        } = saved;
-        Self {
-            base,
-            limit,
-            selector,
-            attributes,
-        }
+        let SegmentV1 { base, limit, selector, attributes } = saved;
+        Self { base, limit, selector, attributes }
     }
 }
 
@@ -202,19 +182,13 @@ const MXCSR_BITS: u32 = 0x2_ffff;
 
 /// What a host's XRSTOR relies on.
 fn check_fpu(area: &[u8], xcr0: u64) -> Result<(), Invalid> {
-    require(
-        area.len() <= FpuState::SIZE,
-        "the floating-point state is too long",
-    )?;
+    require(area.len() <= FpuState::SIZE, "the floating-point state is too long")?;
     let bytes = |at: usize| area.get(at).copied().unwrap_or(0);
     let mxcsr = u32::from_le_bytes([0, 1, 2, 3].map(|i| bytes(MXCSR + i)));
     require(mxcsr & !MXCSR_BITS == 0, "MXCSR has a reserved bit set")?;
     let present = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| bytes(XSTATE_BV + i)));
     let known = xcr0 | (Xcr0::X87 | Xcr0::SSE).bits();
-    require(
-        present & !known == 0,
-        "XSTATE_BV has components that XCR0 lacks",
-    )?;
+    require(present & !known == 0, "XSTATE_BV has components that XCR0 lacks")?;
     let rest_is_zero = (XSTATE_BV + 8..HEADER_END).all(|at| bytes(at) == 0);
     require(rest_is_zero, "the XSAVE header has a reserved bit set")
 }
@@ -248,10 +222,7 @@ impl Persist for CpuState {
             nmi_pending,
             fpu: FpuState { area },
         } = self;
-        let used = area
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .map_or(0, |last| last + 1);
+        let used = area.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         CpuStateV1 {
             gpr: *gpr,
             rip: *rip,
@@ -287,28 +258,13 @@ impl Persist for CpuState {
         let xcr0 = require_bits(Xcr0::from_bits(state.xcr0), known)?;
         require(rflags.contains(Rflags::FIXED), "bit 1 of RFLAGS is clear")?;
         let paging = cr0.contains(Cr0::PG);
-        require(
-            !paging || cr0.contains(Cr0::PE),
-            "paging is on in real mode",
-        )?;
+        require(!paging || cr0.contains(Cr0::PE), "paging is on in real mode")?;
         let long = efer.contains(Efer::LMA);
-        require(
-            long == (efer.contains(Efer::LME) && paging),
-            "EFER.LMA contradicts LME and PG",
-        )?;
-        require(
-            !long || cr4.contains(Cr4::PAE),
-            "long mode is on without PAE",
-        )?;
-        require(
-            !long || !rflags.contains(Rflags::VM),
-            "virtual-8086 mode is on in long mode",
-        )?;
+        require(long == (efer.contains(Efer::LME) && paging), "EFER.LMA contradicts LME and PG")?;
+        require(!long || cr4.contains(Cr4::PAE), "long mode is on without PAE")?;
+        require(!long || !rflags.contains(Rflags::VM), "virtual-8086 mode is on in long mode")?;
         require(xcr0.contains(Xcr0::X87), "XCR0 lacks x87")?;
-        require(
-            !xcr0.contains(Xcr0::AVX) || xcr0.contains(Xcr0::SSE),
-            "XCR0 has AVX without SSE",
-        )?;
+        require(!xcr0.contains(Xcr0::AVX) || xcr0.contains(Xcr0::SSE), "XCR0 has AVX without SSE")?;
         let avx512 = xcr0 & Xcr0::AVX512;
         let whole = avx512.is_empty() || xcr0.contains(Xcr0::AVX512 | Xcr0::AVX);
         require(whole, "XCR0 has a part of AVX-512")?;

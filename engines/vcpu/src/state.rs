@@ -161,24 +161,10 @@ impl CpuState {
             rip: 0xfff0,
             rflags: Rflags::FIXED,
             segments: [data, code, data, data, data, data],
-            ldtr: Segment {
-                limit: 0xffff,
-                attributes: Segment::PRESENT | 2,
-                ..Segment::default()
-            },
-            tr: Segment {
-                limit: 0xffff,
-                attributes: Segment::PRESENT | 11,
-                ..Segment::default()
-            },
-            gdtr: TableRegister {
-                base: 0,
-                limit: 0xffff,
-            },
-            idtr: TableRegister {
-                base: 0,
-                limit: 0xffff,
-            },
+            ldtr: Segment { limit: 0xffff, attributes: Segment::PRESENT | 2, ..Segment::default() },
+            tr: Segment { limit: 0xffff, attributes: Segment::PRESENT | 11, ..Segment::default() },
+            gdtr: TableRegister { base: 0, limit: 0xffff },
+            idtr: TableRegister { base: 0, limit: 0xffff },
             cr0: Cr0::ET | Cr0::NW | Cr0::CD,
             cr2: 0,
             cr3: 0,
@@ -187,12 +173,7 @@ impl CpuState {
             efer: Efer::empty(),
             dr,
             // HWCR: the TSC counts at the rate of the highest P-state.
-            msrs: Msrs {
-                pat: 0x0007_0406_0007_0406,
-                misc_enable: 1,
-                hwcr: 1 << 24,
-                ..Msrs::default()
-            },
+            msrs: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: 1, hwcr: 1 << 24, ..Msrs::default() },
             tsc_offset: 0,
             activity: Activity::Running,
             shadow: Shadow::None,
@@ -204,12 +185,7 @@ impl CpuState {
 
     /// The operating mode.
     pub fn mode(&self) -> Mode {
-        Mode::of(
-            self.cr0,
-            self.efer,
-            self.rflags,
-            self.segment(SegmentRegister::Cs),
-        )
+        Mode::of(self.cr0, self.efer, self.rflags, self.segment(SegmentRegister::Cs))
     }
 
     /// Current privilege level: that of SS, as the processor defines it; 0 in real and 3 in virtual-8086 mode.

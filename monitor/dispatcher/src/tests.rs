@@ -75,6 +75,8 @@ impl Engine for Script {
     }
 }
 
+type Happening = Box<dyn FnOnce(&mut World)>;
+
 /// A machine of 64 KiB whose interrupts and signals the test lines up.
 #[derive(Default)]
 struct World {
@@ -82,7 +84,7 @@ struct World {
     interrupts: VecDeque<u8>,
     signals: VecDeque<Signal>,
     /// What happens at each wait; an empty queue stops the run.
-    waits: VecDeque<Box<dyn FnOnce(&mut World)>>,
+    waits: VecDeque<Happening>,
     waited: Vec<&'static str>,
     mmio: Vec<Mmio>,
     ports: Vec<(u16, Option<u32>)>,
