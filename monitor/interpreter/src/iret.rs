@@ -44,9 +44,10 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     fn iret_real(&mut self, size: usize) -> Routed {
         let step = size as u64;
-        let rip = self.peek(0, size)?;
-        let selector = self.peek(step, size)? as u16;
-        let image = Rflags::from_bits_truncate(self.peek(2 * step, size)?);
+        let mut frame = [0; 3];
+        self.peek_frame(size, &mut frame)?;
+        let [rip, selector, image] = frame;
+        let (selector, image) = (selector as u16, Rflags::from_bits_truncate(image));
         let cs = *self.cpu.segment(SegmentRegister::Cs);
         let cs = Segment { base: u64::from(selector) << 4, selector, ..cs };
         self.check_target(&cs, rip)?;
@@ -80,9 +81,12 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let step = size as u64;
         let mode = self.mode();
         let cpl = self.cpu.cpl();
-        let rip = self.peek(0, size)?;
-        let selector = self.peek(step, size)? as u16;
-        let image = Rflags::from_bits_truncate(self.peek(2 * step, size)?);
+        // 64-bit code always finds a stack pointer in the frame.
+        let mut frame = [0; 5];
+        let whole = mode == Mode::Long64;
+        self.peek_frame(size, if whole { &mut frame } else { &mut frame[..3] })?;
+        let [rip, selector, image, mut pointer, mut stack] = frame;
+        let (selector, image) = (selector as u16, Rflags::from_bits_truncate(image));
         if image.contains(Rflags::VM) && size == 4 && cpl == 0 && !long_mode(self.cpu) {
             return self.iret_to_virtual(rip, selector, image);
         }
@@ -93,13 +97,14 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if cpl == 0 && size > 2 {
             writable.insert(Rflags::VIF | Rflags::VIP);
         }
-        // 64-bit code always finds a stack pointer in the frame.
-        if new_cpl == cpl && mode != Mode::Long64 {
+        if new_cpl == cpl && !whole {
             self.release(3 * step);
         } else {
-            let pointer = self.peek(3 * step, size)?;
-            let stack = self.peek(4 * step, size)? as u16;
-            self.return_stack(stack, pointer, &cs, new_cpl, 0)?;
+            if !whole {
+                pointer = self.peek(3 * step, size)?;
+                stack = self.peek(4 * step, size)?;
+            }
+            self.return_stack(stack as u16, pointer, &cs, new_cpl, 0)?;
         }
         self.return_flags(image, writable, size);
         *self.cpu.segment_mut(SegmentRegister::Cs) = cs;
@@ -153,11 +158,10 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if rip > 0xffff {
             return Err(Exception::gp(0));
         }
-        let pointer = self.peek(12, 4)?;
-        let mut selectors = [0; 5];
-        for (slot, skip) in selectors.iter_mut().zip((16..).step_by(4)) {
-            *slot = self.peek(skip, 4)? as u16;
-        }
+        let mut frame = [0; 9];
+        self.peek_frame(4, &mut frame)?;
+        let [_, _, _, pointer, selectors @ ..] = frame;
+        let selectors = selectors.map(|selector| selector as u16);
         let loads = [Ss, Es, Ds, Fs, Gs].into_iter().zip(selectors).chain([(Cs, cs)]);
         for (register, selector) in loads {
             *self.cpu.segment_mut(register) =

@@ -11,6 +11,9 @@ use crate::Context;
 use crate::memory::{Access, Level};
 use crate::operand::mask;
 
+/// Bytes of the longest frame that is read: IRETQ's, five of eight. (IRET's to virtual-8086 mode has nine of four.)
+const LONGEST_READ: usize = 40;
+
 /// Bytes of the stack pointer in use: 2, 4 or 8.
 pub(crate) fn pointer_size(mode: Mode, ss: &Segment) -> usize {
     match mode {
@@ -86,6 +89,30 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let offset = self.cpu.gpr[gpr::RSP].wrapping_add(skip) & mask(stack);
         let linear = self.linear(SegmentRegister::Ss, offset, size, Access::Read)?;
         self.read_value(linear, size, self.level())
+    }
+
+    /// Reads the values above the stack pointer, which stays, into `values`: one access where that is the same as
+    /// one for each, which it is unless the stack wraps around.
+    pub(crate) fn peek_frame(&mut self, size: usize, values: &mut [u64]) -> Result<(), Exception> {
+        let stack = self.stack_size();
+        let offset = self.cpu.gpr[gpr::RSP] & mask(stack);
+        let len = size * values.len();
+        if mask(stack) - offset < len as u64 {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value = self.peek((index * size) as u64, size)?;
+            }
+            return Ok(());
+        }
+        let linear = self.linear(SegmentRegister::Ss, offset, len, Access::Read)?;
+        let mut bytes = [0; LONGEST_READ];
+        let bytes = &mut bytes[..len];
+        self.read_bytes(linear, bytes, self.level())?;
+        for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size)) {
+            let mut wide = [0; 8];
+            wide[..size].copy_from_slice(bytes);
+            *value = u64::from_le_bytes(wide);
+        }
+        Ok(())
     }
 
     /// Moves the stack pointer up.

@@ -237,8 +237,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     pub(crate) fn far_return(&mut self, size: usize, extra: u64) -> Routed {
         let step = size as u64;
         let mode = self.mode();
-        let rip = self.peek(0, size)?;
-        let selector = self.peek(step, size)? as u16;
+        let mut frame = [0; 2];
+        self.peek_frame(size, &mut frame)?;
+        let (rip, selector) = (frame[0], frame[1] as u16);
         if mode.is_real_style() {
             let cs = paragraph(self.cpu, mode, SegmentRegister::Cs, selector);
             self.check_target(&cs, rip)?;
