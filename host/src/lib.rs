@@ -10,7 +10,7 @@
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
 //! | [`terminal`] | raw mode, restored on every way out |
 //! | [`event`], [`signals`] | waiting, being woken, signals from outside |
-//! | [`clock`], [`cpu`], [`system`] | time, the processor, memory |
+//! | [`clock`], [`timer`], [`cpu`], [`system`] | time, the processor, memory |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //!
 //! Not modelled: any host but Linux on x86-64.
@@ -27,6 +27,7 @@ pub mod reservation;
 pub mod signals;
 pub mod system;
 pub mod terminal;
+pub mod timer;
 
 pub use error::HostError;
 pub use event::EventFd;
@@ -36,6 +37,7 @@ pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};
 pub use signals::{Signal, Signals};
 pub use terminal::RawMode;
+pub use timer::TimerFd;
 
 /// The size of a page: fixed on x86-64.
 pub const PAGE_SIZE: usize = 4096;

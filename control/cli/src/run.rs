@@ -258,7 +258,7 @@ fn build_error(error: BuildError) -> CliError {
         BuildError::Size(_) => Failure::Usage,
         BuildError::Read { .. } => Failure::NoInput,
         BuildError::Load(_) => Failure::Data,
-        BuildError::Memory(_) | BuildError::Engine { .. } | BuildError::Thread(_) => Failure::Host,
+        BuildError::Memory(_) | BuildError::Engine { .. } | BuildError::Timers(_) => Failure::Host,
         _ => Failure::Software,
     };
     let hint = match &error {

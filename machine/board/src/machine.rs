@@ -102,9 +102,9 @@ pub enum BuildError {
         /// Why.
         source: EngineError,
     },
-    /// No thread.
-    #[error("cannot start a thread")]
-    Thread(#[source] std::io::Error),
+    /// The host refused something.
+    #[error("cannot keep time")]
+    Timers(#[source] host::HostError),
     /// Two devices at one address: the table of addresses is wrong.
     #[error("the board is wired wrongly")]
     Wiring(#[from] WiringError),
@@ -199,7 +199,7 @@ impl Machine {
         let cpuid = Arc::new(cpuid_table(config, &clock));
         let boot = boot_state(config, &map, &ram, &cpuid, &clock)?;
 
-        let timers = TimerService::start(clock.clone()).map_err(BuildError::Thread)?;
+        let timers = TimerService::start(clock.clone()).map_err(BuildError::Timers)?;
         let stop = Arc::new(StopSwitch::default());
         let wakers: Vec<_> = (0..config.cpus).map(|_| Arc::new(Waker::default())).collect();
         for waker in &wakers {

@@ -5,11 +5,12 @@
 //! the thread therefore lets go of the service's lock before it calls into a chip.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use devices::wiring::{Timer, VmClock};
+use host::{HostError, TimerFd};
 
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
@@ -31,10 +32,18 @@ struct State {
     stop: bool,
 }
 
+impl State {
+    fn earliest(&self) -> Option<u64> {
+        self.pending.first().map(|&(deadline, _)| deadline)
+    }
+}
+
 struct Shared {
     clock: Arc<dyn VmClock>,
+    /// What the thread waits for. Guests set their timers thousands of times a second and let few go off, so
+    /// setting one must not wake the thread.
+    sleep: TimerFd,
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 impl Shared {
@@ -45,41 +54,56 @@ impl Shared {
 
     fn set(&self, slot: usize, deadline: Option<u64>) {
         let mut state = self.lock();
-        let before = state.pending.first().map(|&(deadline, _)| deadline);
+        let before = state.earliest();
         if let Some(old) = std::mem::replace(&mut state.slots[slot].deadline, deadline) {
             state.pending.remove(&(old, slot));
         }
         if let Some(deadline) = deadline {
             state.pending.insert((deadline, slot));
-            // Otherwise the thread wakes early enough as it is.
-            if before.is_none_or(|before| deadline < before) {
-                self.changed.notify_one();
+        }
+        if state.earliest() != before {
+            self.set_sleep(&state);
+        }
+    }
+
+    /// Has the thread wake at the earliest deadline. The lock is held, so that the last to change it is the last
+    /// to set the sleep.
+    fn set_sleep(&self, state: &State) {
+        match state.earliest() {
+            _ if state.stop => self.sleep.set(Duration::ZERO),
+            Some(deadline) => {
+                let left = Duration::from_nanos(deadline.saturating_sub(self.clock.now()));
+                self.sleep.set(left.min(LONGEST_SLEEP));
             }
+            None => self.sleep.clear(),
         }
     }
 
     fn run(&self) {
-        let mut state = self.lock();
-        while !state.stop {
-            let Some(&(deadline, slot)) = state.pending.first() else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let now = self.clock.now();
-            if now < deadline {
-                let sleep = Duration::from_nanos(deadline - now).min(LONGEST_SLEEP);
-                let wait = self.changed.wait_timeout(state, sleep);
-                state = wait.unwrap_or_else(PoisonError::into_inner).0;
-                continue;
+        loop {
+            // The descriptor is good for as long as this lives, so there is nothing to fail.
+            if let Err(error) = self.sleep.wait() {
+                tracing::error!("the timers have stopped: {error}");
+                return;
             }
-            state.pending.pop_first();
-            state.slots[slot].deadline = None;
-            let callback = state.slots[slot].callback.clone();
-            drop(state);
-            if let Some(callback) = callback {
-                callback();
+            let mut state = self.lock();
+            while !state.stop
+                && let Some(&(deadline, slot)) = state.pending.first()
+                && deadline <= self.clock.now()
+            {
+                state.pending.pop_first();
+                state.slots[slot].deadline = None;
+                let callback = state.slots[slot].callback.clone();
+                drop(state);
+                if let Some(callback) = callback {
+                    callback();
+                }
+                state = self.lock();
             }
-            state = self.lock();
+            if state.stop {
+                return;
+            }
+            self.set_sleep(&state);
         }
     }
 }
@@ -92,11 +116,14 @@ pub struct TimerService {
 
 impl TimerService {
     /// Starts the thread.
-    pub fn start(clock: Arc<dyn VmClock>) -> std::io::Result<Self> {
+    pub fn start(clock: Arc<dyn VmClock>) -> Result<Self, HostError> {
         let state = Mutex::new(State::default());
-        let shared = Arc::new(Shared { clock, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { clock, sleep: TimerFd::new()?, state });
         let run = shared.clone();
-        let thread = thread::Builder::new().name("timers".into()).spawn(move || run.run())?;
+        let thread = thread::Builder::new()
+            .name("timers".into())
+            .spawn(move || run.run())
+            .map_err(|source| HostError::Call { call: "clone", source })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -110,8 +137,10 @@ impl TimerService {
 
 impl Drop for TimerService {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.changed.notify_one();
+        let mut state = self.shared.lock();
+        state.stop = true;
+        self.shared.set_sleep(&state);
+        drop(state);
         if let Some(thread) = self.thread.take() {
             // A panic in a chip has been reported by its thread already.
             let _ = thread.join();
