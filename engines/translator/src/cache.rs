@@ -205,10 +205,12 @@ impl Cache {
         let mut code = Vec::new();
         for physical in pages.into_iter().flatten() {
             let page = physical & !0xfff;
-            if !guest.watcher.watch(page) {
-                return Err(NoBlock::NoMemory);
+            if !guest.watcher.watches(page) {
+                if !guest.watcher.watch(page) {
+                    return Err(NoBlock::NoMemory);
+                }
+                tlb.protect_physical(&mut self.region, page);
             }
-            tlb.protect_physical(&mut self.region, page);
             code.extend(guest.code(physical, MOST).ok_or(NoBlock::NoMemory)?);
         }
         Ok(code)

@@ -55,6 +55,19 @@ pub struct Translator {
     /// The block that ran last, for going on in its middle, and the cache generation it belongs to.
     last: Option<(BlockId, u64)>,
     code_base: u64,
+    counters: Counters,
+}
+
+/// How often guest code was left for what, for the log.
+#[derive(Debug, Default)]
+struct Counters {
+    missed_jumps: u64,
+    slow_accesses: u64,
+    slow_executions: u64,
+    links: u64,
+    callouts: u64,
+    translations: u64,
+    flushes: [u64; 3],
 }
 
 enum Next {
@@ -97,6 +110,7 @@ impl Translator {
             pending: None,
             last: None,
             code_base: 0,
+            counters: Counters::default(),
         })
     }
 
@@ -235,6 +249,7 @@ impl Translator {
         }
         let linear = self.code_linear(cpu, rip).map_err(Exit::Exception)?;
         let mut source = Source { key, linear, linkable: page.linkable, next_page: None };
+        self.counters.translations += 1;
         let mut made = self.cache.translate(&self.guest, &mut self.tlb, source);
         if made == Err(NoBlock::NextPage) {
             let next = rip.wrapping_add(4096 - (linear & 0xfff));
@@ -249,6 +264,7 @@ impl Translator {
     fn leave(&mut self, cpu: &mut CpuState, index: u32, rip: &mut u64) -> Next {
         match index {
             EXIT_MISS => {
+                self.counters.missed_jumps += 1;
                 let context = self.cache.region.context();
                 context.flags = context.jump_flags;
                 Next::At(context.exit_value)
@@ -269,6 +285,7 @@ impl Translator {
         let at = block.key.rip.wrapping_add(u64::from(site.offset));
         match site.kind {
             SiteKind::Link(n) => {
+                self.counters.links += 1;
                 let target = block.links.get(usize::from(n)).map_or(at, |link| link.target);
                 *rip = target;
                 self.follow(cpu, site.block, n, target)
@@ -276,9 +293,14 @@ impl Translator {
             SiteKind::Slow => {
                 *rip = at;
                 let slow = self.slow(cpu, at);
+                match slow {
+                    Slow::Retry => self.counters.slow_accesses += 1,
+                    _ => self.counters.slow_executions += 1,
+                }
                 self.after_slow(slow, at)
             }
             SiteKind::Callout => {
+                self.counters.callouts += 1;
                 *rip = at;
                 self.callout(cpu, at)
             }
@@ -458,6 +480,7 @@ impl Engine for Translator {
         let region = &mut self.cache.region;
         match what {
             Invalidation::Page { linear } => {
+                self.counters.flushes[0] += 1;
                 self.tlb.flush_page(region, linear);
                 if self.fetch.may_hold_code(linear) {
                     self.fetch.flush(false);
@@ -465,11 +488,13 @@ impl Engine for Translator {
                 }
             }
             Invalidation::AddressSpace => {
+                self.counters.flushes[1] += 1;
                 self.tlb.flush_local(region);
                 self.fetch.flush(false);
                 self.cache.clear_view(crate::mode::VIEW_USER);
             }
             Invalidation::AllPages => {
+                self.counters.flushes[2] += 1;
                 self.tlb.flush_all(region);
                 self.fetch.flush(true);
                 self.cache.forget_mappings();
@@ -497,6 +522,7 @@ impl Engine for Translator {
 impl Drop for Translator {
     fn drop(&mut self) {
         self.kick.detach();
+        tracing::info!(counters = ?self.counters, "translator ends");
     }
 }
 
