@@ -104,6 +104,14 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// Reads a little-endian value of 1 to 8 bytes.
     pub(crate) fn read_value(&mut self, linear: u64, size: usize, level: Level) -> Result<u64, Exception> {
+        if size == 8 && linear.is_multiple_of(8) {
+            // Descriptors, mostly. Ones may also mean that no RAM answered.
+            let physical = self.translate(linear, Access::Read, level)?;
+            let value = self.env.read_u64(physical);
+            if value != u64::MAX {
+                return Ok(value);
+            }
+        }
         let mut bytes = [0; 8];
         self.read_bytes(linear, &mut bytes[..size], level)?;
         Ok(u64::from_le_bytes(bytes))

@@ -9,6 +9,7 @@ mod iret;
 mod legacy;
 mod machine;
 mod msr;
+mod random;
 mod segments;
 mod system_call;
 mod tables;
