@@ -363,6 +363,10 @@ impl Translator {
 
     /// Goes on in the middle of the block that ran last, if it is still good.
     fn resume_at(&mut self, rip: u64) -> Next {
+        // A slow jump may lead back into its own block, for ever: this way passes no check of the block's own.
+        if self.kicked() {
+            return Next::Again(rip);
+        }
         let block = self
             .last
             .filter(|(_, generation)| *generation == self.cache.generation())

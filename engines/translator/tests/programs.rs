@@ -201,3 +201,34 @@ fn indirect_jumps_and_bits() {
     assert_eq!(bench.ram.read_u64(DATA).unwrap(), (1 << 51) - 2);
     assert_eq!(bench.ram.read_u64(DATA + 8).unwrap(), 1 << 36);
 }
+
+#[test]
+fn strings_go_backwards_and_overlap() {
+    let mut bench = Bench::long_mode();
+    let pattern: Vec<u8> = (0..20_000u32).map(|n| (n * 7 + n / 256) as u8).collect();
+    bench.ram.write(DATA, &pattern).unwrap();
+    bench.load(|a| {
+        a.std().unwrap();
+        a.mov(rsi, DATA + 16_000 - 8).unwrap();
+        a.mov(rdi, DATA + 16_000 + 100 - 8).unwrap();
+        a.mov(ecx, 2000u32).unwrap();
+        a.rep().movsq().unwrap();
+        a.mov(rsi, DATA + 0x10_0000 - 1).unwrap();
+        a.mov(rdi, DATA + 0x10_0000 - 4).unwrap();
+        a.mov(ecx, 9000u32).unwrap();
+        a.mov(byte_ptr(rsi), 0x11).unwrap();
+        a.mov(byte_ptr(rsi - 1), 0x22).unwrap();
+        a.mov(byte_ptr(rsi - 2), 0x33).unwrap();
+        a.rep().movsb().unwrap();
+        a.cld().unwrap();
+    });
+    bench.run();
+    let mut moved = vec![0; 16_000];
+    bench.ram.read(DATA + 100, &mut moved).unwrap();
+    assert_eq!(moved, pattern[..16_000]);
+    let mut repeated = vec![0; 9003];
+    bench.ram.read(DATA + 0x10_0000 - 9003, &mut repeated).unwrap();
+    repeated.reverse();
+    assert!(repeated.iter().enumerate().all(|(n, byte)| *byte == [0x11, 0x22, 0x33][n % 3]));
+    assert!(!bench.cpu.rflags.contains(x86::Rflags::DF));
+}

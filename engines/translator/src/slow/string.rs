@@ -76,39 +76,45 @@ impl Translator {
         Ok((1, more))
     }
 
-    /// As many elements as lie in one page each of source and destination, upwards.
+    /// As many elements as lie in one page each of source and destination, in the order of the direction flag.
     fn bulk(&mut self, cpu: &CpuState, form: Form, count: u64) -> Result<u64, Slow> {
-        if self.backwards() {
-            return Ok(0);
-        }
+        let down = self.backwards();
         let (rsi, rdi) = (self.pointer(form, gpr::RSI), self.pointer(form, gpr::RDI));
         let width = u64::from(form.width);
+        let top = u64::MAX >> (64 - form.address_bits);
+        // Elements from a pointer to the end of its page, or of the address space, in the direction.
+        let reach = |pointer: u64, linear: u64| {
+            let offset = linear & 0xfff;
+            match down {
+                false => ((4096 - offset) / width).min((top - pointer) / width),
+                true if offset + width > 4096 => 0,
+                true => (offset / width + 1).min(pointer / width),
+            }
+        };
         let to = self.string_access(cpu, form, gpr::RDI)?;
-        let mut room = 4096 - (to.linear & 0xfff);
-        let from =
-            if form.kind == Kind::Move { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
+        let mut n = reach(rdi, to.linear).min(count);
+        let from = if form.kind == Kind::Move { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
         if let Some(from) = from {
-            room = room.min(4096 - (from.linear & 0xfff));
+            n = n.min(reach(rsi, from.linear));
         }
-        let wrap = (u64::MAX >> (64 - form.address_bits)) - rsi.max(rdi);
-        let n = (room / width).min(count).min(wrap / width);
         if n < 2 || !self.mode.is_flat(0) {
             return Ok(0);
         }
-        let bytes = (n * width) as usize;
+        let bytes = n * width;
+        // The lowest byte of a range whose first element is at this address.
+        let lowest = |first: u64| if down { first - (bytes - width) } else { first };
         let data = match from {
             Some(from) => {
-                let source = self.pages(from).map_err(Slow::Fault)?[0].map(|page| page.physical);
-                let target = self.pages(to).map_err(Slow::Fault)?[0].map(|page| page.physical);
-                let (Some(source), Some(target)) = (source, target) else {
-                    return Ok(0);
-                };
-                // A destination a little above its source repeats what was just written.
-                if target > source && target - source < n * width {
+                let [Some(source), _] = self.pages(from).map_err(Slow::Fault)? else { return Ok(0) };
+                let [Some(target), _] = self.pages(to).map_err(Slow::Fault)? else { return Ok(0) };
+                let (source, target) = (source.physical, target.physical);
+                // A destination a little ahead of its source repeats what was just written.
+                let ahead = if down { source.wrapping_sub(target) } else { target.wrapping_sub(source) };
+                if ahead != 0 && ahead < bytes {
                     return Ok(0);
                 }
-                let mut data = vec![0; bytes];
-                if self.guest.ram.read(source, &mut data).is_err() {
+                let mut data = vec![0; bytes as usize];
+                if self.guest.ram.read(lowest(source), &mut data).is_err() {
                     return Ok(0);
                 }
                 data
@@ -118,13 +124,15 @@ impl Translator {
                 value[..form.width as usize].repeat(n as usize)
             }
         };
-        let Some(target) = self.pages(to).map_err(Slow::Fault)?[0].filter(|page| page.host.is_some()) else {
+        let [Some(target), _] = self.pages(to).map_err(Slow::Fault)? else { return Ok(0) };
+        if target.host.is_none() {
             return Ok(0);
-        };
-        self.write_ram(target.physical, &data);
-        self.set_masked(gpr::RDI, form.address_bits, rdi.wrapping_add(n * width));
+        }
+        self.write_ram(lowest(target.physical), &data);
+        let moved = if down { bytes.wrapping_neg() } else { bytes };
+        self.set_masked(gpr::RDI, form.address_bits, rdi.wrapping_add(moved));
         if form.kind == Kind::Move {
-            self.set_masked(gpr::RSI, form.address_bits, rsi.wrapping_add(n * width));
+            self.set_masked(gpr::RSI, form.address_bits, rsi.wrapping_add(moved));
         }
         Ok(n)
     }

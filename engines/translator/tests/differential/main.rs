@@ -1,0 +1,23 @@
+//! Instructions under the translator against the real processor: random encodings in random surroundings run on
+//! both, and everything a program could see must come out the same.
+//!
+//! `POPF_CASES` and `POPF_SEED` make longer or other runs; `POPF_WIDTH=16`, `32` or `64` and `POPF_CODE` (part of
+//! an instruction's name in iced-x86) narrow them.
+//!
+//! Not compared: x87's pointers to its last instruction and operand, which show host addresses; flags that the
+//! program overwrites before it reads them, in the image that a fault saves.
+
+mod case;
+mod compare;
+mod encode;
+mod fpu;
+mod generate;
+mod guest;
+mod native;
+mod random;
+mod run;
+
+#[test]
+fn agrees_with_the_processor() {
+    run::run(20_000);
+}
