@@ -23,8 +23,6 @@ const TABLES: u64 = 0x8000;
 const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x3_fff0;
 const HLT: u8 = 0xf4;
-/// Code longer than this says nothing new.
-const LONGEST: usize = 512;
 /// How often the guest may come out.
 const EXITS: usize = 64;
 /// How long it may stay in.
@@ -32,9 +30,6 @@ const PATIENCE: Duration = Duration::from_millis(2);
 
 fuzz_target!(|data: &[u8]| {
     let [mode, seed, code @ ..] = data else { return };
-    if code.len() > LONGEST {
-        return;
-    }
     let ram = GuestRam::allocate(RAM).expect("guest memory");
     // What falls off its end halts, and that ends the run.
     ram.write(CODE, &[HLT; 0x2000]).expect("inside RAM");

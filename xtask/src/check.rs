@@ -131,6 +131,8 @@ fn fuzz_run(target: &str) -> Command {
     // reserves; libFuzzer's memory limit counts reservations that are never touched.
     command.args(["--sanitizer", "none", target, "--"]);
     command.args([&format!("-max_total_time={FUZZ_SECONDS}"), "-rss_limit_mb=0", "-timeout=20"]);
+    // Lengths from the start: libFuzzer would take minutes to get from short inputs to long ones.
+    command.args(["-len_control=0", "-max_len=1024", "-verbosity=0"]);
     command
 }
 
