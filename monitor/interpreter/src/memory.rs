@@ -78,13 +78,31 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let physical = self.translate(linear, Access::Read, level)?;
         let (head, tail) = data.split_at_mut(first);
         if tail.is_empty() {
-            self.env.read_memory(physical, head);
+            if !self.read_words(physical, head) {
+                self.env.read_memory(physical, head);
+            }
             return Ok(());
         }
         let rest = self.translate(self.next_page(linear), Access::Read, level)?;
         self.env.read_memory(physical, head);
         self.env.read_memory(rest, tail);
         Ok(())
+    }
+
+    /// Reads whole aligned words as the page walker does, which is the shortest way to RAM: descriptors, gates and
+    /// frames are such. `false`: they are not, or no RAM may have answered.
+    fn read_words(&self, physical: u64, data: &mut [u8]) -> bool {
+        if !physical.is_multiple_of(8) || !data.len().is_multiple_of(8) {
+            return false;
+        }
+        for (index, bytes) in data.chunks_exact_mut(8).enumerate() {
+            let value = self.env.read_u64(physical + index as u64 * 8);
+            if value == u64::MAX {
+                return false;
+            }
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }
+        true
     }
 
     /// Writes bytes of at most one page's length, all or none.
@@ -104,14 +122,6 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// Reads a little-endian value of 1 to 8 bytes.
     pub(crate) fn read_value(&mut self, linear: u64, size: usize, level: Level) -> Result<u64, Exception> {
-        if size == 8 && linear.is_multiple_of(8) {
-            // Descriptors, mostly. Ones may also mean that no RAM answered.
-            let physical = self.translate(linear, Access::Read, level)?;
-            let value = self.env.read_u64(physical);
-            if value != u64::MAX {
-                return Ok(value);
-            }
-        }
         let mut bytes = [0; 8];
         self.read_bytes(linear, &mut bytes[..size], level)?;
         Ok(u64::from_le_bytes(bytes))

@@ -248,10 +248,15 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let new = Efer::from_bits_truncate(value);
         let old = self.cpu.efer;
         let [_, _, ecx, edx] = self.cpuid(0x8000_0001, 0);
+        let [eax, ..] = self.cpuid(0x8000_0021, 0);
         let mut offered = Efer::SCE | Efer::LMA;
-        for (register, bit, flag) in
-            [(edx, 20, Efer::NXE), (edx, 25, Efer::FFXSR), (edx, 29, Efer::LME), (ecx, 17, Efer::TCE)]
-        {
+        for (register, bit, flag) in [
+            (edx, 20, Efer::NXE),
+            (edx, 25, Efer::FFXSR),
+            (edx, 29, Efer::LME),
+            (ecx, 17, Efer::TCE),
+            (eax, 8, Efer::AIBRSE),
+        ] {
             if register & (1 << bit) != 0 {
                 offered |= flag;
             }
