@@ -122,6 +122,8 @@ bitflags! {
         const LMSLE = 1 << 13;
         const FFXSR = 1 << 14;
         const TCE = 1 << 15;
+        /// Automatic IBRS.
+        const AIBRSE = 1 << 21;
     }
 
     /// XCR0, the state components XSAVE manages (SDM vol. 1 ch. 13.3).

@@ -57,6 +57,10 @@ const fn sub(subleaf: u32, register: Register, bit: u32, name: &'static str, off
     Feature { leaf: 7, subleaf, register, bit, name, offer }
 }
 
+/// A guest's own defence against its processor's speculation, which has no hold on the real processor: a
+/// translated RET is no RET, and VERW clears no buffer. Said to be needless, so that no time goes into it; what
+/// protects one guest process from another is the host's defence of popf's threads.
+const MOOT: Offer = Emulated;
 const NO_VMX: Offer = Hidden("the guest gets no VMX or SVM of its own yet");
 const NO_SMM: Offer = Hidden("there is no system-management mode");
 const NO_DEBUG_STORE: Offer = Hidden("branch and event tracing belong to the host");
@@ -336,7 +340,7 @@ pub static FEATURES: &[Feature] = &[
     at(0x8000_0021, Eax, 3, "SmmPgCfgLock", NO_SMM),
     at(0x8000_0021, Eax, 6, "NullSelectClearsBase", Emulated),
     at(0x8000_0021, Eax, 7, "UpperAddressIgnore", Hidden("the software TLB compares whole addresses")),
-    at(0x8000_0021, Eax, 8, "AutomaticIBRS", NO_SPEC),
+    at(0x8000_0021, Eax, 8, "AutomaticIBRS", MOOT),
     at(0x8000_0021, Eax, 9, "NoSmmCtlMSR", Emulated),
     at(0x8000_0021, Eax, 10, "FSRS", Native),
     at(0x8000_0021, Eax, 11, "FSRC", Native),
@@ -345,6 +349,8 @@ pub static FEATURES: &[Feature] = &[
     at(0x8000_0021, Eax, 18, "EPSF", NO_SPEC),
     at(0x8000_0021, Eax, 27, "SBPB", NO_SPEC),
     at(0x8000_0021, Eax, 28, "IBPB_BRTYPE", NO_SPEC),
-    at(0x8000_0021, Eax, 29, "SRSO_NO", Native),
-    at(0x8000_0021, Eax, 30, "SRSO_USER_KERNEL_NO", Native),
+    at(0x8000_0021, Eax, 29, "SRSO_NO", MOOT),
+    at(0x8000_0021, Eax, 30, "SRSO_USER_KERNEL_NO", MOOT),
+    at(0x8000_0021, Ecx, 1, "TSA_SQ_NO", MOOT),
+    at(0x8000_0021, Ecx, 2, "TSA_L1_NO", MOOT),
 ];
