@@ -177,6 +177,8 @@ impl Environment for Machine {
             // SYSCALL, NX, long mode.
             (0x8000_0001, _) => [0, 0, 0, 1 << 11 | 1 << 20 | 1 << 29],
             (0x8000_0008, _) => [0x3028, 0, 0, 0],
+            // Automatic IBRS, on AMD's.
+            (0x8000_0021, _) => [u32::from(self.amd) << 8, 0, 0, 0],
             _ => [0; 4],
         }
     }

@@ -118,6 +118,9 @@ fn efer_keeps_its_rules() {
     refuse(&mut bench, 0xc000_0080, Efer::SCE.bits());
     refuse(&mut bench, 0xc000_0080, off | Efer::SVME.bits());
     refuse(&mut bench, 0xc000_0080, off | 1 << 40);
+    write(&mut bench, 0xc000_0080, off | 1 << 21, |cpu| cpu.efer |= Efer::AIBRSE);
+    bench.machine.amd = false;
+    refuse(&mut bench, 0xc000_0080, off | 1 << 21);
 }
 
 #[test]
