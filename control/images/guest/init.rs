@@ -13,6 +13,7 @@
 #![no_std]
 #![no_main]
 
+mod bare;
 mod parse;
 mod sys;
 
@@ -46,7 +47,7 @@ enum End {
     Restart,
 }
 
-extern "C" fn main() -> ! {
+extern "C" fn main(_arguments: *const usize) -> ! {
     sys::reserve_standard_files();
     mount_all();
     if !sys::exists(c"/bin/sh") {

@@ -1,12 +1,14 @@
 //! The system calls that the guest's first process makes, by the numbers and structures of Linux's x86-64
 //! ABI (`arch/x86/entry/syscalls/syscall_64.tbl`, `asm-generic/termbits.h`).
 //!
-//! This file runs inside the guest, without a C library, so every call is a `syscall` instruction: all of the
-//! guest program's `unsafe` is here. Not modelled: error numbers beyond those the caller distinguishes.
+//! This file runs inside the guest, without a C library; with `bare` it has all of the guest program's `unsafe`.
+//! Not modelled: error numbers beyond those the caller distinguishes.
 
 use core::arch::asm;
 use core::ffi::CStr;
 use core::ptr;
+
+use crate::bare::{padded, syscall};
 
 /// "No such file or directory".
 pub const ENOENT: isize = -2;
@@ -25,39 +27,6 @@ const O_RDWR: usize = 2;
 const O_RDONLY: usize = 0;
 const O_NOCTTY: usize = 0o400;
 const O_CLOEXEC: usize = 0o2_000_000;
-
-/// One system call.
-///
-/// # Safety
-/// Pointers among the arguments must be valid for what the numbered call does with them.
-unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
-    let result: isize;
-    // SAFETY: the registers are those of the kernel's ABI; rcx and r11 are the only others it changes, and
-    // the caller vouches for the pointers.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") args[0],
-            in("rsi") args[1],
-            in("rdx") args[2],
-            in("r10") args[3],
-            in("r8") args[4],
-            in("r9") args[5],
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
-}
-
-fn padded<const N: usize>(given: [usize; N]) -> [usize; 6] {
-    let mut args = [0; 6];
-    for (slot, arg) in args.iter_mut().zip(given) {
-        *slot = arg;
-    }
-    args
-}
 
 /// A call whose arguments are numbers or pointers that the kernel checks and only reads or fills during it.
 macro_rules! call {
@@ -388,69 +357,3 @@ pub fn pointer(bytes: &CStr) -> *const u8 {
 
 /// No list, for calls that take an optional one.
 pub const NULL: *const u8 = ptr::null();
-
-// The compiler calls these by name; the C library that usually has them is not linked. `rep` strings, as a
-// loop would be recognised and compiled into a call to itself.
-
-/// # Safety
-/// As of C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller vouches for both ranges; the direction flag is clear by the ABI.
-    unsafe {
-        asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags));
-    }
-    to
-}
-
-/// # Safety
-/// As of C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
-    // SAFETY: as for `memcpy`.
-    unsafe {
-        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8, options(nostack, preserves_flags));
-    }
-    to
-}
-
-/// # Safety
-/// As of C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-    for at in 0..count {
-        // SAFETY: the caller vouches for `count` bytes on both sides; volatile, so that the loop stays one.
-        let (l, r) = unsafe { (left.add(at).read_volatile(), right.add(at).read_volatile()) };
-        if l != r {
-            return i32::from(l) - i32::from(r);
-        }
-    }
-    0
-}
-
-/// # Safety
-/// As of C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-    // SAFETY: the same contract.
-    unsafe { memcmp(left, right, count) }
-}
-
-/// # Safety
-/// As of C.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn strlen(text: *const u8) -> usize {
-    let mut length = 0;
-    // SAFETY: the caller vouches for a terminated string; volatile, so that the loop stays one.
-    while unsafe { text.add(length).read_volatile() } != 0 {
-        length += 1;
-    }
-    length
-}
-
-// The kernel enters with the stack pointer at argc and no return address.
-core::arch::global_asm!(".globl _start", "_start:", "xor ebp, ebp", "and rsp, -16", "call {main}", "ud2", main = sym crate::main);
-
-/// Named by the precompiled core library; nothing unwinds here, as a panic ends the program.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
