@@ -16,6 +16,7 @@ pub mod load;
 pub mod machine;
 pub mod map;
 pub mod processor;
+mod saved;
 pub mod serial;
 pub mod stop;
 pub mod timers;

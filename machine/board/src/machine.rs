@@ -160,10 +160,11 @@ pub struct End {
 /// Runs a machine to its end, through as many resets as the guest asks for.
 pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
     loop {
-        let machine = Machine::build(config)?;
+        let mut machine = Machine::build(config)?;
         control.set(Some(&machine.stop));
-        let end = machine.run(config);
+        let reason = machine.run(config);
         control.set(None);
+        let end = End { reason, statistics: machine.statistics() };
         if !matches!(end.reason, StopReason::Reset) || !config.reboot {
             return Ok(end);
         }
@@ -172,22 +173,25 @@ pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
 }
 
 /// A vCPU, with or without a thread.
-struct Processor {
-    dispatcher: Dispatcher,
-    view: ProcessorView,
+pub(crate) struct Processor {
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) view: ProcessorView,
     waker: Arc<Waker>,
 }
 
-struct Machine {
-    processors: Vec<Processor>,
+/// One life of a machine, from power-on to the first stop.
+pub struct Machine {
+    pub(crate) processors: Vec<Processor>,
+    pub(crate) chips: Chips,
+    pub(crate) clock: Arc<Clock>,
     stop: Arc<StopSwitch>,
-    chips: Chips,
-    /// Dropped last: alarms may go off until then.
-    timers: TimerService,
+    /// Alarms may go off until this is dropped, or [`Machine::run`] has ended.
+    timers: Option<TimerService>,
 }
 
 impl Machine {
-    fn build(config: &Config) -> Result<Self, BuildError> {
+    /// Builds the machine and loads its kernel.
+    pub fn build(config: &Config) -> Result<Self, BuildError> {
         let map = MemoryMap::new(config.memory)?;
         if let Some(total) = host::system::total_memory()
             && config.memory > total
@@ -224,7 +228,7 @@ impl Machine {
             ram: ram.clone(),
             ports: chips.ports.clone(),
             mmio: chips.mmio.clone(),
-            clock,
+            clock: clock.clone(),
             cpuid,
             stop: stop.clone(),
             lone: config.cpus == 1,
@@ -240,15 +244,16 @@ impl Machine {
             let view = ProcessorView::new(shared.clone(), index as u32, apic, waker.clone());
             processors.push(Processor { dispatcher: Dispatcher::new(engine, cpu), view, waker });
         }
-        Ok(Self { processors, stop, chips, timers })
+        Ok(Self { processors, chips, clock, stop, timers: Some(timers) })
     }
 
-    fn run(self, config: &Config) -> End {
+    /// Runs it until something stops it, and says what. All that moved stands still then, for good.
+    pub fn run(&mut self, config: &Config) -> StopReason {
         for (line, uart) in config.serial.iter().zip(&self.chips.uarts) {
             line.attach(uart);
         }
         let mut threads = Vec::new();
-        for (index, processor) in self.processors.into_iter().enumerate() {
+        for (index, processor) in self.processors.drain(..).enumerate() {
             let stop = self.stop.clone();
             let name = format!("vcpu{index}");
             match thread::Builder::new().name(name).spawn(move || processor.run(&stop)) {
@@ -258,16 +263,18 @@ impl Machine {
         }
         self.stop.wait();
         // A panic has been reported by its thread, and made the reason by its guard.
-        let processors: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
+        self.processors = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
         for line in &config.serial {
             line.detach();
         }
         // No callback into a chip from here on.
-        drop(self.timers);
-        End {
-            reason: self.stop.take_reason().unwrap_or(StopReason::Bug),
-            statistics: processors.iter().map(|cpu| cpu.dispatcher.statistics().clone()).collect(),
-        }
+        self.timers = None;
+        self.stop.take_reason().unwrap_or(StopReason::Bug)
+    }
+
+    /// What made each vCPU leave guest code so far.
+    pub fn statistics(&self) -> Vec<Statistics> {
+        self.processors.iter().map(|processor| processor.dispatcher.statistics().clone()).collect()
     }
 }
 
@@ -340,3 +347,7 @@ impl Processor {
         self
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -53,6 +53,11 @@ impl ProcessorView {
         Self { shared, apic_id, apic, waker }
     }
 
+    /// Its local APIC, while it does not run.
+    pub fn apic_mut(&mut self) -> &mut LocalApic {
+        &mut self.apic
+    }
+
     /// Calls `part` with each piece of an access that lies in one page: who answers may change at its end.
     fn by_page(gpa: u64, len: usize, mut part: impl FnMut(u64, std::ops::Range<usize>)) {
         let mut done = 0;

@@ -2,11 +2,12 @@
 //! the PIIX south bridge (I/O APIC, power management, reset control). The only place that knows both a chip and
 //! its address.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use devices::acpi_pm::{self, AcpiPm};
 use devices::apic::{ApicBus, IoApic, LINT0, LocalApic, LocalApicWiring, Wake};
-use devices::bus::{BusError, MmioBus, PortBus};
+use devices::bus::{BusError, MmioBus, PortBus, SharedPortDevice};
 use devices::legacy::i8042::I8042;
 use devices::legacy::pic::Pic;
 use devices::legacy::pit::Pit;
@@ -15,7 +16,8 @@ use devices::legacy::rtc::Rtc;
 use devices::legacy::uart::Uart;
 use devices::pci::root::SlotError;
 use devices::pci::{HostBridge, PciRoot};
-use devices::wiring::{IrqLine, Notify, SerialSink, lock, ports};
+use devices::wiring::{IrqLine, Notify, SerialSink, Timer, lock, ports};
+use savestate::{Invalid, Persist, Unit};
 
 use thiserror::Error;
 
@@ -78,8 +80,6 @@ pub struct Chips {
     pub mmio: Arc<MmioBus>,
     /// One for each vCPU, whose thread takes it.
     pub local_apics: Vec<LocalApic>,
-    /// The same, without the local APICs' owners: who sends messages to them.
-    pub apic_bus: Arc<ApicBus>,
     /// The 8259 pair.
     pub pic: Arc<Mutex<Pic>>,
     /// The I/O APIC.
@@ -92,20 +92,44 @@ pub struct Chips {
     pub i8042: Arc<Mutex<I8042>>,
     /// ACPI's fixed hardware.
     pub pm: Arc<Mutex<AcpiPm>>,
-    /// PCI's configuration space.
+    /// PCI's configuration ports.
     pub pci: Arc<Mutex<PciRoot>>,
+    /// PCI function 00:00.0.
+    pub host_bridge: Arc<Mutex<HostBridge>>,
     /// COM1, COM2 and so on.
     pub uarts: Vec<Arc<Mutex<Uart>>>,
+    /// Port 92.
+    pub system_control_a: Arc<Mutex<SystemControlA>>,
+    /// Port CF9.
+    pub reset_control: Arc<Mutex<ResetControl>>,
+    /// Port 80.
+    pub post_code: Arc<Mutex<PostCode>>,
+}
+
+fn shared<T>(chip: T) -> Arc<Mutex<T>> {
+    Arc::new(Mutex::new(chip))
+}
+
+/// A chip with an alarm: `make` gets the alarm, `fire` is what its going off does.
+fn alarmed<T: Send + 'static>(
+    timers: &TimerService,
+    make: impl FnOnce(Box<dyn Timer>) -> T,
+    fire: fn(&mut T),
+) -> Arc<Mutex<T>> {
+    let alarm = timers.alarm();
+    let chip = shared(make(Box::new(alarm.clone())));
+    let fired = chip.clone();
+    alarm.connect(move || fire(&mut lock(&fired)));
+    chip
 }
 
 /// Builds and wires all chips.
 pub fn wire(plan: Plan) -> Result<Chips, WiringError> {
     let wakes = plan.wakers.iter().map(|waker| waker.clone() as Arc<dyn Wake>).collect();
     let apic_bus = ApicBus::new(wakes);
-    let io_apic = Arc::new(Mutex::new(IoApic::new(IO_APIC_ID, apic_bus.clone())));
+    let io_apic = shared(IoApic::new(IO_APIC_ID, apic_bus.clone()));
     apic_bus.attach_io_apic(&io_apic);
-    let intr = IrqLine::new(apic_bus.port(0), LINT0);
-    let pic = Arc::new(Mutex::new(Pic::new(intr)));
+    let pic = shared(Pic::new(IrqLine::new(apic_bus.port(0), LINT0)));
 
     // An ISA line leads to both interrupt controllers; the guest masks what it does not use.
     let line = |number: u32| {
@@ -116,109 +140,147 @@ pub fn wire(plan: Plan) -> Result<Chips, WiringError> {
         let stop = plan.stop.clone();
         Arc::new(move || stop.stop(reason()))
     };
-    let reset = stops(|| StopReason::Reset);
-    let clock = plan.clock;
-    let alarm = || plan.timers.alarm();
+    let (reset, power_off) = (stops(|| StopReason::Reset), stops(|| StopReason::PowerOff));
 
-    let pit_alarm = alarm();
-    let pit = Pit::new(clock.clone(), Box::new(pit_alarm.clone()), line(irq::PIT));
-    let pit = Arc::new(Mutex::new(pit));
-    pit_alarm.connect({
-        let pit = pit.clone();
-        move || lock(&pit).fire()
-    });
-
-    let rtc_alarm = alarm();
-    let mut rtc =
-        Rtc::new(clock.clone(), Arc::new(HostWallClock), Box::new(rtc_alarm.clone()), line(irq::RTC));
-    rtc.set_memory_size(plan.map.low_end(), plan.map.high_end() - map::FOUR_GIB);
-    let rtc = Arc::new(Mutex::new(rtc));
-    rtc_alarm.connect({
-        let rtc = rtc.clone();
-        move || lock(&rtc).fire()
-    });
-
-    let pm_alarm = alarm();
-    let power_off = stops(|| StopReason::PowerOff);
-    let pm = AcpiPm::new(clock.clone(), Box::new(pm_alarm.clone()), line(irq::SCI), power_off);
-    let pm = Arc::new(Mutex::new(pm));
-    pm_alarm.connect({
-        let pm = pm.clone();
-        move || lock(&pm).fire()
-    });
-
-    let i8042 = I8042::new(line(irq::KEYBOARD), line(irq::MOUSE), reset.clone());
-    let i8042 = Arc::new(Mutex::new(i8042));
+    let host_bridge = shared(HostBridge::new());
     let mut pci = PciRoot::new();
-    pci.add(0, 0, Arc::new(Mutex::new(HostBridge::new())))?;
-    let pci = Arc::new(Mutex::new(pci));
-    let uarts: Vec<_> = plan
-        .serial
-        .into_iter()
-        .zip(irq::COM)
-        .map(|(serial, irq)| Arc::new(Mutex::new(Uart::new(line(irq), serial.sink, serial.room))))
-        .collect();
-    let reset_control = Arc::new(Mutex::new(ResetControl::new(reset.clone())));
-    let system_control_a = Arc::new(Mutex::new(SystemControlA::new(reset)));
-    let post_code = Arc::new(Mutex::new(PostCode::new()));
+    pci.add(0, 0, host_bridge.clone())?;
+    let clock = &plan.clock;
+    let chips = Chips {
+        ports: Arc::new(PortBus::new()),
+        mmio: Arc::new(MmioBus::new()),
+        local_apics: local_apics(&plan, &apic_bus, &pic),
+        pit: alarmed(plan.timers, |timer| Pit::new(clock.clone(), timer, line(irq::PIT)), Pit::fire),
+        rtc: alarmed(
+            plan.timers,
+            |timer| {
+                let mut rtc = Rtc::new(clock.clone(), Arc::new(HostWallClock), timer, line(irq::RTC));
+                rtc.set_memory_size(plan.map.low_end(), plan.map.high_end() - map::FOUR_GIB);
+                rtc
+            },
+            Rtc::fire,
+        ),
+        pm: alarmed(
+            plan.timers,
+            |timer| AcpiPm::new(clock.clone(), timer, line(irq::SCI), power_off),
+            AcpiPm::fire,
+        ),
+        i8042: shared(I8042::new(line(irq::KEYBOARD), line(irq::MOUSE), reset.clone())),
+        pci: shared(pci),
+        host_bridge,
+        uarts: plan
+            .serial
+            .into_iter()
+            .zip(irq::COM)
+            .map(|(serial, irq)| shared(Uart::new(line(irq), serial.sink, serial.room)))
+            .collect(),
+        system_control_a: shared(SystemControlA::new(reset.clone())),
+        reset_control: shared(ResetControl::new(reset)),
+        post_code: shared(PostCode::new()),
+        pic,
+        io_apic,
+    };
+    chips.map()?;
+    if plan.debug_exit {
+        let stop = plan.stop;
+        let exit = DebugExit::new(Box::new(move |value| stop.stop(StopReason::DebugExit(value))));
+        chips.ports.claim("debug exit", ports(port::DEBUG_EXIT, 4), 0, shared(exit))?;
+    }
+    Ok(chips)
+}
 
-    let bus = Arc::new(PortBus::new());
-    {
+fn local_apics(plan: &Plan, bus: &Arc<ApicBus>, pic: &Arc<Mutex<Pic>>) -> Vec<LocalApic> {
+    let make = |cpu: usize| {
+        let alarm = plan.timers.alarm();
+        let port = bus.port(cpu);
+        alarm.connect(move || port.timer_expired());
+        let wiring = LocalApicWiring {
+            clock: plan.clock.clone(),
+            tsc: plan.clock.clone(),
+            timer: Box::new(alarm),
+            // The 8259 pair leads to the boot processor only.
+            pic: (cpu == 0).then(|| pic.clone()),
+        };
+        let mut apic = LocalApic::new(cpu, plan.physical_bits, bus.clone(), wiring);
+        apic.firmware_setup();
+        apic
+    };
+    (0..plan.wakers.len()).map(make).collect()
+}
+
+impl Chips {
+    /// Gives every chip its addresses.
+    fn map(&self) -> Result<(), BusError> {
         use port::*;
         // name, ports, register at the first of them, chip
         #[rustfmt::skip]
-        let table: [(&'static str, _, u16, devices::bus::SharedPortDevice); 14] = [
-            ("8259 master",       ports(PIC_MASTER, 2),       0,  pic.clone()),
-            ("8259 slave",        ports(PIC_SLAVE, 2),        2,  pic.clone()),
-            ("8259 edge/level",   ports(ELCR, 2),             4,  pic.clone()),
-            ("8254",              ports(PIT, 4),              0,  pit.clone()),
-            ("system control B",  ports(SYSTEM_CONTROL_B, 1), 4,  pit.clone()),
-            ("8042 data",         ports(I8042_DATA, 1),       0,  i8042.clone()),
-            ("8042 command",      ports(I8042_COMMAND, 1),    4,  i8042.clone()),
-            ("MC146818",          ports(RTC, 2),              0,  rtc.clone()),
-            ("POST code",         ports(POST_CODE, 1),        0,  post_code),
-            ("system control A",  ports(SYSTEM_CONTROL_A, 1), 0,  system_control_a),
-            ("SMI command",       ports(SMI_COMMAND, 2),      acpi_pm::SMI_COMMAND, pm.clone()),
-            ("power management",  ports(PM, acpi_pm::BLOCKS_LENGTH), 0,  pm.clone()),
-            ("PCI address",       ports(PCI_CONFIG, 4),       0,  pci.clone()),
-            ("PCI data",          ports(PCI_CONFIG + 4, 4),   4,  pci.clone()),
+        let table: [(&'static str, RangeInclusive<u16>, u16, SharedPortDevice); 14] = [
+            ("8259 master",      ports(PIC_MASTER, 2),               0, self.pic.clone()),
+            ("8259 slave",       ports(PIC_SLAVE, 2),                2, self.pic.clone()),
+            ("8259 edge/level",  ports(ELCR, 2),                     4, self.pic.clone()),
+            ("8254",             ports(PIT, 4),                      0, self.pit.clone()),
+            ("system control B", ports(SYSTEM_CONTROL_B, 1),         4, self.pit.clone()),
+            ("8042 data",        ports(I8042_DATA, 1),               0, self.i8042.clone()),
+            ("8042 command",     ports(I8042_COMMAND, 1),            4, self.i8042.clone()),
+            ("MC146818",         ports(RTC, 2),                      0, self.rtc.clone()),
+            ("POST code",        ports(POST_CODE, 1),                0, self.post_code.clone()),
+            ("system control A", ports(SYSTEM_CONTROL_A, 1),         0, self.system_control_a.clone()),
+            ("SMI command",      ports(SMI_COMMAND, 2),              acpi_pm::SMI_COMMAND, self.pm.clone()),
+            ("power management", ports(PM, acpi_pm::BLOCKS_LENGTH),  0, self.pm.clone()),
+            ("PCI address",      ports(PCI_CONFIG, 4),               0, self.pci.clone()),
+            ("PCI data",         ports(PCI_CONFIG + 4, 4),           4, self.pci.clone()),
         ];
         for (name, ports, register, chip) in table {
-            bus.claim(name, ports, register, chip)?;
+            self.ports.claim(name, ports, register, chip)?;
         }
-        bus.claim_byte("reset control", RESET_CONTROL, 0, reset_control)?;
-        for (uart, first) in uarts.iter().zip(COM) {
-            bus.claim("16550", ports(first, 8), 0, uart.clone())?;
+        self.ports.claim_byte("reset control", RESET_CONTROL, 0, self.reset_control.clone())?;
+        for (uart, first) in self.uarts.iter().zip(COM) {
+            self.ports.claim("16550", ports(first, 8), 0, uart.clone())?;
         }
-        if plan.debug_exit {
-            let stop = plan.stop.clone();
-            let exit = DebugExit::new(Box::new(move |value| stop.stop(StopReason::DebugExit(value))));
-            bus.claim("debug exit", ports(DEBUG_EXIT, 4), 0, Arc::new(Mutex::new(exit)))?;
-        }
+        self.mmio.claim("I/O APIC", map::IO_APIC, IO_APIC_LEN, self.io_apic.clone())
     }
-    let mmio = Arc::new(MmioBus::new());
-    mmio.claim("I/O APIC", map::IO_APIC, IO_APIC_LEN, io_apic.clone())?;
 
-    let local_apics = (0..plan.wakers.len())
-        .map(|cpu| {
-            let alarm = alarm();
-            let port = apic_bus.port(cpu);
-            alarm.connect(move || port.timer_expired());
-            let mut apic = LocalApic::new(
-                cpu,
-                plan.physical_bits,
-                apic_bus.clone(),
-                LocalApicWiring {
-                    clock: clock.clone(),
-                    tsc: clock.clone(),
-                    timer: Box::new(alarm),
-                    // The 8259 pair leads to the boot processor only.
-                    pic: (cpu == 0).then(|| pic.clone()),
-                },
-            );
-            apic.firmware_setup();
-            apic
-        })
-        .collect();
-    Ok(Chips { ports: bus, mmio, local_apics, apic_bus, pic, io_apic, pit, rtc, i8042, pm, pci, uarts })
+    /// Every chip that has a state, with its number among its kind, in the order in which a saved state is to be
+    /// restored: devices drive their lines then, and what the interrupt controllers had seen overrules that. The
+    /// local APICs, which come after these, are with their vCPUs.
+    pub fn units(&self) -> Vec<(u32, Box<dyn Unit>)> {
+        fn unit<T: Persist + 'static>(chip: &Arc<Mutex<T>>) -> Box<dyn Unit> {
+            Box::new(Locked(chip.clone()))
+        }
+        let mut units = vec![
+            (0, unit(&self.post_code)),
+            (0, unit(&self.system_control_a)),
+            (0, unit(&self.reset_control)),
+            (0, unit(&self.i8042)),
+            (0, unit(&self.pci)),
+            (0, unit(&self.host_bridge)),
+            (0, unit(&self.rtc)),
+            (0, unit(&self.pm)),
+            (0, unit(&self.pit)),
+        ];
+        units.extend((0..).zip(self.uarts.iter().map(unit)));
+        units.push((0, unit(&self.pic)));
+        units.push((0, unit(&self.io_apic)));
+        units
+    }
+}
+
+/// A chip as a unit. It is locked for each step by itself, since one chip's commit drives lines into another.
+struct Locked<T>(Arc<Mutex<T>>);
+
+impl<T: Persist> Persist for Locked<T> {
+    const KIND: &'static str = T::KIND;
+    type State = T::State;
+
+    fn save(&self) -> T::State {
+        lock(&self.0).save()
+    }
+
+    fn check(&self, state: &T::State) -> Result<(), Invalid> {
+        lock(&self.0).check(state)
+    }
+
+    fn commit(&mut self, state: T::State) {
+        lock(&self.0).commit(state);
+    }
 }

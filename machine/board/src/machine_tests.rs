@@ -1,0 +1,171 @@
+//! Machines with guests of a few instructions.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use backends::{MemoryPeer, Serial, SerialEvent};
+use devices::wiring::VmClock;
+
+use super::*;
+
+/// A multiboot kernel loaded at 1 MiB that runs this code.
+fn multiboot(code: &[u8]) -> Source {
+    let base = 0x10_0000_u32;
+    let (magic, flags) = (0x1bad_b002_u32, 1 << 16);
+    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
+    let header = [magic, flags, checksum, base, base, 0, 0, base + 32];
+    let mut file: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    file.extend_from_slice(code);
+    Source::Bytes(file.into())
+}
+
+fn config(code: &[u8]) -> (Config, MemoryPeer) {
+    let (serial, peer) = Serial::memory().unwrap();
+    let serial = SerialLine::start(serial, |_: SerialEvent| {}).unwrap();
+    let config = Config {
+        memory: 4 << 20,
+        cpus: 1,
+        engine: EngineChoice::Auto,
+        kernel: multiboot(code),
+        modules: Vec::new(),
+        cmdline: String::new(),
+        serial: vec![Arc::new(serial)],
+        debug_exit: true,
+        reboot: true,
+    };
+    (config, peer)
+}
+
+/// mov eax, 5; mov ecx, 0x1234; out 0xf4, al; and in case that returns: jmp $
+const EXIT_5: &[u8] = &[0xb8, 5, 0, 0, 0, 0xb9, 0x34, 0x12, 0, 0, 0xe6, 0xf4, 0xeb, 0xfe];
+const JUMP_TO_ITSELF: &[u8] = &[0xeb, 0xfe];
+
+#[test]
+fn everything_is_freed_at_the_end() {
+    let (config, _peer) = config(EXIT_5);
+    let mut machine = Machine::build(&config).unwrap();
+    let (pit, uart) = (Arc::downgrade(&machine.chips.pit), Arc::downgrade(&machine.chips.uarts[0]));
+    let (pm, apics): (Weak<_>, Weak<_>) =
+        (Arc::downgrade(&machine.chips.pm), Arc::downgrade(&machine.chips.io_apic));
+    assert!(matches!(machine.run(&config), StopReason::DebugExit(5)));
+    drop(machine);
+    assert_eq!((pit.strong_count(), uart.strong_count()), (0, 0));
+    assert_eq!((pm.strong_count(), apics.strong_count()), (0, 0));
+}
+
+#[test]
+fn a_reset_starts_again_and_the_line_stays() {
+    // Says '.', waits for a byte, resets; at 'q' powers off.
+    #[rustfmt::skip]
+    let code = [
+        0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee,       // mov dx, 3f8; mov al, '.'; out dx, al
+        0x66, 0xba, 0xfd, 0x03,                         // mov dx, 3fd
+        0xec, 0xa8, 0x01, 0x74, 0xfb,                   // l: in al, dx; test al, 1; jz l
+        0x66, 0xba, 0xf8, 0x03, 0xec,                   // mov dx, 3f8; in al, dx
+        0x3c, b'q', 0x74, 0x09,                         // cmp al, 'q'; je off
+        0x66, 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee,       // mov dx, cf9; mov al, 6; out dx, al
+        0xeb, 0xfe,                                     // jmp $
+        0x66, 0xb8, 0x00, 0x34,                         // off: mov ax, SLP_EN | S5
+        0x66, 0xba, 0x04, 0x06, 0x66, 0xef,             // mov dx, PM1a_CNT; out dx, ax
+        0xeb, 0xfe,                                     // jmp $
+    ];
+    let (config, mut peer) = config(&code);
+    let machine = thread::spawn(move || run(&config, &Control::default()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for (life, byte) in (1..).zip(*b"rrq") {
+        while peer.output().len() < life {
+            assert!(Instant::now() < deadline, "life {life} has not begun");
+            thread::yield_now();
+        }
+        peer.input.write_all(&[byte]).unwrap();
+    }
+    let end = machine.join().unwrap().unwrap();
+    assert!(matches!(end.reason, StopReason::PowerOff), "{:?}", end.reason);
+    assert_eq!(peer.output(), b"...");
+    assert!(!end.statistics[0].rows().is_empty());
+}
+
+#[test]
+fn a_stop_from_outside_comes_through_whenever_it_comes() {
+    // Before there is a machine.
+    let (early, _peer) = config(JUMP_TO_ITSELF);
+    let control = Control::default();
+    control.stop(StopReason::Signal(15));
+    let end = run(&early, &control).unwrap();
+    assert!(matches!(end.reason, StopReason::Signal(15)));
+    // While it runs, and while it sleeps (sti; hlt).
+    for code in [JUMP_TO_ITSELF, &[0xfb, 0xf4]] {
+        let (config, _peer) = config(code);
+        let control = Control::default();
+        let (other, running) = (control.clone(), Arc::new(AtomicBool::new(false)));
+        let seen = running.clone();
+        let stopper = thread::spawn(move || {
+            while !seen.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            // Long enough for the guest to be in its loop or asleep; either way it must end.
+            thread::sleep(Duration::from_millis(20));
+            other.stop(StopReason::Quit);
+        });
+        running.store(true, Ordering::Release);
+        let end = run(&config, &control).unwrap();
+        assert!(matches!(end.reason, StopReason::Quit), "{:?}", end.reason);
+        stopper.join().unwrap();
+    }
+}
+
+#[test]
+fn a_saved_machine_goes_on_in_another() {
+    let (old_config, _old_peer) = config(EXIT_5);
+    let mut old = Machine::build(&old_config).unwrap();
+    assert!(matches!(old.run(&old_config), StopReason::DebugExit(5)));
+    let guest_tsc = |machine: &mut Machine| {
+        machine.clock.tsc().wrapping_add(machine.processors[0].dispatcher.cpu().tsc_offset)
+    };
+    let (time, tsc) = (old.clock.now(), guest_tsc(&mut old));
+    let file = old.save().unwrap();
+
+    let (new_config, _new_peer) = config(EXIT_5);
+    let mut new = Machine::build(&new_config).unwrap();
+    let fresh = new.processors[0].dispatcher.cpu().clone();
+    // A damaged file changes nothing.
+    let mut damaged = file.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    assert!(new.restore(&damaged).is_err());
+    assert!(new.restore(&file[..last]).is_err());
+    assert_eq!(*new.processors[0].dispatcher.cpu(), fresh);
+
+    new.restore(&file).unwrap();
+    let saved = old.processors[0].dispatcher.cpu().clone();
+    let restored = new.processors[0].dispatcher.cpu().clone();
+    assert_eq!(restored.gpr[0..2], [5, 0x1234]);
+    // Time has gone on from where it stood.
+    assert!(new.clock.now() >= time && new.clock.now() - time < 60_000_000_000);
+    assert!(guest_tsc(&mut new) >= tsc);
+    assert_eq!(CpuState { tsc_offset: 0, ..restored }, CpuState { tsc_offset: 0, ..saved });
+    // RIP is after the OUT; the loop there ends when asked.
+    let stop = new.stop.clone();
+    let stopper = thread::spawn(move || stop.stop(StopReason::Quit));
+    assert!(matches!(new.run(&new_config), StopReason::Quit));
+    stopper.join().unwrap();
+    assert_eq!(new.processors[0].dispatcher.cpu().rip, 0x10_0000 + 32 + 12);
+}
+
+#[test]
+fn what_cannot_be_built_says_why() {
+    let (mut config, _peer) = config(EXIT_5);
+    config.memory = 0;
+    let refused = |config: &Config| Machine::build(config).err().unwrap();
+    assert!(matches!(refused(&config), BuildError::Size(SizeError::TooSmall(0))));
+    config.memory = 1 << 39;
+    assert!(matches!(refused(&config), BuildError::HostMemory { .. }));
+    config.memory = 4 << 20;
+    config.modules = vec![Source::File("/nonexistent".into())];
+    assert!(matches!(refused(&config), BuildError::Read { .. }));
+    config.modules = vec![Source::Bytes(vec![0; 4 << 20].into())];
+    assert!(matches!(refused(&config), BuildError::Load(LoadError::NoRoom { .. })));
+}
