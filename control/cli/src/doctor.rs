@@ -1,7 +1,6 @@
 //! `popf doctor`: what this host offers, which engine will run guests, and why.
 
 use std::fmt::Write as _;
-use std::fs;
 
 use host::cpu::{Feature, Need, TscSource};
 use host::kvm::KvmState;
@@ -11,6 +10,7 @@ use crate::args::DoctorArgs;
 use crate::error::CliError;
 use crate::exit::Failure;
 use crate::image::{print, print_json};
+use crate::limits;
 
 /// Everything `--json` prints.
 #[derive(Serialize)]
@@ -109,7 +109,7 @@ fn report() -> Report {
             available: host::system::available_memory(),
             group_limit: host::system::memory_limit().map(|(limit, _)| limit),
         },
-        limits: Limits { address_space: address_space(), max_map_count: max_map_count() },
+        limits: Limits { address_space: limits::address_space(), max_map_count: limits::max_map_count() },
         kvm,
         engine,
     }
@@ -155,17 +155,6 @@ fn engine(required: &Features, kvm: &Kvm) -> Engine {
             why: CliError::new(Failure::Host, "the translator cannot be set up").because(error).message(),
         },
     }
-}
-
-/// From the table of proc(5): name, soft limit, hard limit, unit.
-fn address_space() -> Option<u64> {
-    let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let row = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
-    row.split_whitespace().next()?.parse().ok()
-}
-
-fn max_map_count() -> Option<u64> {
-    fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()
 }
 
 fn text(report: &Report) -> String {

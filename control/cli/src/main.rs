@@ -5,6 +5,7 @@ mod doctor;
 mod error;
 mod exit;
 mod image;
+mod limits;
 mod log;
 mod run;
 mod size;

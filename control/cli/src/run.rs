@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use board::engine::EngineChoice;
+use board::load::LoadError;
 use board::machine::{BuildError, Config, Control, End, Source};
 use board::map::MemoryMap;
 use board::serial::SerialLine;
@@ -17,7 +18,7 @@ use crate::args::{EngineArg, RunArgs, SerialArg};
 use crate::error::CliError;
 use crate::exit::{Failure, signal_status};
 use crate::size::Size;
-use crate::{image, stats};
+use crate::{image, limits, stats};
 
 /// SIGPIPE: nobody reads.
 const SIGPIPE: i32 = 13;
@@ -94,8 +95,23 @@ fn check_memory(size: Size) -> Result<(), CliError> {
             .hint("try --memory 512M")
     };
     MemoryMap::new(size.0).map_err(refuse)?;
-    match host::system::total_memory() {
-        Some(total) if size.0 > total => Err(too_much(size.0, total)),
+    if let Some(total) = host::system::total_memory()
+        && size.0 > total
+    {
+        return Err(too_much(size.0, total));
+    }
+    let needed = limits::needed_address_space(size.0);
+    match limits::address_space() {
+        // Found out half-way it would be an allocation that fails anywhere.
+        Some(limit) if limit < needed => Err(CliError::new(
+            Failure::Host,
+            format!(
+                "this process may use {} MiB of address space, a guest with --memory {size} needs {} MiB",
+                limit >> 20,
+                needed >> 20
+            ),
+        )
+        .hint("raise the limit (ulimit -v) or give the guest less with --memory")),
         _ => Ok(()),
     }
 }

@@ -98,6 +98,17 @@ fn memory_sizes() {
 }
 
 #[test]
+fn limits_of_the_host() {
+    let files = Files::new();
+    let kernel = files.write("kernel", &multiboot(&[]));
+    let limited = format!("ulimit -v 600000; exec \"$0\" run --kernel {kernel}");
+    let mut shell = std::process::Command::new("sh");
+    let (code, _, stderr) = run(shell.args(["-c", &limited, env!("CARGO_BIN_EXE_popf")]));
+    assert_eq!(code, 71, "{stderr}");
+    assert!(stderr.contains("address space") && stderr.contains("ulimit"), "{stderr}");
+}
+
+#[test]
 fn wrong_usage() {
     refused(&["run"], 2, &["Usage"]);
     refused(&["run", "--", "ls"], 125, &["Usage"]);
