@@ -11,4 +11,4 @@ mod state;
 pub use engine::{Delivery, Engine, EngineError, Entry, Event, Exit, Insn, Invalidation, Kick, Mmio};
 pub use environment::{Environment, Signal};
 pub use persist::{ActivityV1, CpuStateV1, MsrsV1, SegmentV1, ShadowV1, TableRegisterV1};
-pub use state::{Activity, CpuState, FpuState, Msrs, Shadow};
+pub use state::{Activity, CpuState, FpuState, Msrs, Shadow, Width};

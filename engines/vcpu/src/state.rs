@@ -88,6 +88,15 @@ pub enum Activity {
     Shutdown,
 }
 
+/// Width of the code segment that a system-call instruction loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 32 bits.
+    Protected,
+    /// 64 bits.
+    Long,
+}
+
 /// The one-instruction interrupt shadow (SDM vol. 3 ch. 6.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shadow {
@@ -195,6 +204,30 @@ impl CpuState {
             Mode::Virtual8086 => 3,
             _ => self.segment(SegmentRegister::Ss).dpl(),
         }
+    }
+
+    /// Loads CS and SS with the fixed flat segments of the system-call instructions; no descriptor is read.
+    pub fn load_flat_segments(&mut self, cs: u16, ss: u16, width: Width, ring: u8) {
+        const CODE: u16 = Segment::PRESENT
+            | Segment::CODE_OR_DATA
+            | Segment::EXECUTABLE
+            | Segment::READABLE_OR_WRITABLE
+            | Segment::ACCESSED
+            | Segment::GRANULARITY;
+        const DATA: u16 = CODE & !Segment::EXECUTABLE | Segment::BIG;
+        let ring = u16::from(ring & 3);
+        let code = match width {
+            Width::Protected => CODE | Segment::BIG,
+            Width::Long => CODE | Segment::LONG,
+        };
+        let flat = |selector: u16, attributes: u16| Segment {
+            base: 0,
+            limit: u32::MAX,
+            selector: selector | ring,
+            attributes: attributes | ring << 5,
+        };
+        *self.segment_mut(SegmentRegister::Cs) = flat(cs, code);
+        *self.segment_mut(SegmentRegister::Ss) = flat(ss, DATA);
     }
 
     /// One segment register.

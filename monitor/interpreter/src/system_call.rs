@@ -3,30 +3,14 @@
 //! SYSCALL in 64-bit mode only.
 
 use iced_x86::Instruction;
-use vcpu::Environment;
+use vcpu::{Environment, Width};
 use x86::register::gpr;
-use x86::{Cr0, Efer, Exception, Mode, Rflags, Segment, SegmentRegister};
+use x86::{Cr0, Efer, Exception, Mode, Rflags};
 
 use crate::segment_check::{canonical, long_mode};
 use crate::{Context, Routed};
 
-/// Flat 64-bit code, execute and read, accessed, at ring 0.
-const CODE_64: u16 = 0xa09b;
-/// The same, 32 bits.
-const CODE_32: u16 = 0xc09b;
-/// Flat writable data at ring 0.
-const DATA: u16 = 0xc093;
-/// DPL 3 in attributes.
-const RING_3: u16 = 3 << 5;
-
 impl<E: Environment + ?Sized> Context<'_, E> {
-    /// Loads CS and SS with fixed flat segments; no descriptor is read.
-    fn flat(&mut self, cs: u16, code: u16, ss: u16, data: u16) {
-        let flat = |selector, attributes| Segment { base: 0, limit: u32::MAX, selector, attributes };
-        *self.cpu.segment_mut(SegmentRegister::Cs) = flat(cs, code);
-        *self.cpu.segment_mut(SegmentRegister::Ss) = flat(ss, data);
-    }
-
     pub(crate) fn syscall(&mut self, insn: &Instruction) -> Routed {
         let mode = self.mode();
         let enabled = self.cpu.efer.contains(Efer::SCE) && self.cpu.cr0.contains(Cr0::PE);
@@ -42,11 +26,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             self.cpu.gpr[gpr::R11] = (self.cpu.rflags - Rflags::RF).bits();
             let masked = Rflags::from_bits_truncate(self.cpu.msrs.sfmask) | Rflags::RF;
             self.cpu.rflags = (self.cpu.rflags - masked) | Rflags::FIXED;
-            self.flat(cs, CODE_64, cs.wrapping_add(8), DATA);
+            self.cpu.load_flat_segments(cs, cs.wrapping_add(8), Width::Long, 0);
             if mode == Mode::Long64 { self.cpu.msrs.lstar } else { self.cpu.msrs.cstar }
         } else {
             self.cpu.rflags.remove(Rflags::VM | Rflags::IF | Rflags::RF);
-            self.flat(cs, CODE_32, cs.wrapping_add(8), DATA);
+            self.cpu.load_flat_segments(cs, cs.wrapping_add(8), Width::Protected, 0);
             star & 0xffff_ffff
         };
         // A step is reported only if the flags it enters with still ask for one.
@@ -70,15 +54,18 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             return Err(Exception::gp(0));
         }
         let base = (self.cpu.msrs.star >> 48) as u16;
-        let (cs, code, rip) =
-            if to_long { (base.wrapping_add(16), CODE_64, rcx) } else { (base, CODE_32, rcx & 0xffff_ffff) };
+        let (cs, width, rip) = if to_long {
+            (base.wrapping_add(16), Width::Long, rcx)
+        } else {
+            (base, Width::Protected, rcx & 0xffff_ffff)
+        };
         if long_mode(self.cpu) {
             let image = Rflags::from_bits_truncate(self.cpu.gpr[gpr::R11]);
             self.cpu.rflags = (image - Rflags::RF - Rflags::VM) | Rflags::FIXED;
         } else {
             self.cpu.rflags.insert(Rflags::IF);
         }
-        self.flat(cs | 3, code | RING_3, base.wrapping_add(8) | 3, DATA | RING_3);
+        self.cpu.load_flat_segments(cs, base.wrapping_add(8), width, 3);
         self.go(rip)
     }
 
@@ -91,11 +78,14 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if self.mode() == Mode::Real || selector == 0 {
             return Err(Exception::gp(0));
         }
-        let (code, esp, eip) = (CODE_32, self.cpu.msrs.sysenter_esp, self.cpu.msrs.sysenter_eip);
-        let (code, rsp, rip) =
-            if long { (CODE_64, esp, eip) } else { (code, esp & 0xffff_ffff, eip & 0xffff_ffff) };
+        let (esp, eip) = (self.cpu.msrs.sysenter_esp, self.cpu.msrs.sysenter_eip);
+        let (width, rsp, rip) = if long {
+            (Width::Long, esp, eip)
+        } else {
+            (Width::Protected, esp & 0xffff_ffff, eip & 0xffff_ffff)
+        };
         self.cpu.rflags.remove(Rflags::VM | Rflags::IF | Rflags::RF);
-        self.flat(selector, code, selector.wrapping_add(8), DATA);
+        self.cpu.load_flat_segments(selector, selector.wrapping_add(8), width, 0);
         self.cpu.gpr[gpr::RSP] = rsp;
         self.go(rip)
     }
@@ -115,13 +105,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             if !canonical(rip) || !canonical(rsp) {
                 return Err(Exception::gp(0));
             }
-            let cs = base.wrapping_add(32) | 3;
-            self.flat(cs, CODE_64 | RING_3, base.wrapping_add(40) | 3, DATA | RING_3);
+            let cs = base.wrapping_add(32);
+            self.cpu.load_flat_segments(cs, base.wrapping_add(40), Width::Long, 3);
             self.cpu.gpr[gpr::RSP] = rsp;
             return self.go(rip);
         }
-        let cs = base.wrapping_add(16) | 3;
-        self.flat(cs, CODE_32 | RING_3, base.wrapping_add(24) | 3, DATA | RING_3);
+        let cs = base.wrapping_add(16);
+        self.cpu.load_flat_segments(cs, base.wrapping_add(24), Width::Protected, 3);
         self.cpu.gpr[gpr::RSP] = rsp & 0xffff_ffff;
         self.go(rip & 0xffff_ffff)
     }
