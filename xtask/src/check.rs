@@ -83,10 +83,10 @@ fn summary(results: &[(String, Outcome, Duration)], total: Duration) -> String {
 /// One step; `Err` says what failed.
 fn perform(step: Step) -> Result<Outcome, String> {
     match step {
-        Step::Fmt => {
-            execute(cargo().args(["fmt", "--all", "--check"]))?;
-            execute(cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))?;
-        }
+        Step::Fmt => all(&mut [
+            cargo().args(["fmt", "--all", "--check"]),
+            cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]),
+        ])?,
         Step::Deps => deps::run()?,
         Step::Clippy => {
             execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
@@ -95,8 +95,10 @@ fn perform(step: Step) -> Result<Outcome, String> {
             // A process per test where there is nextest: signal handlers and terminals are the process's own.
             let runner: &[&str] =
                 if available("nextest") { &["nextest", "run"] } else { &["test", "--tests"] };
-            execute(cargo().args(runner).arg("--workspace").arg("--no-fail-fast"))?;
-            execute(cargo().args(["test", "--workspace", "--doc"]))?;
+            all(&mut [
+                cargo().args(runner).arg("--workspace").arg("--no-fail-fast"),
+                cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]),
+            ])?;
         }
         Step::Docs => {
             let mut docs = cargo();
@@ -120,9 +122,9 @@ fn fuzz() -> Result<Outcome, String> {
     if targets.peek().is_none() {
         return Err("cargo fuzz lists no targets".into());
     }
-    // All run even if one finds something.
-    let failed: Vec<_> = targets.filter_map(|target| execute(&mut fuzz_run(target)).err()).collect();
-    if failed.is_empty() { Ok(Outcome::Passed) } else { Err(failed.join("; ")) }
+    let mut runs: Vec<_> = targets.map(fuzz_run).collect();
+    all(&mut runs.iter_mut().collect::<Vec<_>>())?;
+    Ok(Outcome::Passed)
 }
 
 fn fuzz_run(target: &str) -> Command {
@@ -151,6 +153,12 @@ fn available(subcommand: &str) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// Runs all of them, even if one fails.
+fn all(commands: &mut [&mut Command]) -> Result<(), String> {
+    let failed: Vec<_> = commands.iter_mut().filter_map(|command| execute(command).err()).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
 /// Shows a command and runs it.
@@ -193,6 +201,9 @@ mod tests {
     fn a_command_that_fails_is_told() {
         assert!(execute(&mut Command::new("true")).is_ok());
         assert!(execute(&mut Command::new("false")).unwrap_err().contains("exit status: 1"));
+        let error =
+            all(&mut [&mut Command::new("false"), &mut Command::new("true"), &mut Command::new("false")]);
+        assert_eq!(error.unwrap_err().matches("exit status: 1").count(), 2);
         assert!(execute(&mut Command::new("/nowhere/at/all")).unwrap_err().contains("cannot be started"));
     }
 }
