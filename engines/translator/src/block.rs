@@ -43,6 +43,8 @@ pub struct LinkState {
     pub stub: u64,
     /// Guest rip it leads to.
     pub target: u64,
+    /// The mode it leads to.
+    pub mode: ModeWord,
     /// Whether it must enter at the kick check.
     pub backward: bool,
 }

@@ -55,6 +55,15 @@ pub struct GuestXsave {
     pub size: u32,
 }
 
+/// Where SYSCALL leads from 64-bit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyscallTarget {
+    /// LSTAR.
+    pub rip: u64,
+    /// SFMASK: flags it clears.
+    pub mask: u64,
+}
+
 /// See the module's documentation.
 pub struct Cache {
     /// The memory it all lies in.
@@ -65,6 +74,8 @@ pub struct Cache {
     pub sites: Sites,
     /// What the guest may use of XSAVE now.
     pub xsave: GuestXsave,
+    /// Where SYSCALL leads, if it is enabled.
+    pub syscall: Option<SyscallTarget>,
     miss: u64,
     emitter: Emitter,
     encoder: Encoder,
@@ -102,6 +113,7 @@ impl Cache {
             crossings,
             sites: Sites::default(),
             xsave: GuestXsave { xcr0: 1, size: 576 },
+            syscall: None,
             miss,
             emitter,
             encoder: Encoder::new(64),
@@ -239,6 +251,7 @@ impl Cache {
             live_in,
             xcr0: self.xsave.xcr0,
             xsave_size: self.xsave.size,
+            syscall: self.syscall,
             miss: self.miss,
             bounce: None,
         };
@@ -252,6 +265,7 @@ impl Cache {
             at: entry + u64::from(link.at),
             stub: entry + u64::from(link.stub),
             target: link.target,
+            mode: link.mode,
             backward: link.backward,
         });
         let block = Block {
@@ -292,7 +306,7 @@ impl Cache {
         let fits = source.valid
             && target.valid
             && !target.straddles
-            && source.key.mode == target.key.mode
+            && link.mode == target.key.mode
             && target.key.rip == link.target;
         if !fits {
             return;
@@ -396,6 +410,7 @@ impl Cache {
             live_in: flags::ALL,
             xcr0: self.xsave.xcr0,
             xsave_size: self.xsave.size,
+            syscall: None,
             miss: self.miss,
             bounce: Some(buffer),
         };

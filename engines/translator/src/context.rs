@@ -88,6 +88,16 @@ pub struct Context {
     pub direction_flag: u64,
     /// Not zero when STI is to leave guest code, because an interrupt waits.
     pub window: u64,
+    /// The mode word, kept by code that changes it.
+    pub mode: u64,
+    /// Not zero when CS and SS are those of SYSCALL (1) or SYSRET (2) and `CpuState` does not know yet.
+    pub ring_change: u64,
+    /// Segment selectors.
+    pub selector: [u64; 6],
+    /// What SWAPGS exchanges with the base of GS.
+    pub kernel_gs_base: u64,
+    /// What RDTSCP returns in ecx.
+    pub tsc_aux: u64,
     /// Segment bases.
     pub base: [u64; 6],
     /// For segments that are not flat: the number of readable bytes, 0 where only the slow path may decide.
@@ -104,6 +114,8 @@ pub struct Context {
     pub exit_value: u64,
     /// A value on its way between two accesses of one instruction.
     pub carried: u64,
+    /// Another.
+    pub carried_more: u64,
     /// The XSAVE area of the vCPU.
     pub fpu: u64,
     /// The host's stack pointer while the guest runs.
@@ -132,6 +144,11 @@ pub enum ContextField {
     DirectionFlag,
     Kick,
     Window,
+    Mode,
+    RingChange,
+    Selector(u8),
+    KernelGsBase,
+    TscAux,
     Base(u8),
     Readable(u8),
     Writable(u8),
@@ -140,6 +157,7 @@ pub enum ContextField {
     ExitIndex,
     ExitValue,
     Carried,
+    CarriedMore,
     Fpu,
     HostRsp,
     HostMxcsr,
@@ -158,6 +176,11 @@ impl ContextField {
             Self::InterruptFlag => offset_of!(Context, interrupt_flag),
             Self::Kick => KICK_OFFSET,
             Self::Window => offset_of!(Context, window),
+            Self::Mode => offset_of!(Context, mode),
+            Self::RingChange => offset_of!(Context, ring_change),
+            Self::Selector(i) => array(offset_of!(Context, selector), i),
+            Self::KernelGsBase => offset_of!(Context, kernel_gs_base),
+            Self::TscAux => offset_of!(Context, tsc_aux),
             Self::Base(i) => array(offset_of!(Context, base), i),
             Self::Readable(i) => array(offset_of!(Context, readable), i),
             Self::Writable(i) => array(offset_of!(Context, writable), i),
@@ -166,6 +189,7 @@ impl ContextField {
             Self::ExitIndex => offset_of!(Context, exit_index),
             Self::ExitValue => offset_of!(Context, exit_value),
             Self::Carried => offset_of!(Context, carried),
+            Self::CarriedMore => offset_of!(Context, carried_more),
             Self::Fpu => offset_of!(Context, fpu),
             Self::HostRsp => offset_of!(Context, host_rsp),
             Self::HostMxcsr => offset_of!(Context, host_mxcsr),

@@ -90,7 +90,8 @@ pub fn decode(
 /// Whether nothing may follow in a block: control moves, or the engine is left.
 fn ends_block(instruction: &Instruction, routine: Option<Routine>, mode: ModeWord) -> bool {
     if let Some(routine) = routine {
-        return !lower::inlines(routine, mode);
+        return !lower::inlines(instruction, routine, mode)
+            || instruction.flow_control() != FlowControl::Next;
     }
     instruction.flow_control() != FlowControl::Next
 }
@@ -107,13 +108,23 @@ pub fn mark_live_flags(list: &mut [GuestInsn], mode: ModeWord, mut live: u8) {
 fn live_before(insn: &GuestInsn, mode: ModeWord, after: u8) -> u8 {
     if let Some(routine) = insn.routine {
         // A routine of the monitor sees, saves or replaces all of them.
-        return if lower::keeps_flags(routine, mode) { after } else { flags::ALL };
+        return if lower::keeps_flags(&insn.instruction, routine, mode) { after } else { flags::ALL };
     }
     let instruction = &insn.instruction;
-    let written = flags::of(instruction.rflags_modified());
-    let read = flags::of(instruction.rflags_read());
-    let certain = if writes_conditionally(instruction) { 0 } else { written };
-    after & !certain | read
+    after & !certainly_written(instruction) | flags::of(instruction.rflags_read())
+}
+
+/// Flags that do not survive the instruction, whatever they were.
+fn certainly_written(i: &Instruction) -> u8 {
+    use Mnemonic as M;
+    match i.mnemonic() {
+        _ if writes_conditionally(i) => 0,
+        // What the manuals call undefined after these, processors leave as it was.
+        M::Bt | M::Bts | M::Btr | M::Btc | M::Div | M::Idiv => {
+            flags::of(i.rflags_modified() & !i.rflags_undefined())
+        }
+        _ => flags::of(i.rflags_modified()),
+    }
 }
 
 /// Shifts by a count that may be zero, and repeated compares that may not run at all, leave the flags alone.
@@ -152,9 +163,7 @@ pub fn peek_live(bytes: &[u8], rip: u64, mode: ModeWord) -> (u8, u16) {
             return (live, decoder.position() as u16);
         }
         live |= unknown & flags::of(instruction.rflags_read());
-        if !writes_conditionally(&instruction) {
-            unknown &= !flags::of(instruction.rflags_modified());
-        }
+        unknown &= !certainly_written(&instruction);
     }
     (live | unknown, decoder.position() as u16)
 }

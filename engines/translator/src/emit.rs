@@ -299,6 +299,19 @@ impl Emitter {
         self.rip_relative(field, 0);
     }
 
+    /// `mov reg16, [context field]`, leaving the rest of the register alone.
+    pub fn op_ctx16(&mut self, reg: Reg, field: ContextField) {
+        self.bytes(&[0x66]);
+        self.op_ctx(Op::Load, false, reg, field);
+    }
+
+    /// `test reg, imm32`, 32 bits.
+    pub fn test32(&mut self, reg: Reg, value: u32) {
+        self.rex(false, 0, 0, reg.0);
+        self.bytes(&[0xf7, 0xc0 | reg.0 & 7]);
+        self.bytes(&value.to_le_bytes());
+    }
+
     /// `lea reg, [context field]`.
     pub fn lea_ctx(&mut self, reg: Reg, field: ContextField) {
         self.op_ctx(Op::Lea, true, reg, field);

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
-use vcpu::{CpuState, Delivery, Engine, EngineError, Entry, Exit, Insn, Invalidation, Kick, Shadow};
+use vcpu::{CpuState, Delivery, Engine, EngineError, Entry, Exit, Insn, Invalidation, Kick, Shadow, Width};
 use x86::paging::PagingContext;
-use x86::{Exception, Rflags, Segment, Vector};
+use x86::register::gpr;
+use x86::{Efer, Exception, Rflags, Segment, SegmentRegister, Vector};
 
 use crate::block::{BlockId, EXIT_BOUNCED, EXIT_FAULT, EXIT_MISS, Key, Range, Site, SiteKind};
-use crate::cache::{Cache, GuestXsave, NoBlock, Source};
+use crate::cache::{Cache, GuestXsave, NoBlock, Source, SyscallTarget};
 use crate::fault::{self, Running, Signal};
 use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
-use crate::mode::ModeWord;
+use crate::lower;
+use crate::mode::{ModeWord, VIEW_KERNEL_AC, VIEW_USER};
 use crate::region::{KickWord, Region};
 use crate::slow::{Bounce, Progress, Slow};
 use crate::status;
@@ -150,27 +152,41 @@ impl Translator {
         self.paging = paging_of(cpu, self.options.physical_bits);
         let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
         let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
-        if xsave != self.cache.xsave || base != self.code_base {
+        let syscall = cpu
+            .efer
+            .contains(Efer::SCE | Efer::LMA)
+            .then_some(SyscallTarget { rip: cpu.msrs.lstar, mask: cpu.msrs.sfmask });
+        let built_in = xsave != self.cache.xsave || syscall != self.cache.syscall;
+        if built_in || base != self.code_base {
             // Built into code, or into what the tables mean; both change next to never.
-            if xsave != self.cache.xsave {
+            if built_in {
                 self.cache.clear(&self.guest);
             }
             self.cache.xsave = xsave;
+            self.cache.syscall = syscall;
             self.cache.forget_mappings();
             self.code_base = base;
         }
         let mode = self.mode;
         self.cache.prepare_view(mode);
+        for sibling in mode.siblings() {
+            self.cache.prepare_view(sibling);
+        }
         let context = self.cache.region.context();
         context.gpr = cpu.gpr;
         context.flags = status::to_ax(cpu.rflags);
         context.interrupt_flag = u64::from(cpu.rflags.contains(Rflags::IF)) << 1;
         context.direction_flag = u64::from(cpu.rflags.contains(Rflags::DF)) << 2;
         context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF - Rflags::DF).bits();
+        context.mode = u64::from(mode.word());
+        context.ring_change = 0;
+        context.kernel_gs_base = cpu.msrs.kernel_gs_base;
+        context.tsc_aux = cpu.msrs.tsc_aux;
         context.tsc_offset = cpu.tsc_offset;
         context.fpu = cpu.fpu.area.as_mut_ptr() as u64;
         for (n, segment) in cpu.segments.iter().enumerate() {
             context.base[n] = segment.base;
+            context.selector[n] = u64::from(segment.selector);
             (context.readable[n], context.writable[n]) = limits(segment, mode);
         }
     }
@@ -180,6 +196,33 @@ impl Translator {
         cpu.gpr = self.cache.region.context().gpr;
         cpu.rip = rip;
         cpu.rflags = self.rflags();
+        let context = self.cache.region.context();
+        cpu.msrs.kernel_gs_base = context.kernel_gs_base;
+        cpu.segment_mut(SegmentRegister::Gs).base = context.base[SegmentRegister::Gs as usize];
+        let star = cpu.msrs.star;
+        match context.ring_change as u32 {
+            lower::ENTERED => {
+                let cs = (star >> 32) as u16 & !3;
+                cpu.load_flat_segments(cs, cs.wrapping_add(8), Width::Long, 0);
+            }
+            lower::RETURNED => {
+                let base = (star >> 48) as u16;
+                cpu.load_flat_segments(base.wrapping_add(16), base.wrapping_add(8), Width::Long, 3);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes note of a change of mode inside generated code.
+    fn follow_mode(&mut self) {
+        self.mode = ModeWord::from_word(self.cache.region.context().mode);
+        self.user = self.mode.view() == VIEW_USER;
+        self.paging.ac = self.mode.view() == VIEW_KERNEL_AC;
+    }
+
+    fn set_mode(&mut self, mode: ModeWord) {
+        self.mode = mode;
+        self.cache.region.context().mode = u64::from(mode.word());
     }
 
     /// RFLAGS, put together from where its parts are kept.
@@ -262,6 +305,7 @@ impl Translator {
 
     /// Makes sense of an exit.
     fn leave(&mut self, cpu: &mut CpuState, index: u32, rip: &mut u64) -> Next {
+        self.follow_mode();
         match index {
             EXIT_MISS => {
                 self.counters.missed_jumps += 1;
@@ -307,7 +351,7 @@ impl Translator {
             SiteKind::Kick => Next::Again(at),
             SiteKind::Window => {
                 cpu.shadow = Shadow::Sti;
-                self.mode = self.mode.with_step();
+                self.set_mode(self.mode.with_step());
                 *rip = at;
                 // The instruction in the shadow runs alone; `stepped` ends it.
                 match self.block_for(cpu, at) {
@@ -416,7 +460,13 @@ impl Translator {
         }
         let code = self.fetch_instruction(cpu, at).unwrap_or_default();
         let insn = self.cache.decode_one(&code, at, self.mode);
-        match insn.and_then(|insn| signal.exception(&insn.instruction, cpu)) {
+        if insn.is_some_and(|insn| crate::lower::masks_components(&insn.instruction)) {
+            // It ran with edx:eax limited to what the guest has enabled.
+            let context = self.cache.region.context();
+            (context.gpr[gpr::RAX], context.gpr[gpr::RDX]) = (context.carried, context.carried_more);
+            context.flags = context.jump_flags;
+        }
+        match signal.exception(cpu) {
             Some(exception) => Next::Exit(Exit::Exception(exception)),
             None => Next::Exit(unsupported(at, format!("a host fault (vector {})", signal.vector))),
         }
@@ -434,7 +484,7 @@ impl Translator {
             let single_step = Exception { detail: 1 << 14, ..Exception::new(Vector::Debug) };
             return Some(Exit::Exception(single_step));
         }
-        self.mode = self.mode.without_step();
+        self.set_mode(self.mode.without_step());
         self.cache.region.kick().store(1, Ordering::Relaxed);
         None
     }

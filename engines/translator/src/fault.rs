@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 
 use host::HostError;
 use host::fault::{AltStack, FaultContext, FaultSignal};
-use iced_x86::Instruction;
 use vcpu::CpuState;
 use x86::{Exception, Vector};
 
@@ -92,13 +91,12 @@ impl Signal {
     }
 
     /// What it is to the guest; `None` if it should not have been possible.
-    pub fn exception(&self, instruction: &Instruction, cpu: &CpuState) -> Option<Exception> {
+    pub fn exception(&self, cpu: &CpuState) -> Option<Exception> {
         match self.vector {
             0 => Some(Exception::new(Vector::DivideError)),
             6 => Some(Exception::UD),
-            13 if instruction.memory_segment() == iced_x86::Register::SS && !cpu.mode().is_real_style() => {
-                Some(Exception::ss(0))
-            }
+            // Segments and canonical addresses have been seen to: what is left is alignment, and a control word
+            // with reserved bits.
             13 => Some(Exception::gp(0)),
             16 => Some(Exception::new(Vector::X87FloatingPoint)),
             17 => Some(Exception::with_code(Vector::AlignmentCheck, 0)),

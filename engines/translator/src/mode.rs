@@ -24,6 +24,8 @@ const NO_AVX512: u32 = 1 << 17;
 const EMULATE: u32 = 1 << 18;
 const FWAIT_TRAPS: u32 = 1 << 19;
 const TASK_SWITCHED: u32 = 1 << 20;
+const SMAP: u32 = 1 << 21;
+const TSD: u32 = 1 << 22;
 
 /// The view of ring 3.
 pub const VIEW_USER: View = 1;
@@ -45,8 +47,10 @@ impl ModeWord {
         word |= (view as u32) << VIEW_SHIFT;
         let mut set = |bit, on: bool| word |= if on { bit } else { 0 };
         set(RING0, cpl == 0);
-        set(STACK_BIG, cpu.segment(SegmentRegister::Ss).has(Segment::BIG));
+        set(SMAP, cpu.cr4.contains(Cr4::SMAP));
+        set(TSD, cpu.cr4.contains(Cr4::TSD));
         if mode != Mode::Long64 {
+            set(STACK_BIG, cpu.segment(SegmentRegister::Ss).has(Segment::BIG));
             for (i, segment) in cpu.segments.iter().enumerate() {
                 set(1 << (FLAT_SHIFT + i as u32), is_flat(segment, i));
             }
@@ -62,6 +66,49 @@ impl ModeWord {
         set(NO_AVX, !avx || task_switched);
         set(NO_AVX512, !avx || task_switched || !cpu.xcr0.contains(Xcr0::AVX512));
         Self(word)
+    }
+
+    /// From [`Self::word`].
+    pub fn from_word(word: u64) -> Self {
+        Self(word as u32)
+    }
+
+    /// As generated code stores it.
+    pub fn word(self) -> u32 {
+        self.0
+    }
+
+    fn with_view(self, view: View, ring0: bool) -> Self {
+        let rest = self.0 & !(3 << VIEW_SHIFT | RING0);
+        Self(rest | (view as u32) << VIEW_SHIFT | if ring0 { RING0 } else { 0 })
+    }
+
+    /// The mode after SYSCALL, with EFLAGS.AC clear.
+    pub fn in_kernel(self) -> Self {
+        self.with_view(0, true)
+    }
+
+    /// The mode after SYSRET to 64-bit code.
+    pub fn in_user(self) -> Self {
+        self.with_view(VIEW_USER, false)
+    }
+
+    /// The mode of ring 0 after STAC or CLAC.
+    pub fn with_access(self, lifted: bool) -> Self {
+        let view = if lifted && self.0 & SMAP != 0 { VIEW_KERNEL_AC } else { 0 };
+        self.with_view(view, true)
+    }
+
+    /// The modes that generated code changes between without the engine: their jump tables must be ready
+    /// together.
+    pub fn siblings(self) -> impl Iterator<Item = Self> {
+        let all = [self.in_kernel(), self.in_user(), self.with_view(VIEW_KERNEL_AC, true)];
+        all.into_iter().filter(move |_| self.is_long())
+    }
+
+    /// RDTSC traps.
+    pub fn traps_tsc(self) -> bool {
+        self.0 & TSD != 0 && !self.is_ring0()
     }
 
     /// The operating mode.
@@ -162,11 +209,6 @@ impl ModeWord {
     /// WAIT/FWAIT traps.
     pub fn fwait_traps(self) -> bool {
         self.0 & FWAIT_TRAPS != 0
-    }
-
-    /// What distinguishes modes that share one view: a jump table holds blocks of one such mode only.
-    pub fn bits_beside_view(self) -> u32 {
-        self.0
     }
 }
 

@@ -53,6 +53,12 @@ impl Region {
         unsafe { &mut *self.reservation.as_ptr().cast::<Context>() }
     }
 
+    /// The shared state, to read.
+    pub fn context_ref(&self) -> &Context {
+        // SAFETY: as for `context`; nobody writes while `self` is borrowed.
+        unsafe { &*self.reservation.as_ptr().cast::<Context>() }
+    }
+
     /// The raw address of the shared state, for the fault handler.
     pub fn context_ptr(&self) -> *mut Context {
         self.reservation.as_ptr().cast()

@@ -75,7 +75,7 @@ impl Lowering<'_> {
     pub(super) fn jump(&mut self, target: u64) {
         if self.is_linkable(target) {
             let jump = self.e.jmp();
-            self.link_stubs.push(LinkStub { jump, target });
+            self.link_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
         } else {
             self.jump_through_table(target);
         }
@@ -84,9 +84,9 @@ impl Lowering<'_> {
     /// Lets a jump that has been emitted go on at a known guest rip.
     fn jump_from(&mut self, jump: Fixup, target: u64) {
         if self.is_linkable(target) {
-            self.link_stubs.push(LinkStub { jump, target });
+            self.link_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
         } else {
-            self.far_stubs.push((jump, target));
+            self.far_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
         }
     }
 

@@ -11,15 +11,18 @@ mod special;
 mod stack;
 mod string;
 mod system;
+mod transition;
 
 use iced_x86::{Encoder, Instruction, Mnemonic, OpKind};
 
 pub use encode::widen;
-pub use special::fpu_exception;
+pub use special::{fpu_exception, masks_components};
 pub use system::{inlines, keeps_flags};
+pub use transition::{ENTERED, RETURNED};
 
 use crate::access::Operands;
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
+use crate::cache::SyscallTarget;
 use crate::context::ContextField as F;
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
@@ -48,6 +51,8 @@ pub struct Frame {
     pub xcr0: u64,
     /// Bytes of an XSAVE area with all of those.
     pub xsave_size: u32,
+    /// Where SYSCALL leads, if it is enabled.
+    pub syscall: Option<SyscallTarget>,
     /// Where an indirect jump goes that finds no block.
     pub miss: u64,
     /// For the slow path: the host address that stands for the memory operand's, unchecked.
@@ -63,6 +68,8 @@ pub struct Link {
     pub stub: u32,
     /// Guest rip it leads to.
     pub target: u64,
+    /// The mode it leads to.
+    pub mode: ModeWord,
     /// Whether it leads backwards, and so has to pass the kick check.
     pub backward: bool,
 }
@@ -94,6 +101,7 @@ struct SlowStub {
 struct LinkStub {
     jump: Fixup,
     target: u64,
+    mode: ModeWord,
 }
 
 pub(crate) struct Lowering<'a> {
@@ -104,7 +112,7 @@ pub(crate) struct Lowering<'a> {
     code: &'a [u8],
     slow: Vec<SlowStub>,
     link_stubs: Vec<LinkStub>,
-    far_stubs: Vec<(Fixup, u64)>,
+    far_stubs: Vec<LinkStub>,
     out: Lowered,
 }
 
@@ -287,9 +295,10 @@ impl Lowering<'_> {
         if self.frame.live_in != 0 {
             self.checked_entry_with_live_flags();
         }
-        for (fixup, target) in std::mem::take(&mut self.far_stubs) {
-            self.e.fix_here(fixup);
-            self.jump_through_table(target);
+        for stub in std::mem::take(&mut self.far_stubs) {
+            self.e.fix_here(stub.jump);
+            self.frame.mode = stub.mode;
+            self.jump_through_table(stub.target);
         }
         for stub in std::mem::take(&mut self.slow) {
             for fixup in stub.fixups.into_iter().flatten() {
@@ -305,6 +314,7 @@ impl Lowering<'_> {
                 at: stub.jump.at as u32,
                 stub: self.e.offset() as u32,
                 target: stub.target,
+                mode: stub.mode,
                 backward: stub.target <= self.frame.rip.wrapping_add(u64::from(next_offset)),
             });
             self.leave(SiteKind::Link(link as u16), 0);

@@ -39,14 +39,7 @@ impl Lowering<'_> {
             {
                 self.bit_test(insn)?;
             }
-            M::Xsave
-            | M::Xsave64
-            | M::Xsaveopt
-            | M::Xsaveopt64
-            | M::Xsavec
-            | M::Xsavec64
-            | M::Xrstor
-            | M::Xrstor64 => self.xsave(insn)?,
+            _ if masks_components(i) => self.xsave(insn)?,
             // Their address is in a register operand; rare enough to be done slowly.
             M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => self.masked_store(insn)?,
             M::Movdir64b | M::Enqcmd | M::Enqcmds | M::Clzero | M::Ptwrite => self.leave_invalid(insn),
@@ -173,8 +166,11 @@ impl Lowering<'_> {
         if live {
             self.flags_to_context();
         }
+        // In registers for afterwards, in the context for a fault.
         self.e.mov(Reg::R10, Reg::RAX);
         self.e.mov(Reg::R11, Reg::RDX);
+        self.e.op_ctx(Op::Store, true, Reg::RAX, F::Carried);
+        self.e.op_ctx(Op::Store, true, Reg::RDX, F::CarriedMore);
         self.e.group1(4, false, Reg::RAX, self.frame.xcr0 as u32 as i32);
         self.e.group1(4, false, Reg::RDX, (self.frame.xcr0 >> 32) as i32);
         self.execute_at(&form, SCRATCH)?;
@@ -210,6 +206,22 @@ impl Lowering<'_> {
         self.e.flags_from_ax();
         self.e.mov(Reg::RAX, Reg::R11);
     }
+}
+
+/// Whether this runs with edx:eax changed: see [`Lowering::xsave`].
+pub fn masks_components(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        i.mnemonic(),
+        M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xrstor
+            | M::Xrstor64
+    )
 }
 
 /// The exception that a floating-point or vector instruction raises in a mode that forbids it.

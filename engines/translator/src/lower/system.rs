@@ -1,6 +1,7 @@
 //! Sensitive instructions that are hot enough to be done inline. The interpreter's routine stays the
 //! definition; these are its special cases, chosen by the mode word so that nothing of it is tested at run time.
 
+use iced_x86::{Code, Instruction, OpKind};
 use x86::classify::Routine;
 
 use super::address::Saved;
@@ -10,7 +11,8 @@ use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Mem, Op, Reg};
 use crate::lower::stack::Width;
-use crate::mode::ModeWord;
+use crate::mode::{ModeWord, VIEW_USER};
+use crate::regs::{is_spilled, number};
 
 /// IF's place in `Context::interrupt_flag`.
 const IF_SET: u32 = 2;
@@ -19,7 +21,7 @@ const DF_SET: u32 = 4;
 
 /// Whether this routine's instruction may be done inside a block in this mode. Some of its forms may still
 /// leave.
-pub fn inlines(routine: Routine, mode: ModeWord) -> bool {
+pub fn inlines(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
     if mode.steps() {
         return false;
     }
@@ -29,19 +31,24 @@ pub fn inlines(routine: Routine, mode: ModeWord) -> bool {
         Routine::Cli | Routine::Sti => mode.is_ring0(),
         Routine::Pushf => mode.is_ring0() && mode.is_long(),
         Routine::Xsave | Routine::Xrstor => !mode.no_avx(),
+        Routine::Rdtsc | Routine::Rdtscp => !mode.traps_tsc(),
+        Routine::MovFromSegment => i.op0_kind() == OpKind::Register,
+        Routine::Stac | Routine::Clac | Routine::Swapgs => mode.is_ring0() && mode.is_long(),
+        Routine::Syscall => mode.is_long() && !mode.is_ring0() && mode.view() == VIEW_USER,
+        Routine::Sysret => mode.is_long() && mode.is_ring0() && i.code() == Code::Sysretq,
         _ => false,
     }
 }
 
 /// Whether it is done inside the block and neither reads nor writes a status flag.
-pub fn keeps_flags(routine: Routine, mode: ModeWord) -> bool {
-    inlines(routine, mode) && routine != Routine::Pushf
+pub fn keeps_flags(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
+    inlines(i, routine, mode) && !matches!(routine, Routine::Pushf | Routine::Syscall | Routine::Sysret)
 }
 
 impl Lowering<'_> {
     /// Lowers a routine's instruction inline; `false` if it has to leave.
     pub(super) fn inline_routine(&mut self, insn: &GuestInsn, routine: Routine) -> bool {
-        if !inlines(routine, self.frame.mode) {
+        if !inlines(&insn.instruction, routine, self.frame.mode) {
             return false;
         }
         match routine {
@@ -56,6 +63,24 @@ impl Lowering<'_> {
             }
             Routine::Pushf => self.pushf(insn).is_ok(),
             Routine::Xsave | Routine::Xrstor => self.special(insn).is_ok(),
+            Routine::Rdtsc | Routine::Rdtscp => {
+                self.read_tsc(insn, routine == Routine::Rdtscp);
+                true
+            }
+            Routine::MovFromSegment => self.move_from_segment(insn),
+            Routine::Stac | Routine::Clac => {
+                self.set_access(insn, routine == Routine::Stac);
+                true
+            }
+            Routine::Swapgs => {
+                self.swapgs();
+                true
+            }
+            Routine::Syscall => self.syscall(insn),
+            Routine::Sysret => {
+                self.sysret(insn);
+                true
+            }
             _ => false,
         }
     }
@@ -66,7 +91,7 @@ impl Lowering<'_> {
     }
 
     /// Sets a flag that stands apart, without touching another.
-    fn set_flag(&mut self, field: F, value: u32) {
+    pub(super) fn set_flag(&mut self, field: F, value: u32) {
         self.e.raw_ctx(&[0x48, 0xc7], 0, field, &value.to_le_bytes());
     }
 
@@ -82,6 +107,48 @@ impl Lowering<'_> {
         self.slow.push(SlowStub { fixups: [Some(waits), None], saved, kind: SiteKind::Window, offset: next });
     }
 
+    /// RDTSC and RDTSCP: the host's counter and the vCPU's offset.
+    fn read_tsc(&mut self, insn: &GuestInsn, with_aux: bool) {
+        let live = insn.live_before != 0;
+        if live {
+            self.flags_to_context();
+        }
+        if with_aux {
+            self.e.bytes(&[0x0f, 0x01, 0xf9]); // rdtscp
+            self.e.op_ctx(Op::Load, false, Reg::RCX, F::TscAux);
+        } else {
+            self.e.bytes(&[0x0f, 0x31]); // rdtsc
+        }
+        self.e.shift(4, true, Reg::RDX, 32);
+        self.e.op_reg(Op::Or, true, Reg::RAX, Reg::RDX);
+        self.e.op_ctx(Op::Add, true, Reg::RAX, F::TscOffset);
+        self.e.mov(Reg::RDX, Reg::RAX);
+        self.e.shift(5, true, Reg::RDX, 32);
+        self.e.mov32(Reg::RAX, Reg::RAX);
+        if live {
+            self.flags_from_context();
+        }
+    }
+
+    /// MOV from a segment register to a general one.
+    fn move_from_segment(&mut self, insn: &GuestInsn) -> bool {
+        let i = &insn.instruction;
+        let selector = F::Selector(i.op1_register().number() as u8);
+        let Some(to) = number(i.op0_register()) else { return false };
+        if i.op0_register().size() == 2 {
+            if is_spilled(to) {
+                self.e.op_ctx(Op::Load, true, to, F::Gpr(to.0));
+            }
+            self.e.op_ctx16(to, selector);
+        } else {
+            self.e.op_ctx(Op::Load, false, to, selector);
+        }
+        if is_spilled(to) {
+            self.e.op_ctx(Op::Store, true, to, F::Gpr(to.0));
+        }
+        true
+    }
+
     /// PUSHFQ in ring 0: the host's status flags, the rest from the context.
     fn pushf(&mut self, insn: &GuestInsn) -> Result<(), super::NoLowering> {
         let width = Width::of(&insn.instruction, self.frame.mode)?;
@@ -93,6 +160,16 @@ impl Lowering<'_> {
         self.e.mov(rax, Reg::RAX);
         self.e.flags_to_ax();
         self.e.op_ctx(Op::Store, true, Reg::RAX, F::JumpFlags);
+        self.image_of_flags(part);
+        self.e.op_mem(Op::Store, true, Reg::RAX, Mem::base(slot));
+        self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
+        self.restore_flags(Saved::Register(rax));
+        self.move_stack_pointer(width, -8);
+        Ok(())
+    }
+
+    /// From the status flags in ax form to the whole of RFLAGS in rax.
+    pub(super) fn image_of_flags(&mut self, part: Reg) {
         self.e.movzx8(part, Reg::RAX);
         self.e.bytes(&[0x0f, 0xb6, 0xc4]); // movzx eax, ah
         self.e.shift(4, false, part, 11);
@@ -102,10 +179,5 @@ impl Lowering<'_> {
         self.e.op_ctx(Op::Or, false, part, F::DirectionFlag);
         self.e.shift(4, false, part, 8);
         self.e.op_reg(Op::Or, false, Reg::RAX, part);
-        self.e.op_mem(Op::Store, true, Reg::RAX, Mem::base(slot));
-        self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
-        self.restore_flags(Saved::Register(rax));
-        self.move_stack_pointer(width, -8);
-        Ok(())
     }
 }

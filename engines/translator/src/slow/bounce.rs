@@ -12,6 +12,7 @@ use super::linear::{Access, Target};
 use crate::block::Range;
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
+use crate::lower::access_size;
 
 const PAGE: u64 = 4096;
 
@@ -24,6 +25,8 @@ pub struct Bounce {
     pages: [Option<Target>; 2],
     /// Offset of the operand from the first bounce page; negative in the leading guard.
     at: i64,
+    /// The fault of touching an operand that lies nowhere: outside of its segment, or not canonical.
+    refused: Option<Exception>,
     step: Step,
 }
 
@@ -58,16 +61,42 @@ impl Translator {
         let straddles = within as u64 + u64::from(access.size) > PAGE;
         let at = match (pages[0].is_some(), pages[1].is_some(), straddles) {
             (true, false, true) => within + PAGE as i64,
+            (false, false, true) => within % 64 - PAGE as i64,
             (false, _, _) => within - PAGE as i64,
             _ => within,
         };
-        let bounce = Bounce { insn, code, access, pages, at, step: Step::Reading(0) };
+        let bounce = Bounce { insn, code, access, pages, at, refused: None, step: Step::Reading(0) };
         self.fill_buffer(&bounce);
         if bounce.access.direction.reads() {
             self.read_devices(cpu, bounce, 0)
         } else {
             self.execute_bounce(cpu, bounce)
         }
+    }
+
+    /// The same for an operand that lies nowhere, which only an instruction survives whose mask leaves all of it
+    /// out.
+    pub(super) fn bounce_nowhere(
+        &mut self,
+        cpu: &CpuState,
+        insn: GuestInsn,
+        code: Vec<u8>,
+        refused: Exception,
+    ) -> Slow {
+        if !suppresses_faults(&insn) {
+            return Slow::Fault(refused);
+        }
+        let size = access_size(&insn.instruction);
+        let bounce = Bounce {
+            insn,
+            code,
+            access: super::access(0, size, insn.direction),
+            pages: [None; 2],
+            at: -(PAGE as i64),
+            refused: Some(refused),
+            step: Step::Reading(0),
+        };
+        self.execute_bounce(cpu, bounce)
     }
 
     /// Goes on with the device's answer.
@@ -116,7 +145,11 @@ impl Translator {
         let Some(entry) = self.cache.bounce(&bounce.insn, self.mode, &bounce.code, buffer) else {
             return Slow::Unsupported;
         };
+        let (gpr, flags) = (self.cache.region.context().gpr, self.cache.region.context().flags);
         if let Some(signal) = self.enter_bounce(entry) {
+            // What stood in for registers of the guest's.
+            let context = self.cache.region.context();
+            (context.gpr, context.flags) = (gpr, flags);
             return self.bounce_fault(cpu, &bounce, signal, buffer);
         }
         if bounce.access.direction.writes() {
@@ -137,13 +170,16 @@ impl Translator {
         let start = bounce.access.linear;
         let reach = buffer..buffer + u64::from(bounce.access.size);
         if signal.is_memory() && reach.contains(&signal.address) {
+            if let Some(fault) = bounce.refused {
+                return Slow::Fault(fault);
+            }
             let linear = start.wrapping_add(signal.address - buffer);
             return match self.page(linear, bounce.access.direction.writes()) {
                 Err(fault) => Slow::Fault(fault),
                 Ok(_) => Slow::Unsupported,
             };
         }
-        match signal.exception(&bounce.insn.instruction, cpu) {
+        match signal.exception(cpu) {
             Some(exception) => Slow::Fault(exception),
             None => Slow::Unsupported,
         }

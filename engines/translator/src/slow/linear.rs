@@ -66,6 +66,18 @@ impl Translator {
         }
     }
 
+    /// The segment register of the explicit memory operand. 64-bit mode knows prefixes for FS and GS only.
+    fn segment_of(&self, i: &Instruction) -> Register {
+        let segment = i.memory_segment();
+        if !self.mode.is_long() || matches!(segment, Register::FS | Register::GS) {
+            return segment;
+        }
+        match i.memory_base() {
+            Register::RSP | Register::RBP | Register::ESP | Register::EBP => Register::SS,
+            _ => Register::DS,
+        }
+    }
+
     /// The access of an explicit memory operand.
     pub(super) fn operand_access(&mut self, cpu: &CpuState, insn: &GuestInsn) -> Result<Access, Exception> {
         let i = &insn.instruction;
@@ -110,7 +122,7 @@ impl Translator {
             | M::Xrstor64 => size = self.cache.xsave.size,
             _ => {}
         }
-        let linear = self.linear(cpu, i.memory_segment(), offset, size, insn.direction.writes())?;
+        let linear = self.linear(cpu, self.segment_of(i), offset, size, insn.direction.writes())?;
         Ok(Access { linear, size, direction: insn.direction })
     }
 
@@ -129,7 +141,8 @@ impl Translator {
         let refused = if stack { Exception::ss(0) } else { Exception::gp(0) };
         let last = u64::from(size) - 1;
         if self.mode.is_long() {
-            let base = if number >= 4 { segment.base } else { 0 };
+            // Generated code changes these bases; the context has them as they are.
+            let base = if number >= 4 { self.cache.region.context_ref().base[number] } else { 0 };
             let linear = base.wrapping_add(offset);
             let whole = is_canonical(linear, false) && is_canonical(linear.wrapping_add(last), false);
             return if whole { Ok(linear) } else { Err(refused) };

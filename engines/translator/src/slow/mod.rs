@@ -79,7 +79,7 @@ impl Translator {
         }
         let access = match self.operand_access(cpu, &insn) {
             Ok(access) => access,
-            Err(fault) => return Slow::Fault(fault),
+            Err(fault) => return self.bounce_nowhere(cpu, insn, code, fault),
         };
         if !stack::always_slow(i) && self.passes(&[access], rip) {
             return Slow::Retry;

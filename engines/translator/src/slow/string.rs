@@ -93,7 +93,8 @@ impl Translator {
         };
         let to = self.string_access(cpu, form, gpr::RDI)?;
         let mut n = reach(rdi, to.linear).min(count);
-        let from = if form.kind == Kind::Move { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
+        let from =
+            if form.kind == Kind::Move { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
         if let Some(from) = from {
             n = n.min(reach(rsi, from.linear));
         }

@@ -48,8 +48,11 @@ impl Generator {
                     encode::of_bytes(random, bits)
                 } else {
                     let list = &self.lists[bits.trailing_zeros() as usize - 4];
-                    let code =
-                        if random.chance(50) { list[(number * 2 + program.len()) % list.len()] } else { random.pick(list) };
+                    let code = if random.chance(50) {
+                        list[(number * 2 + program.len()) % list.len()]
+                    } else {
+                        random.pick(list)
+                    };
                     encode::of_code(random, code, bits)
                 };
                 program.extend(piece);

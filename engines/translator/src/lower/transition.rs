@@ -1,0 +1,128 @@
+//! Changes of privilege inside generated code: SYSCALL, SYSRET, SWAPGS, and STAC and CLAC, which change what
+//! the kernel may touch. A translated system call is a jump.
+//!
+//! The context keeps the mode word, and says when CS and SS have changed; the engine brings `CpuState` up to
+//! date at the next exit.
+
+use x86::Rflags;
+
+use super::address::Saved;
+use super::{Lowering, SiteKind, SlowStub};
+use crate::context::ContextField as F;
+use crate::decode::GuestInsn;
+use crate::emit::{Cond, Op, Reg};
+use crate::mode::{ModeWord, VIEW_USER};
+use crate::trampoline::{emit_jump_hash, jump_slot};
+
+/// `Context::ring_change` after SYSCALL.
+pub const ENTERED: u32 = 1;
+/// `Context::ring_change` after SYSRET.
+pub const RETURNED: u32 = 2;
+
+/// No status flag in ax form; bit 1 of the flags reads as one.
+const NO_FLAGS: u32 = 2 << 8;
+/// What SYSRET takes from r11 and `Context::system_flags` holds.
+const SYSTEM: Rflags =
+    Rflags::IOPL.union(Rflags::NT).union(Rflags::AC).union(Rflags::VIF).union(Rflags::VIP).union(Rflags::ID);
+
+impl Lowering<'_> {
+    /// SYSCALL from 64-bit user code, if the kernel clears the flags that every kernel clears; else `false`.
+    pub(super) fn syscall(&mut self, insn: &GuestInsn) -> bool {
+        let Some(target) = self.frame.syscall else { return false };
+        let cleared = Rflags::STATUS | Rflags::IF | Rflags::DF | Rflags::TF | Rflags::AC;
+        let mask = Rflags::from_bits_truncate(target.mask);
+        if !mask.contains(cleared) {
+            return false;
+        }
+        self.e.mov(Reg::R11, Reg::RAX);
+        self.e.flags_to_ax();
+        self.image_of_flags(Reg::R10);
+        self.e.group1(4, false, Reg::RAX, !(Rflags::RF.bits() as i32));
+        self.e.op_ctx(Op::Store, true, Reg::RAX, F::Gpr(Reg::R11.0));
+        self.e.mov(Reg::RAX, Reg::R11);
+        self.e.mov_imm(Reg::RCX, insn.instruction.next_ip());
+        let kept = !(mask | Rflags::RF).bits() as u32 as i32;
+        self.e.op_ctx(Op::Load, false, Reg::R10, F::SystemFlags);
+        self.e.group1(4, false, Reg::R10, kept);
+        self.e.op_ctx(Op::Store, true, Reg::R10, F::SystemFlags);
+        self.set_flag(F::InterruptFlag, 0);
+        self.set_flag(F::DirectionFlag, 0);
+        self.set_flag(F::JumpFlags, NO_FLAGS);
+        self.change_ring(ENTERED, self.frame.mode.in_kernel());
+        self.e.mov_imm(Reg::R9, target.rip);
+        let table = self.e.layout().jump_table(self.frame.mode.view());
+        self.e.jmp_absolute(table + jump_slot(target.rip) as u64 * 8);
+        true
+    }
+
+    /// SYSRET to 64-bit code. A trap flag, an interrupt that waits for IF, and an address that is not canonical
+    /// are the routine's.
+    pub(super) fn sysret(&mut self, insn: &GuestInsn) {
+        self.e.mov(Reg::R11, Reg::RAX);
+        self.e.flags_to_ax();
+        let saved = Saved::Register(Reg::R11);
+        let leave_if = |this: &mut Self, cond| {
+            let fixup = this.e.jcc(cond);
+            let kind = SiteKind::Callout;
+            this.slow.push(SlowStub { fixups: [Some(fixup), None], saved, kind, offset: insn.offset });
+        };
+        self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(Reg::R11.0));
+        self.e.test32(Reg::R10, Rflags::TF.bits() as u32);
+        leave_if(self, Cond::NotEqual);
+        self.e.cmp_ctx8(F::Window, 0);
+        leave_if(self, Cond::NotEqual);
+        self.e.mov(Reg::R9, Reg::RCX);
+        self.e.shift(4, true, Reg::R9, 16);
+        self.e.shift(7, true, Reg::R9, 16);
+        self.e.op_reg(Op::Cmp, true, Reg::R9, Reg::RCX);
+        leave_if(self, Cond::NotEqual);
+        self.e.mov(Reg::RAX, Reg::R11);
+        for (flag, field) in [(Rflags::IF, F::InterruptFlag), (Rflags::DF, F::DirectionFlag)] {
+            self.e.mov32(Reg::R9, Reg::R10);
+            self.e.shift(5, false, Reg::R9, 8);
+            self.e.group1(4, false, Reg::R9, (flag.bits() >> 8) as i32);
+            self.e.op_ctx(Op::Store, true, Reg::R9, field);
+        }
+        self.e.mov32(Reg::R9, Reg::R10);
+        self.e.group1(4, false, Reg::R9, SYSTEM.bits() as i32);
+        self.e.op_ctx(Op::Store, true, Reg::R9, F::SystemFlags);
+        self.e.movzx8(Reg::R9, Reg::R10);
+        self.e.shift(4, false, Reg::R9, 8);
+        self.e.shift(5, false, Reg::R10, 11);
+        self.e.group1(4, false, Reg::R10, 1);
+        self.e.op_reg(Op::Or, false, Reg::R9, Reg::R10);
+        self.e.op_ctx(Op::Store, true, Reg::R9, F::JumpFlags);
+        self.change_ring(RETURNED, self.frame.mode.in_user());
+        self.e.mov(Reg::R9, Reg::RCX);
+        emit_jump_hash(self.e, VIEW_USER);
+    }
+
+    fn change_ring(&mut self, how: u32, mode: ModeWord) {
+        self.set_flag(F::RingChange, how);
+        self.set_mode(mode);
+    }
+
+    fn set_mode(&mut self, mode: ModeWord) {
+        self.set_flag(F::Mode, mode.word());
+        self.frame.mode = mode;
+    }
+
+    /// SWAPGS in ring 0.
+    pub(super) fn swapgs(&mut self) {
+        let gs = F::Base(x86::SegmentRegister::Gs as u8);
+        self.e.op_ctx(Op::Load, true, Reg::R9, gs);
+        self.e.op_ctx(Op::Load, true, Reg::R10, F::KernelGsBase);
+        self.e.op_ctx(Op::Store, true, Reg::R9, F::KernelGsBase);
+        self.e.op_ctx(Op::Store, true, Reg::R10, gs);
+    }
+
+    /// STAC and CLAC: what follows in the block already sees the other view of memory.
+    pub(super) fn set_access(&mut self, insn: &GuestInsn, lifted: bool) {
+        let saved = self.save_flags(insn.live_before, Reg::R11);
+        let ac = Rflags::AC.bits() as u32;
+        let (digit, operand) = if lifted { (1, ac) } else { (4, !ac) };
+        self.e.raw_ctx(&[0x81], digit, F::SystemFlags, &operand.to_le_bytes());
+        self.restore_flags(saved);
+        self.set_mode(self.frame.mode.with_access(lifted));
+    }
+}
