@@ -156,6 +156,40 @@ fn a_saved_machine_goes_on_in_another() {
 }
 
 #[test]
+fn a_vcpu_finds_ram_its_apic_and_devices_at_their_addresses() {
+    use vcpu::Environment;
+    let (config, _peer) = config(EXIT_5);
+    let mut machine = Machine::build(&config).unwrap();
+    let view = &mut machine.processors[0].view;
+    let read = |view: &mut ProcessorView, gpa, len| {
+        let mut data = [0; 16];
+        view.read_memory(gpa, &mut data[..len]);
+        u128::from_le_bytes(data)
+    };
+    for (len, value) in [(1, 0x12), (2, 0x1234), (4, 0x1234_5678), (8, 0x1122_3344_5566_7788), (16, !7)] {
+        let value: u128 = value;
+        for gpa in [0x20_0000, 0x20_0fff] {
+            view.write_memory(gpa, &value.to_le_bytes()[..len]);
+            assert_eq!(read(view, gpa, len), value, "{len} bytes at {gpa:#x}");
+        }
+    }
+    // Past the end of RAM nobody answers; an access half there gets what there is.
+    assert_eq!(read(view, config.memory, 4), 0xffff_ffff);
+    view.write_memory(config.memory - 2, &[1, 2, 3, 4]);
+    assert_eq!(read(view, config.memory - 2, 4), 0xffff_0201);
+    // The local APIC's version register; the I/O APIC's, by index and window.
+    assert_eq!(read(view, 0xfee0_0030, 4) & 0xf0, 0x10);
+    view.write_memory(0xfec0_0000, &1_u32.to_le_bytes());
+    assert_eq!(read(view, 0xfec0_0010, 4) & 0x00ff_0000, 23 << 16);
+    // Ports: the PCI host bridge's identity; where nobody is.
+    view.write_port(0xcf8, 4, 0x8000_0000);
+    assert_eq!(view.read_port(0xcfc, 4), 0x1237_8086);
+    assert_eq!(view.read_port(0x1234, 2), 0xffff);
+    // ACPI's root pointer lies in RAM.
+    assert_eq!(read(view, BIOS, 8), u64::from_le_bytes(*b"RSD PTR ").into());
+}
+
+#[test]
 fn what_cannot_be_built_says_why() {
     let (mut config, _peer) = config(EXIT_5);
     config.memory = 0;

@@ -98,7 +98,19 @@ impl PageTables for ProcessorView {
 
 impl Environment for ProcessorView {
     fn read_memory(&mut self, gpa: u64, data: &mut [u8]) {
-        if self.shared.ram.contains(gpa, data.len()) && self.shared.ram.read(gpa, data).is_ok() {
+        // What instructions read, in one access each: others may be writing there.
+        let ram = &self.shared.ram;
+        let read = match data {
+            [byte] => ram.read_u8(gpa).map(|value| *byte = value),
+            [_, _] => ram.read_u16(gpa).map(|value| data.copy_from_slice(&value.to_le_bytes())),
+            [_, _, _, _] => ram.read_u32(gpa).map(|value| data.copy_from_slice(&value.to_le_bytes())),
+            [_, _, _, _, _, _, _, _] => {
+                ram.read_u64(gpa).map(|value| data.copy_from_slice(&value.to_le_bytes()))
+            }
+            // An error leaves the buffer undefined; it is filled anew below.
+            _ => ram.read(gpa, data),
+        };
+        if read.is_ok() {
             return;
         }
         Self::by_page(gpa, data.len(), |address, range| {
@@ -112,7 +124,15 @@ impl Environment for ProcessorView {
     }
 
     fn write_memory(&mut self, gpa: u64, data: &[u8]) {
-        if self.shared.ram.write(gpa, data).is_ok() {
+        let ram = &self.shared.ram;
+        let written = match *data {
+            [byte] => ram.write_u8(gpa, byte),
+            [a, b] => ram.write_u16(gpa, u16::from_le_bytes([a, b])),
+            [a, b, c, d] => ram.write_u32(gpa, u32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => ram.write_u64(gpa, u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+            _ => ram.write(gpa, data),
+        };
+        if written.is_ok() {
             return;
         }
         Self::by_page(gpa, data.len(), |address, range| {
