@@ -328,13 +328,15 @@ impl Lowering<'_> {
 
     fn encode(&mut self, instruction: &Instruction) -> Result<(), NoLowering> {
         let rip = self.e.here();
-        self.encoder.encode(instruction, rip).map_err(|_| NoLowering)?;
-        let bytes = self.encoder.take_buffer();
-        self.e.bytes(&bytes);
-        let mut bytes = bytes;
+        let encoded = self.encoder.encode(instruction, rip).map_err(|_| NoLowering);
+        let mut bytes = self.encoder.take_buffer();
+        if encoded.is_ok() {
+            self.e.bytes(&bytes);
+        }
+        // A failure leaves part of an instruction there, which must not go before the next.
         bytes.clear();
         self.encoder.set_buffer(bytes);
-        Ok(())
+        encoded.map(|_| ())
     }
 
     fn load_operands(&mut self, operands: Operands) {

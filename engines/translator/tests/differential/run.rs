@@ -34,7 +34,7 @@ pub fn run(cases: usize) {
     let generator = Generator::new(widths, variable("POPF_CODE"));
     let mut bench = Bench {
         native,
-        guest: Guest::new(data, 256 << 20),
+        guest: Guest::new(data, 1 << 20),
         outcome: Box::new(empty_outcome()),
         seen: HashSet::new(),
         failures: BTreeMap::new(),
