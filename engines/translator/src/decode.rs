@@ -1,5 +1,7 @@
 //! From guest bytes to a list of instructions with what the lowering needs to know of each.
 
+use std::sync::OnceLock;
+
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use x86::classify::{self, Routine};
 
@@ -44,6 +46,16 @@ pub enum End {
     Invalid,
 }
 
+/// How the host's processor, and so the guest's, decodes where vendors differ: an operand-size prefix makes a
+/// near branch of 64-bit mode a 16-bit one on AMD's and means nothing on Intel's.
+fn options() -> u32 {
+    static OPTIONS: OnceLock<u32> = OnceLock::new();
+    *OPTIONS.get_or_init(|| match host::cpu::vendor().as_str() {
+        "AuthenticAMD" | "HygonGenuine" => DecoderOptions::AMD,
+        _ => DecoderOptions::NONE,
+    })
+}
+
 /// Decodes from `bytes`, which are the guest's at `rip` and end with their page.
 pub fn decode(
     bytes: &[u8],
@@ -53,7 +65,7 @@ pub fn decode(
     accesses: &mut Accesses,
 ) -> (Vec<GuestInsn>, End) {
     let mut list = Vec::with_capacity(16);
-    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, options());
     let mut instruction = Instruction::default();
     let end = loop {
         if list.len() == limit {
@@ -147,7 +159,7 @@ pub fn peek_live(bytes: &[u8], rip: u64, mode: ModeWord) -> (u8, u16) {
     const AHEAD: usize = 6;
     let mut unknown = flags::ALL;
     let mut live = 0;
-    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, options());
     let mut instruction = Instruction::default();
     for _ in 0..AHEAD {
         if !decoder.can_decode() || unknown == 0 {

@@ -1,6 +1,7 @@
 //! Memory operands: from a guest effective address to a checked host address.
 
 use iced_x86::{Instruction, Register};
+use x86::SegmentRegister;
 
 use super::encode::rebase;
 use super::{Lowering, NoLowering};
@@ -10,6 +11,8 @@ use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::regs::{SPILLED, full, is_high_byte, is_spilled, number};
 use crate::tlb::TlbEntry;
+
+const CS: u8 = SegmentRegister::Cs as u8;
 
 /// Where the guest's flags and rax are during a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +159,9 @@ impl Lowering<'_> {
     /// Adds the segment's base, after its limit where it has one that matters.
     pub(super) fn segment(&mut self, segment: u8, s: Scratch, size: u32, write: bool) -> Option<Fixup> {
         let mode = self.frame.mode;
-        if mode.is_flat(usize::from(segment)) {
+        // A flat CS may be read, but is never written.
+        let read_only = segment == CS && write && !mode.is_long();
+        if mode.is_flat(usize::from(segment)) && !read_only {
             return None;
         }
         let mut beyond = None;

@@ -13,7 +13,7 @@ mod string;
 mod system;
 mod transition;
 
-use iced_x86::{Encoder, Instruction, Mnemonic, OpKind};
+use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
 
 pub use encode::widen;
 pub use special::{fpu_exception, masks_components};
@@ -355,6 +355,16 @@ impl Lowering<'_> {
 /// Whether an operand is an explicit memory operand that is accessed; LEA's is not.
 fn has_memory(i: &Instruction) -> bool {
     i.mnemonic() != Mnemonic::Lea && i.op_kinds().any(|kind| kind == OpKind::Memory)
+}
+
+/// Bytes of an explicit memory operand's address: 2, 4 or 8.
+pub fn address_bytes(i: &Instruction) -> usize {
+    let registers = [i.memory_base(), i.memory_index()].into_iter().filter(|r| r.is_gpr() || r.is_ip());
+    match registers.map(Register::size).max() {
+        Some(size) => size,
+        None if matches!(i.memory_displ_size(), 2 | 4 | 8) => i.memory_displ_size() as usize,
+        None => 4,
+    }
 }
 
 /// Bytes an explicit memory operand spans; at least 1, so that cache-line operations check their page.

@@ -4,7 +4,7 @@ use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use x86::Exception;
 
 use super::address::{Scratch, segment_of};
-use super::{Lowering, NoLowering, SiteKind, has_memory};
+use super::{Lowering, NoLowering, SiteKind, address_bytes, has_memory};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Mem, Op, Reg};
@@ -129,7 +129,11 @@ impl Lowering<'_> {
         let log2 = size.trailing_zeros() as u8;
         self.e.shift(7, true, number_reg, log2 + 3);
         let word = Mem { base: Some(address), index: Some((number_reg, size as u8)), disp: 0 };
-        self.e.lea(i.memory_base().size().max(i.memory_index().size()) != 4, address, word);
+        let size_of_address = address_bytes(i);
+        self.e.lea(size_of_address == 8, address, word);
+        if size_of_address == 2 {
+            self.e.movzx16(address, address);
+        }
         self.restore_flags(saved);
         self.check_segment_and_page(insn, segment_of(i), SCRATCH, size, write);
         if is_spilled(bits) {

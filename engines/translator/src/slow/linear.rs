@@ -8,7 +8,7 @@ use x86::{Exception, Mode, Segment, SegmentRegister};
 use crate::access::Direction;
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
-use crate::lower::access_size;
+use crate::lower::{access_size, address_bytes};
 use crate::tlb::Page;
 
 /// One memory access of an instruction.
@@ -59,11 +59,7 @@ impl Translator {
         let index = i.memory_index();
         let scaled = self.register(index).wrapping_mul(u64::from(i.memory_index_scale()));
         let sum = self.register(base).wrapping_add(scaled).wrapping_add(disp);
-        match (base.size().max(index.size()), i.memory_displ_size()) {
-            (8, _) | (0, 8) => sum,
-            (4, _) | (0, 4) => sum & 0xffff_ffff,
-            _ => sum & 0xffff,
-        }
+        sum & u64::MAX >> (64 - 8 * address_bytes(i))
     }
 
     /// The segment register of the explicit memory operand. 64-bit mode knows prefixes for FS and GS only.
@@ -91,9 +87,7 @@ impl Translator {
                 size = register.size() as u32;
                 let word = bit >> (size * 8).trailing_zeros();
                 offset = offset.wrapping_add((word * i64::from(size)) as u64);
-                if i.memory_base().size().max(i.memory_index().size()) == 4 {
-                    offset &= 0xffff_ffff;
-                }
+                offset &= u64::MAX >> (64 - 8 * address_bytes(i));
             }
             M::Xlatb => {
                 let al = self.register(Register::AL);

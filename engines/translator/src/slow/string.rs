@@ -142,6 +142,11 @@ impl Translator {
         let uses_source = matches!(form.kind, Kind::Move | Kind::Load | Kind::Compare);
         let uses_destination = form.kind != Kind::Load;
         let mut more = true;
+        if form.kind == Kind::Compare {
+            // The destination is looked at first, which shows where both fault.
+            let to = self.string_access(cpu, form, gpr::RDI)?;
+            self.pages(to).map_err(Slow::Fault)?;
+        }
         let source = if uses_source { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
         let accumulator = self.cache.region.context().gpr[gpr::RAX];
         let left = match source {

@@ -1,9 +1,9 @@
 //! Two outcomes side by side.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, RflagsBits};
+use iced_x86::{Decoder, Instruction, RflagsBits};
 
 use crate::case::{Case, NO_EXCEPTION, Outcome, Width};
-use crate::fpu;
+use crate::{encode, fpu};
 
 const GPR: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
@@ -14,7 +14,7 @@ const DIRECTION: u64 = 0x400;
 
 /// The instructions of a case.
 pub fn decode(case: &Case) -> Vec<Instruction> {
-    let mut decoder = Decoder::with_ip(case.width as u32, case.bytes(), case.start, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(case.width as u32, case.bytes(), case.start, encode::options());
     let mut list: Vec<_> = decoder.iter().collect();
     // The pads.
     while list.last().is_some_and(|i| i.code() == iced_x86::Code::Ud2) && list.len() > 1 {
@@ -91,8 +91,12 @@ fn dead_flags(case: &Case, native: &Outcome) -> u64 {
     if native.vector == NO_EXCEPTION {
         return 0;
     }
-    decode(case)
-        .iter()
+    let list = decode(case);
+    if list.iter().all(|i| i.ip() != native.rip) {
+        // Behind the program, among whatever stands there.
+        return if native.rip.wrapping_sub(case.start) < u64::from(case.code_len) { 0 } else { STATUS };
+    }
+    list.iter()
         .filter(|i| i.ip() >= native.rip)
         .map(|i| i.rflags_modified())
         .fold(0, |dead, bits| dead | rflags(bits))

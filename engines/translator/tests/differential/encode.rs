@@ -1,5 +1,7 @@
 //! Bytes of one instruction: of a chosen code with everything else random, or wholly random.
 
+use std::sync::OnceLock;
+
 use iced_x86::{
     Code, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction, MandatoryPrefix, Mnemonic,
     OpCodeInfo, OpCodeOperandKind, OpCodeTableKind,
@@ -42,6 +44,15 @@ pub fn admissible(i: &Instruction) -> bool {
             | FlowControl::IndirectCall
             | FlowControl::Exception
     )
+}
+
+/// How this processor decodes where vendors differ.
+pub fn options() -> u32 {
+    static OPTIONS: OnceLock<u32> = OnceLock::new();
+    *OPTIONS.get_or_init(|| match host::cpu::vendor().as_str() {
+        "AuthenticAMD" | "HygonGenuine" => DecoderOptions::AMD,
+        _ => DecoderOptions::NONE,
+    })
 }
 
 /// The codes that cases are made from.
@@ -112,7 +123,7 @@ pub fn of_bytes(random: &mut Random, bits: u32) -> Option<Piece> {
 /// Takes an instruction from the front of `bytes`.
 pub fn decode(bytes: &[u8], bits: u32) -> Option<Piece> {
     let bytes = &bytes[..bytes.len().min(15)];
-    let mut decoder = Decoder::with_ip(bits, bytes, 0, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, bytes, 0, options());
     let instruction = decoder.decode();
     if !admissible(&instruction) {
         return None;

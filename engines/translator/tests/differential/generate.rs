@@ -3,7 +3,7 @@
 //! Registers that are part of an address are given values that lead to a chosen place in the window; branches
 //! lead to the UD2s behind the program; everything else is random.
 
-use iced_x86::{Code, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code, ConstantOffsets, Decoder, FlowControl, Instruction, OpKind, Register};
 
 use crate::case::{ALIAS, CODE, Case, DATA, MOST_CODE, PAGE, READ_ONLY, SEGMENTS, WINDOW, Width};
 use crate::encode::{self, Piece};
@@ -211,7 +211,7 @@ impl Surroundings<'_> {
         for piece in program {
             let ip = self.case.start + bytes.len() as u64;
             let mut own = piece.bytes[..piece.len].to_vec();
-            let mut decoder = Decoder::with_ip(self.bits(), &own, ip, DecoderOptions::NONE);
+            let mut decoder = Decoder::with_ip(self.bits(), &own, ip, encode::options());
             let i = decoder.decode();
             let offsets = decoder.get_constant_offsets(&i);
             drop(decoder);
