@@ -101,8 +101,10 @@ fn perform(step: Step) -> Result<Outcome, String> {
             ])?;
         }
         Step::Docs => {
+            // Private items too: the readers of these pages work on the inside.
             let mut docs = cargo();
-            docs.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+            docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"])
+                .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
             execute(&mut docs)?;
         }
         Step::Fuzz => return fuzz(),

@@ -2,7 +2,7 @@
 //!
 //! [`execute`] carries out one instruction as the processor would (*SDM* is Intel's "Software Developer's
 //! Manual", *APM* AMD's "Architecture Programmer's Manual"), on a [`CpuState`] and an [`Environment`];
-//! [`deliver`] takes an event through the guest's interrupt table. Faults are precise: where a routine returns
+//! [`deliver()`] takes an event through the guest's interrupt table. Faults are precise: where a routine returns
 //! an exception, the state is as before the instruction, save for what the architecture lets go ahead
 //! (accessed and dirty bits, finished iterations of string I/O).
 //!
@@ -112,7 +112,7 @@ struct Context<'a, E: Environment + ?Sized> {
 /// Carries out the instruction at `cpu.rip`.
 ///
 /// # Errors
-/// The exception the guest is owed for it, to be passed to [`deliver`].
+/// The exception the guest is owed for it, to be passed to [`deliver()`].
 pub fn execute<E: Environment + ?Sized>(
     cpu: &mut CpuState,
     insn: &Insn,

@@ -1,5 +1,5 @@
-//! From an instruction to its routine: the one exhaustive match over [`Routine`], so that an instruction
-//! without a routine does not compile.
+//! From an instruction to its routine: the one exhaustive match over [`Routine`](x86::classify::Routine), so
+//! that an instruction without a routine does not compile.
 
 use iced_x86::{Code, Instruction, Register};
 use vcpu::{Environment, Insn};
