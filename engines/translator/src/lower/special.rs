@@ -21,6 +21,7 @@ impl Lowering<'_> {
         match i.mnemonic() {
             // Hints: they access nothing, and the addresses are not the host's.
             M::Nop
+            | M::Reservednop
             | M::Prefetchnta
             | M::Prefetcht0
             | M::Prefetcht1
@@ -28,6 +29,8 @@ impl Lowering<'_> {
             | M::Prefetchw
             | M::Prefetch
             | M::Prefetchwt1
+            | M::Prefetchit0
+            | M::Prefetchit1
             | M::Cldemote
                 if has_memory(i) => {}
             M::Cld => self.set_direction(false),

@@ -63,7 +63,7 @@ impl Translator {
     }
 
     /// The segment register of the explicit memory operand. 64-bit mode knows prefixes for FS and GS only.
-    fn segment_of(&self, i: &Instruction) -> Register {
+    pub(super) fn segment_of(&self, i: &Instruction) -> Register {
         let segment = i.memory_segment();
         if !self.mode.is_long() || matches!(segment, Register::FS | Register::GS) {
             return segment;

@@ -5,6 +5,7 @@
 //! stack and string instructions.
 
 mod bounce;
+mod gather;
 mod linear;
 mod stack;
 mod string;
@@ -62,7 +63,7 @@ impl Progress {
 
 impl Translator {
     /// Does what the instruction at `rip` could not.
-    pub(crate) fn slow(&mut self, cpu: &CpuState, rip: u64) -> Slow {
+    pub(crate) fn slow(&mut self, cpu: &mut CpuState, rip: u64) -> Slow {
         let code = match self.fetch_instruction(cpu, rip) {
             Ok(code) => code,
             Err(fault) => return Slow::Fault(fault),
@@ -76,6 +77,9 @@ impl Translator {
         }
         if stack::is_stack(i) {
             return self.slow_stack(cpu, &insn);
+        }
+        if gather::is_gather(i) {
+            return self.gather(cpu, &insn);
         }
         let access = match self.operand_access(cpu, &insn) {
             Ok(access) => access,

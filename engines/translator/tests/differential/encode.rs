@@ -125,13 +125,25 @@ pub fn decode(bytes: &[u8], bits: u32) -> Option<Piece> {
     let bytes = &bytes[..bytes.len().min(15)];
     let mut decoder = Decoder::with_ip(bits, bytes, 0, options());
     let instruction = decoder.decode();
-    if !admissible(&instruction) {
+    if !admissible(&instruction) || is_overridden(&instruction, bytes) || bits != 64 && is_wide(&instruction)
+    {
         return None;
     }
     let len = instruction.len();
     let mut kept = [0; 15];
     kept[..len].copy_from_slice(&bytes[..len]);
     Some(Piece { bytes: kept, len, instruction })
+}
+
+/// Some processors let a repeat prefix override the condition of LOOPE and LOOPNE.
+fn is_overridden(i: &Instruction, bytes: &[u8]) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Loope | Mnemonic::Loopne)
+        && bytes[..i.len() - 2].iter().any(|byte| matches!(byte, 0xf2 | 0xf3))
+}
+
+/// Instructions that reach xmm8 to xmm15 in 64-bit mode alone, where translated code always runs.
+fn is_wide(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxrstor)
 }
 
 fn segment_prefix(random: &mut Random, bytes: &mut Vec<u8>) {

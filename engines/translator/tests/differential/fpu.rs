@@ -140,6 +140,15 @@ pub fn normalise(area: &mut [u8; FPU_BYTES]) {
     area[size()..].fill(0);
 }
 
+/// Whether this offset belongs to a vector register from 8 on.
+pub fn is_upper(at: usize) -> bool {
+    let within = |n: usize, size: usize| {
+        let (start, len) = layout().components[n];
+        (start + 8 * size..start + len).contains(&at)
+    };
+    (XMM + 128..XMM + 256).contains(&at) || within(2, 16) || within(6, 32) || within(7, 0)
+}
+
 /// The name of the register at an offset of a normalised area.
 pub fn name(at: usize) -> String {
     match at {

@@ -19,5 +19,5 @@ mod run;
 
 #[test]
 fn agrees_with_the_processor() {
-    run::run(20_000);
+    run::run(200_000);
 }

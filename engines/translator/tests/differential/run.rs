@@ -12,7 +12,7 @@ use crate::native::{BATCH, Native};
 use crate::random::Random;
 
 /// Differences told at most.
-const MOST_REPORTS: usize = 60;
+const MOST_REPORTS: usize = 200;
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
