@@ -76,8 +76,8 @@ pub struct Block {
     pub incoming: Vec<(BlockId, u16)>,
     /// False once a source has changed.
     pub valid: bool,
-    /// Whether it spans two pages, whose mappings may part.
-    pub straddles: bool,
+    /// Guest-physical address of the second page it reaches into, whose mapping may part from the first's.
+    pub second_page: Option<u64>,
 }
 
 impl Block {

@@ -280,7 +280,7 @@ impl Cache {
             links: links.collect(),
             incoming: Vec::new(),
             valid: true,
-            straddles,
+            second_page: source.next_page,
             sources,
         };
         for range in &block.sources {
@@ -303,12 +303,16 @@ impl Cache {
         let Some(link) = source.links.get(usize::from(n)).copied() else {
             return;
         };
-        let fits = source.valid
-            && target.valid
-            && !target.straddles
-            && link.mode == target.key.mode
-            && target.key.rip == link.target;
-        if !fits {
+        if !source.valid || !target.valid || link.mode != target.key.mode || target.key.rip != link.target {
+            return;
+        }
+        if target.second_page.is_some() {
+            if self.used + BLOCK_ROOM > self.region.code_bytes() {
+                return;
+            }
+            // Only the table notices when the second page's mapping changes.
+            let stub = self.table_stub(link.mode.view(), link.target);
+            self.patch(link.at, stub);
             return;
         }
         let goal = if link.backward { target.checked } else { target.body };
@@ -317,6 +321,16 @@ impl Cache {
         }
         self.patch(link.at, goal);
         self.blocks[to.0 as usize].incoming.push((from, n));
+    }
+
+    /// Code that goes through the jump table, for a jump that cannot be linked.
+    fn table_stub(&mut self, view: usize, target: u64) -> u64 {
+        let stub = self.emitter.layout().code() + self.used as u64;
+        self.emitter.restart(stub);
+        trampoline::emit_jump_through_table(&mut self.emitter, view, target);
+        self.region.write_code(self.used, self.emitter.code());
+        self.used += self.emitter.code().len();
+        stub
     }
 
     fn unlink(&mut self, from: BlockId, n: u16) {

@@ -285,19 +285,26 @@ impl Translator {
     fn block_for(&mut self, cpu: &CpuState, rip: u64) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
         let key = Key { physical: page.physical, rip, mode: self.mode };
-        if let Some(id) = self.cache.find(&key)
-            && self.cache.block(id).is_some_and(|block| !block.straddles)
-        {
+        let found = self.cache.find(&key);
+        let second = found.and_then(|id| self.cache.block(id)).and_then(|block| block.second_page);
+        if let (Some(id), None) = (found, second) {
             return Ok(id);
         }
         let linear = self.code_linear(cpu, rip).map_err(Exit::Exception)?;
         let mut source = Source { key, linear, linkable: page.linkable, next_page: None };
-        self.counters.translations += 1;
-        let mut made = self.cache.translate(&self.guest, &mut self.tlb, source);
+        let mut made = Err(NoBlock::NextPage);
+        if second.is_none() {
+            self.counters.translations += 1;
+            made = self.cache.translate(&self.guest, &mut self.tlb, source);
+        }
         if made == Err(NoBlock::NextPage) {
             let next = rip.wrapping_add(4096 - (linear & 0xfff));
-            let page = self.code_page(cpu, next).map_err(Exit::Exception)?;
-            source.next_page = Some(page.physical);
+            let next_page = self.code_page(cpu, next).map_err(Exit::Exception)?.physical;
+            if let Some(id) = found.filter(|_| second == Some(next_page)) {
+                return Ok(id);
+            }
+            source.next_page = Some(next_page);
+            self.counters.translations += 1;
             made = self.cache.translate(&self.guest, &mut self.tlb, source);
         }
         made.map_err(|_| Exit::Fatal(EngineError::NoMemory { rip, gpa: page.physical }))
@@ -415,7 +422,7 @@ impl Translator {
             .last
             .filter(|(_, generation)| *generation == self.cache.generation())
             .and_then(|(id, _)| self.cache.block(id))
-            .filter(|block| block.valid && block.key.mode == self.mode && !block.straddles);
+            .filter(|block| block.valid && block.key.mode == self.mode);
         match block.and_then(|block| block.resume_point(rip)) {
             Some(host) => Next::In(host),
             None => Next::Again(rip),
@@ -536,9 +543,16 @@ impl Engine for Translator {
             Invalidation::Page { linear } => {
                 self.counters.flushes[0] += 1;
                 self.tlb.flush_page(region, linear);
-                if self.fetch.may_hold_code(linear) {
+                let (kernel, user) =
+                    (self.fetch.may_hold_code(linear, false), self.fetch.may_hold_code(linear, true));
+                if kernel || user {
                     self.fetch.flush(false);
+                }
+                // Links that rest on a mapping rest on a global one, which is a kernel's.
+                if kernel {
                     self.cache.forget_mappings();
+                } else if user {
+                    self.cache.clear_view(VIEW_USER);
                 }
             }
             Invalidation::AddressSpace => {

@@ -31,39 +31,46 @@ struct Entry {
 pub struct FetchCache {
     entries: Box<[Option<Entry>; ENTRIES]>,
     generation: u64,
-    /// Bit per 4 KiB page number modulo 4096: some code was fetched there.
-    seen: Box<[u64; 64]>,
-    /// The same per 1 GiB, for code in large pages.
-    seen_large: u64,
+    /// Bit per 4 KiB page number modulo 4096: code was fetched there. One set for ring 3, one
+    /// for the others.
+    seen: Box<[[u64; 64]; 2]>,
+    /// The same per 1 GiB, for code in larger pages.
+    seen_large: [u64; 2],
 }
 
 impl FetchCache {
     /// An empty one.
     pub fn new() -> Self {
-        Self { entries: Box::new([None; ENTRIES]), generation: 0, seen: Box::new([0; 64]), seen_large: 0 }
+        Self {
+            entries: Box::new([None; ENTRIES]),
+            generation: 0,
+            seen: Box::new([[0; 64]; 2]),
+            seen_large: [0; 2],
+        }
     }
 
     /// Forgets all walks, and with `seen` where code was.
     pub fn flush(&mut self, seen: bool) {
         self.generation += 1;
         if seen {
-            self.seen.fill(0);
-            self.seen_large = 0;
+            *self.seen = [[0; 64]; 2];
+            self.seen_large = [0; 2];
         }
     }
 
-    /// Whether code may have been fetched through the mapping of this page.
-    pub fn may_hold_code(&self, linear: u64) -> bool {
-        let page = linear >> 12;
-        self.seen[(page >> 6 & 63) as usize] >> (page & 63) & 1 != 0
-            || self.seen_large >> (linear >> 30 & 63) & 1 != 0
+    /// Whether ring 3, or another ring, may have fetched code through the mapping of this page.
+    pub fn may_hold_code(&self, linear: u64, user: bool) -> bool {
+        let (set, page) = (usize::from(user), linear >> 12);
+        self.seen[set][(page >> 6 & 63) as usize] >> (page & 63) & 1 != 0
+            || self.seen_large[set] >> (linear >> 30 & 63) & 1 != 0
     }
 
-    fn note(&mut self, linear: u64, large: bool) {
-        let page = linear >> 12;
-        self.seen[(page >> 6 & 63) as usize] |= 1 << (page & 63);
+    fn note(&mut self, linear: u64, user: bool, large: bool) {
+        let (set, page) = (usize::from(user), linear >> 12);
         if large {
-            self.seen_large |= 1 << (linear >> 30 & 63);
+            self.seen_large[set] |= 1 << (linear >> 30 & 63);
+        } else {
+            self.seen[set][(page >> 6 & 63) as usize] |= 1 << (page & 63);
         }
     }
 }
@@ -89,7 +96,7 @@ impl Translator {
         let reach = if found.global { bytes } else { 4096 };
         let start = linear & !(reach - 1);
         let page = CodePage { physical: found.physical, linkable: (start, start.wrapping_add(reach)) };
-        self.fetch.note(linear, bytes > 4096);
+        self.fetch.note(linear, self.user, bytes > 4096);
         let entry = Entry {
             linear: linear & !0xfff,
             view,

@@ -64,12 +64,14 @@ pub struct Tlb {
     local: [Vec<u16>; VIEWS],
     /// Which 1 GiB regions (modulo 64) have entries from larger pages: a hint for single-page flushes.
     large: u64,
+    /// Bit per guest-physical page number modulo 65536: entered for writing since the last complete flush.
+    written: Box<[u64; 1024]>,
 }
 
 impl Tlb {
     /// Empties the region's tables.
     pub fn new(region: &mut Region) -> Self {
-        let mut tlb = Self { local: Default::default(), large: 0 };
+        let mut tlb = Self { local: Default::default(), large: 0, written: Box::new([0; 1024]) };
         tlb.flush_all(region);
         tlb
     }
@@ -91,6 +93,10 @@ impl Tlb {
                 local.push(slot as u16);
             }
         }
+        if page.writable {
+            let (word, bit) = written_bit(page.physical);
+            self.written[word] |= bit;
+        }
         if page.large {
             self.large |= region_bit(page.linear);
         }
@@ -105,6 +111,7 @@ impl Tlb {
             self.local[view].clear();
         }
         self.large = 0;
+        self.written.fill(0);
     }
 
     /// Drops what is not global.
@@ -146,6 +153,10 @@ impl Tlb {
 
     /// Makes writes to a guest-physical page take the slow path.
     pub fn protect_physical(&mut self, region: &mut Region, physical: u64) {
+        let (word, bit) = written_bit(physical);
+        if self.written[word] & bit == 0 {
+            return;
+        }
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
                 if entry.physical & !0xfff == physical {
@@ -158,6 +169,11 @@ impl Tlb {
 
 fn slot_of(linear: u64) -> usize {
     (linear >> 12) as usize & (TLB_ENTRIES - 1)
+}
+
+fn written_bit(physical: u64) -> (usize, u64) {
+    let page = physical >> 12;
+    ((page >> 6 & 1023) as usize, 1 << (page & 63))
 }
 
 fn region_bit(linear: u64) -> u64 {

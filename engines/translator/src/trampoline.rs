@@ -4,8 +4,8 @@
 //! `Context::enter_target`; exiting is the mirror image. While the guest runs the host's rsp holds the guest's:
 //! nothing may push, and host signals run on an alternate stack.
 
-use crate::context::{ContextField as F, Layout};
-use crate::emit::{Emitter, Mem, Op, Reg};
+use crate::context::ContextField as F;
+use crate::emit::{Emitter, Op, Reg};
 use crate::regs::SPILLED;
 
 /// Addresses of the crossings.
@@ -114,12 +114,18 @@ pub fn emit_jump_hash(e: &mut Emitter, view: usize) {
     e.jmp_table(table, Reg::R10);
 }
 
-/// `r9 = [r9 + disp]`-style helper for tests and stubs.
-pub fn emit_load(e: &mut Emitter, to: Reg, from: Reg) {
-    e.op_mem(Op::Load, true, to, Mem::base(from));
+/// The status flags into `Context::jump_flags`. Clobbers r11.
+pub fn emit_flags_to_context(e: &mut Emitter) {
+    e.mov(Reg::R11, Reg::RAX);
+    e.flags_to_ax();
+    e.op_ctx(Op::Store, true, Reg::RAX, F::JumpFlags);
+    e.mov(Reg::RAX, Reg::R11);
 }
 
-/// Keeps the layout's addresses within reach of 32-bit displacements.
-pub fn layout_in_reach(layout: &Layout, code_bytes: usize) -> bool {
-    layout.code().checked_add(code_bytes as u64).is_some_and(|end| end < 1 << 31)
+/// Jumps through a view's table to the block for a known guest address, with the flags in place.
+pub fn emit_jump_through_table(e: &mut Emitter, view: usize, target: u64) {
+    emit_flags_to_context(e);
+    e.mov_imm(Reg::R9, target);
+    let table = e.layout().jump_table(view);
+    e.jmp_absolute(table + jump_slot(target) as u64 * 8);
 }

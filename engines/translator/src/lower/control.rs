@@ -14,7 +14,7 @@ use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Fixup, Mem, Op, Reg};
 use crate::regs::{SPILLED, is_spilled, number};
-use crate::trampoline::{emit_jump_hash, jump_slot};
+use crate::trampoline::{emit_flags_to_context, emit_jump_hash, emit_jump_through_table};
 
 const SCRATCH: Scratch = SPILLED;
 
@@ -64,10 +64,14 @@ impl Lowering<'_> {
         i.near_branch_target()
     }
 
+    /// The linear address of a guest rip.
+    pub(super) fn linear_of(&self, rip: u64) -> u64 {
+        self.frame.linear.wrapping_sub(self.frame.rip).wrapping_add(rip)
+    }
+
     /// Whether a jump to this guest rip may be linked.
     fn is_linkable(&self, target: u64) -> bool {
-        let base = self.frame.linear.wrapping_sub(self.frame.rip);
-        let linear = base.wrapping_add(target);
+        let linear = self.linear_of(target);
         !self.frame.mode.steps() && (self.frame.linkable.0..self.frame.linkable.1).contains(&linear)
     }
 
@@ -92,14 +96,13 @@ impl Lowering<'_> {
 
     /// Goes on at a known guest rip by way of the table, whose slot is known too.
     pub(super) fn jump_through_table(&mut self, target: u64) {
-        self.flags_to_context();
-        self.e.mov_imm(Reg::R9, target);
         if self.frame.mode.steps() {
+            emit_flags_to_context(self.e);
+            self.e.mov_imm(Reg::R9, target);
             self.e.jmp_to(self.frame.miss);
-            return;
+        } else {
+            emit_jump_through_table(self.e, self.frame.mode.view(), target);
         }
-        let table = self.e.layout().jump_table(self.frame.mode.view());
-        self.e.jmp_absolute(table + jump_slot(target) as u64 * 8);
     }
 
     /// Goes on at the guest rip in r9.
@@ -113,10 +116,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn flags_to_context(&mut self) {
-        self.e.mov(Reg::R11, Reg::RAX);
-        self.e.flags_to_ax();
-        self.e.op_ctx(Op::Store, true, Reg::RAX, F::JumpFlags);
-        self.e.mov(Reg::RAX, Reg::R11);
+        emit_flags_to_context(self.e);
     }
 
     /// The target of an indirect jump or call into r9.

@@ -289,6 +289,8 @@ impl Lowering<'_> {
         let next_offset = next.wrapping_sub(self.frame.rip) as u16;
         match end {
             End::Transfer => {}
+            // An instruction that straddles pages has a block of its own, which no link may lead to.
+            End::Page if self.linear_of(next) & 0xfff != 0 => self.jump_through_table(next),
             End::Limit | End::Page => self.jump(next),
             End::Invalid => self.leave(SiteKind::Invalid, next_offset),
         }
