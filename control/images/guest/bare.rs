@@ -56,6 +56,21 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 /// # Safety
 /// As of C.
 #[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= count {
+        // SAFETY: the same contract; upwards, no byte is overwritten before it is read.
+        return unsafe { memcpy(to, from, count) };
+    }
+    // SAFETY: as for `memcpy`, from the last byte down; `count` is not 0 here.
+    unsafe {
+        asm!("std", "rep movsb", "cld", inout("rcx") count => _, inout("rdi") to.add(count - 1) => _, inout("rsi") from.add(count - 1) => _, options(nostack));
+    }
+    to
+}
+
+/// # Safety
+/// As of C.
+#[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
     // SAFETY: as for `memcpy`.
     unsafe {

@@ -1,0 +1,43 @@
+//! The program on the host itself: a check that fails here expects something else than a real machine does.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use selfcheck::{Generator, PROGRAM};
+
+/// Runs the program with these arguments, from a file of this name.
+fn run(file: &str, arguments: &[&str]) -> Output {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(file);
+    std::fs::write(&path, PROGRAM).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    Command::new(&path).args(arguments).output().unwrap()
+}
+
+#[test]
+fn the_host_passes() {
+    let output = run("selfcheck-all", &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.lines().filter(|line| line.starts_with("ok ")).count() >= 45, "{text}");
+}
+
+#[test]
+fn checks_are_chosen_by_name() {
+    let output = run("selfcheck-some", &["threads", "divide-errors"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "ok divide-errors\nok threads\n2 passed, 0 skipped, 0 failed\n"
+    );
+    // A name that no check has is no success.
+    assert_eq!(run("selfcheck-none", &["nonsense"]).status.code(), Some(1));
+}
+
+#[test]
+fn generated_data_are_the_same_on_both_sides() {
+    let output = run("selfcheck-generate", &["generate", "100000"]);
+    let mut expected = vec![0; 100_000];
+    Generator::new().fill(&mut expected);
+    assert_eq!(output.stdout, expected);
+}
