@@ -39,11 +39,6 @@ impl Operands {
     /// None.
     pub const NONE: Self = Self { read: 0, written: 0 };
 
-    /// One that is read only.
-    pub fn reads_only(reg: Reg) -> Self {
-        if is_spilled(reg) { Self { read: bit(reg), written: 0 } } else { Self::NONE }
-    }
-
     /// Whether this register is one of them.
     pub fn uses(self, reg: Reg) -> bool {
         (self.read | self.written) & bit(reg) != 0

@@ -56,8 +56,6 @@ pub struct Block {
     pub key: Key,
     /// Linear address of the first byte.
     pub linear: u64,
-    /// Bytes of guest code.
-    pub len: u16,
     /// Guest-physical bytes it was made from, including bytes that were only looked at.
     pub sources: Vec<Range>,
     /// Host address of the entry for indirect jumps.
@@ -163,10 +161,5 @@ impl Sites {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.list.len()
-    }
-
-    /// Forgets those added after there were `len`.
-    pub fn truncate(&mut self, len: usize) {
-        self.list.truncate(len);
     }
 }

@@ -260,7 +260,6 @@ impl Cache {
             lower::lower(&mut self.emitter, &mut self.encoder, &mut self.sites, frame, list, end, code);
         self.region.write_code(offset, self.emitter.code());
         self.used = offset + self.emitter.code().len();
-        let last = list.last().map_or(source.key.rip, |i| i.instruction.next_ip());
         let links = lowered.links.iter().map(|link| LinkState {
             at: entry + u64::from(link.at),
             stub: entry + u64::from(link.stub),
@@ -271,7 +270,6 @@ impl Cache {
         let block = Block {
             key: source.key,
             linear: source.linear,
-            len: last.wrapping_sub(source.key.rip) as u16,
             entry,
             checked: entry + u64::from(lowered.checked),
             body: entry + u64::from(lowered.body),

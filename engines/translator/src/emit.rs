@@ -20,7 +20,6 @@ impl Reg {
     pub const RBP: Self = Self(5);
     pub const RSI: Self = Self(6);
     pub const RDI: Self = Self(7);
-    pub const R8: Self = Self(8);
     pub const R9: Self = Self(9);
     pub const R10: Self = Self(10);
     pub const R11: Self = Self(11);
@@ -30,10 +29,6 @@ impl Reg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cond {
-    /// CF = 1.
-    Below = 2,
-    /// ZF = 1.
-    Equal = 4,
     /// ZF = 0.
     NotEqual = 5,
     /// CF = 0 and ZF = 0.
@@ -48,8 +43,6 @@ pub enum Op {
     Add = 0x03,
     /// reg |= r/m
     Or = 0x0b,
-    /// reg &= r/m
-    And = 0x23,
     /// reg -= r/m
     Sub = 0x2b,
     /// reg ^= r/m
@@ -312,11 +305,6 @@ impl Emitter {
         self.bytes(&value.to_le_bytes());
     }
 
-    /// `lea reg, [context field]`.
-    pub fn lea_ctx(&mut self, reg: Reg, field: ContextField) {
-        self.op_ctx(Op::Lea, true, reg, field);
-    }
-
     /// Any instruction whose last bytes are ModRM `mod=0 rm=5` for a context field, then `imm`.
     pub fn raw_ctx(&mut self, opcode: &[u8], digit: u8, field: ContextField, imm: &[u8]) {
         self.bytes(opcode);
@@ -328,11 +316,6 @@ impl Emitter {
     /// `cmp dword [field], imm8`.
     pub fn cmp_ctx8(&mut self, field: ContextField, value: u8) {
         self.raw_ctx(&[0x83], 7, field, &[value]);
-    }
-
-    /// `mov dword [field], imm32`.
-    pub fn store_ctx_imm(&mut self, field: ContextField, value: u32) {
-        self.raw_ctx(&[0xc7], 0, field, &value.to_le_bytes());
     }
 
     /// `jmp [field]`.

@@ -20,7 +20,6 @@ use crate::region::{KickWord, Region};
 use crate::slow::{Bounce, Progress, Slow};
 use crate::status;
 use crate::tlb::Tlb;
-use crate::trampoline::XsaveFeatures;
 use crate::xsave;
 
 /// How an engine is to be made.
@@ -52,7 +51,6 @@ pub struct Translator {
     pub(crate) user: bool,
     options: Options,
     kick: Arc<KickWord>,
-    xsave: XsaveFeatures,
     pending: Option<Box<Bounce>>,
     /// The block that ran last, for going on in its middle, and the cache generation it belongs to.
     last: Option<(BlockId, u64)>,
@@ -108,7 +106,6 @@ impl Translator {
             user: false,
             options,
             kick,
-            xsave,
             pending: None,
             last: None,
             code_base: 0,

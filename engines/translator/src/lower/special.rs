@@ -242,16 +242,11 @@ pub fn fpu_exception(i: &Instruction, mode: ModeWord) -> Option<Exception> {
         .any(|r| r.is_vector_register() || r.is_mm() || r.is_st() || r.is_k());
     for feature in i.cpuid_features() {
         match feature {
-            C::FPU | C::FPU287 | C::FPU387 | C::FPU287XL_ONLY | C::FPU387SL_ONLY | C::MMX => {
-                if mode.no_x87() {
-                    let mmx = *feature == C::MMX;
-                    return Some(if mmx && mode.emulates() { Exception::UD } else { Exception::NM });
-                }
-            }
-            C::FXSR => {
-                if mode.no_x87() {
-                    return Some(Exception::NM);
-                }
+            C::MMX if mode.emulates() => return Some(Exception::UD),
+            C::FPU | C::FPU287 | C::FPU387 | C::FPU287XL_ONLY | C::FPU387SL_ONLY | C::MMX | C::FXSR
+                if mode.no_x87() =>
+            {
+                return Some(Exception::NM);
             }
             C::SSE
             | C::SSE2

@@ -5,7 +5,7 @@ use memory::GuestRam;
 use translator::{Options, Translator};
 use vcpu::{CpuState, Engine, Entry, Exit};
 use x86::classify::Routine;
-use x86::{Cr0, Cr4, Efer, Rflags, Segment, SegmentRegister, Xcr0};
+use x86::{Cr0, Cr4, Efer, Segment, SegmentRegister, Xcr0};
 
 /// Where programs are loaded.
 pub const CODE: u64 = 0x1_0000;
@@ -67,10 +67,5 @@ impl Bench {
     /// Runs to the next exit.
     pub fn exit(&mut self) -> Exit {
         self.engine.run(&mut self.cpu, Entry::Resume)
-    }
-
-    /// The status flags.
-    pub fn flags(&self) -> Rflags {
-        self.cpu.rflags & Rflags::STATUS
     }
 }
