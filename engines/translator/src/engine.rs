@@ -4,23 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
-use vcpu::{CpuState, Delivery, Engine, EngineError, Entry, Exit, Insn, Invalidation, Kick, Shadow, Width};
+use vcpu::{CpuState, Delivery, Engine, EngineError, Entry, Exit, Invalidation, Kick};
 use x86::paging::PagingContext;
-use x86::register::gpr;
-use x86::{Efer, Exception, Rflags, Segment, SegmentRegister, Vector};
 
-use crate::block::{BlockId, EXIT_BOUNCED, EXIT_FAULT, EXIT_MISS, Key, Range, Site, SiteKind};
-use crate::cache::{Cache, GuestXsave, NoBlock, Source, SyscallTarget};
+use crate::block::{BlockId, EXIT_BOUNCED, EXIT_FAULT, Key, Range};
+use crate::cache::{Cache, NoBlock, Source};
 use crate::fault::{self, Running, Signal};
 use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
-use crate::lower;
-use crate::mode::{ModeWord, VIEW_KERNEL_AC, VIEW_USER};
+use crate::mode::{ModeWord, VIEW_USER};
 use crate::region::{KickWord, Region};
-use crate::slow::{Bounce, Progress, Slow};
-use crate::status;
+use crate::slow::{Bounce, Progress};
 use crate::tlb::Tlb;
 use crate::xsave;
+
+mod exits;
+mod state;
+
+use exits::{Next, unsupported};
+use state::paging_of;
 
 /// How an engine is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -68,17 +70,6 @@ struct Counters {
     callouts: u64,
     translations: u64,
     flushes: [u64; 3],
-}
-
-enum Next {
-    /// At least one instruction is done; go on at this rip.
-    At(u64),
-    /// Nothing is done yet; look up this rip.
-    Again(u64),
-    /// Go on at this host address.
-    In(u64),
-    /// Leave the engine.
-    Exit(Exit),
 }
 
 impl Translator {
@@ -140,95 +131,6 @@ impl Translator {
             address: context.fault_address,
             bus: context.fault_signal != 0,
         }
-    }
-
-    /// Takes the vCPU's state over.
-    fn load(&mut self, cpu: &mut CpuState) {
-        self.mode = ModeWord::of(cpu);
-        self.user = cpu.cpl() == 3;
-        self.paging = paging_of(cpu, self.options.physical_bits);
-        let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
-        let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
-        let syscall = cpu
-            .efer
-            .contains(Efer::SCE | Efer::LMA)
-            .then_some(SyscallTarget { rip: cpu.msrs.lstar, mask: cpu.msrs.sfmask });
-        let built_in = xsave != self.cache.xsave || syscall != self.cache.syscall;
-        if built_in || base != self.code_base {
-            // Built into code, or into what the tables mean; both change next to never.
-            if built_in {
-                self.cache.clear(&self.guest);
-            }
-            self.cache.xsave = xsave;
-            self.cache.syscall = syscall;
-            self.cache.forget_mappings();
-            self.code_base = base;
-        }
-        let mode = self.mode;
-        self.cache.prepare_view(mode);
-        for sibling in mode.siblings() {
-            self.cache.prepare_view(sibling);
-        }
-        let context = self.cache.region.context();
-        context.gpr = cpu.gpr;
-        context.flags = status::to_ax(cpu.rflags);
-        context.interrupt_flag = u64::from(cpu.rflags.contains(Rflags::IF)) << 1;
-        context.direction_flag = u64::from(cpu.rflags.contains(Rflags::DF)) << 2;
-        context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF - Rflags::DF).bits();
-        context.mode = u64::from(mode.word());
-        context.ring_change = 0;
-        context.kernel_gs_base = cpu.msrs.kernel_gs_base;
-        context.tsc_aux = cpu.msrs.tsc_aux;
-        context.tsc_offset = cpu.tsc_offset;
-        context.fpu = cpu.fpu.area.as_mut_ptr() as u64;
-        for (n, segment) in cpu.segments.iter().enumerate() {
-            context.base[n] = segment.base;
-            context.selector[n] = u64::from(segment.selector);
-            (context.readable[n], context.writable[n]) = limits(segment, mode);
-        }
-    }
-
-    /// Gives it back.
-    fn store(&mut self, cpu: &mut CpuState, rip: u64) {
-        cpu.gpr = self.cache.region.context().gpr;
-        cpu.rip = rip;
-        cpu.rflags = self.rflags();
-        let context = self.cache.region.context();
-        cpu.msrs.kernel_gs_base = context.kernel_gs_base;
-        cpu.segment_mut(SegmentRegister::Gs).base = context.base[SegmentRegister::Gs as usize];
-        let star = cpu.msrs.star;
-        match context.ring_change as u32 {
-            lower::ENTERED => {
-                let cs = (star >> 32) as u16 & !3;
-                cpu.load_flat_segments(cs, cs.wrapping_add(8), Width::Long, 0);
-            }
-            lower::RETURNED => {
-                let base = (star >> 48) as u16;
-                cpu.load_flat_segments(base.wrapping_add(16), base.wrapping_add(8), Width::Long, 3);
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes note of a change of mode inside generated code.
-    fn follow_mode(&mut self) {
-        self.mode = ModeWord::from_word(self.cache.region.context().mode);
-        self.user = self.mode.view() == VIEW_USER;
-        self.paging.ac = self.mode.view() == VIEW_KERNEL_AC;
-    }
-
-    fn set_mode(&mut self, mode: ModeWord) {
-        self.mode = mode;
-        self.cache.region.context().mode = u64::from(mode.word());
-    }
-
-    /// RFLAGS, put together from where its parts are kept.
-    pub(crate) fn rflags(&mut self) -> Rflags {
-        let context = self.cache.region.context();
-        let mut flags = status::from_ax(context.flags) | Rflags::from_bits_retain(context.system_flags);
-        flags.set(Rflags::IF, context.interrupt_flag != 0);
-        flags.set(Rflags::DF, context.direction_flag != 0);
-        flags | Rflags::FIXED
     }
 
     fn drain_mailbox(&mut self) {
@@ -305,192 +207,6 @@ impl Translator {
             made = self.cache.translate(&self.guest, &mut self.tlb, source);
         }
         made.map_err(|_| Exit::Fatal(EngineError::NoMemory { rip, gpa: page.physical }))
-    }
-
-    /// Makes sense of an exit.
-    fn leave(&mut self, cpu: &mut CpuState, index: u32, rip: &mut u64) -> Next {
-        self.follow_mode();
-        match index {
-            EXIT_MISS => {
-                self.counters.missed_jumps += 1;
-                let context = self.cache.region.context();
-                context.flags = context.jump_flags;
-                Next::At(context.exit_value)
-            }
-            EXIT_FAULT => self.faulted(cpu, rip),
-            _ => match self.cache.sites.get(index) {
-                Some(site) => self.at_site(cpu, site, rip),
-                None => Next::Exit(unsupported(*rip, format!("exit {index}"))),
-            },
-        }
-    }
-
-    fn at_site(&mut self, cpu: &mut CpuState, site: Site, rip: &mut u64) -> Next {
-        let Some(block) = self.cache.block(site.block) else {
-            return Next::Exit(unsupported(*rip, "an exit from a dropped block".into()));
-        };
-        self.last = Some((site.block, self.cache.generation()));
-        let at = block.key.rip.wrapping_add(u64::from(site.offset));
-        match site.kind {
-            SiteKind::Link(n) => {
-                self.counters.links += 1;
-                let target = block.links.get(usize::from(n)).map_or(at, |link| link.target);
-                *rip = target;
-                self.follow(cpu, site.block, n, target)
-            }
-            SiteKind::Slow => {
-                *rip = at;
-                let slow = self.slow(cpu, at);
-                match slow {
-                    Slow::Retry => self.counters.slow_accesses += 1,
-                    _ => self.counters.slow_executions += 1,
-                }
-                self.after_slow(slow, at)
-            }
-            SiteKind::Callout => {
-                self.counters.callouts += 1;
-                *rip = at;
-                self.callout(cpu, at)
-            }
-            SiteKind::Kick => Next::Again(at),
-            SiteKind::Window => {
-                cpu.shadow = Shadow::Sti;
-                self.set_mode(self.mode.with_step());
-                *rip = at;
-                // The instruction in the shadow runs alone; `stepped` ends it.
-                match self.block_for(cpu, at) {
-                    Ok(id) => Next::In(self.enter_block(id)),
-                    Err(exit) => Next::Exit(exit),
-                }
-            }
-            SiteKind::Invalid => {
-                *rip = at;
-                // Too long, or at the end of what can be fetched: the fetch decides which fault it is.
-                let fault = self.fetch_instruction(cpu, at).err();
-                Next::Exit(Exit::Exception(fault.unwrap_or(Exception::UD)))
-            }
-            SiteKind::FpuTrap => {
-                *rip = at;
-                Next::Exit(self.fpu_trap(cpu, at))
-            }
-            SiteKind::Unsupported => {
-                *rip = at;
-                Next::Exit(self.unsupported_at(cpu, at))
-            }
-        }
-    }
-
-    /// A direct jump that is not linked yet.
-    fn follow(&mut self, cpu: &CpuState, from: BlockId, n: u16, target: u64) -> Next {
-        let generation = self.cache.generation();
-        match self.block_for(cpu, target) {
-            Ok(to) => {
-                if self.cache.generation() == generation {
-                    self.cache.link(from, n, to);
-                }
-                Next::In(self.enter_block(to))
-            }
-            Err(exit) => Next::Exit(exit),
-        }
-    }
-
-    fn after_slow(&mut self, slow: Slow, rip: u64) -> Next {
-        match slow {
-            Slow::Retry => self.resume_at(rip),
-            // A step ends with its instruction.
-            Slow::Done(next) if self.mode.steps() => Next::At(next),
-            Slow::Done(next) => self.resume_at(next),
-            Slow::Fault(exception) => Next::Exit(Exit::Exception(exception)),
-            Slow::Device(mmio, bounce) => {
-                self.pending = Some(bounce);
-                Next::Exit(Exit::Mmio(mmio))
-            }
-            Slow::Unsupported => Next::Exit(unsupported(rip, "an instruction's memory access".into())),
-        }
-    }
-
-    /// Goes on in the middle of the block that ran last, if it is still good.
-    fn resume_at(&mut self, rip: u64) -> Next {
-        // A slow jump may lead back into its own block, for ever: this way passes no check of the block's own.
-        if self.kicked() {
-            return Next::Again(rip);
-        }
-        let block = self
-            .last
-            .filter(|(_, generation)| *generation == self.cache.generation())
-            .and_then(|(id, _)| self.cache.block(id))
-            .filter(|block| block.valid && block.key.mode == self.mode);
-        match block.and_then(|block| block.resume_point(rip)) {
-            Some(host) => Next::In(host),
-            None => Next::Again(rip),
-        }
-    }
-
-    fn callout(&mut self, cpu: &CpuState, rip: u64) -> Next {
-        let code = match self.fetch_instruction(cpu, rip) {
-            Ok(code) => code,
-            Err(fault) => return Next::Exit(Exit::Exception(fault)),
-        };
-        let insn = self.cache.decode_one(&code, rip, self.mode);
-        let Some((instruction, Some(routine))) = insn.map(|i| (i.instruction, i.routine)) else {
-            return Next::Exit(Exit::Exception(Exception::UD));
-        };
-        Next::Exit(Exit::Sensitive(Insn { instruction, routine }))
-    }
-
-    fn fpu_trap(&mut self, cpu: &CpuState, rip: u64) -> Exit {
-        let code = self.fetch_instruction(cpu, rip).unwrap_or_default();
-        let insn = self.cache.decode_one(&code, rip, self.mode);
-        let exception = insn.and_then(|i| crate::lower::fpu_exception(&i.instruction, self.mode));
-        Exit::Exception(exception.unwrap_or(Exception::UD))
-    }
-
-    fn unsupported_at(&mut self, cpu: &CpuState, rip: u64) -> Exit {
-        let code = self.fetch_instruction(cpu, rip).unwrap_or_default();
-        let insn = self.cache.decode_one(&code, rip, self.mode);
-        unsupported(rip, insn.map_or("an instruction".into(), |i| i.instruction.to_string()))
-    }
-
-    /// A host signal in guest code.
-    fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
-        let signal = self.signal();
-        let Some(at) = self.cache.block_at(signal.pc).and_then(|block| block.guest_rip(signal.pc)) else {
-            return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
-        };
-        *rip = at;
-        if signal.bus {
-            let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-            return Next::Exit(Exit::Fatal(refused("giving the guest the memory it was promised", source)));
-        }
-        let code = self.fetch_instruction(cpu, at).unwrap_or_default();
-        let insn = self.cache.decode_one(&code, at, self.mode);
-        if insn.is_some_and(|insn| crate::lower::masks_components(&insn.instruction)) {
-            // It ran with edx:eax limited to what the guest has enabled.
-            let context = self.cache.region.context();
-            (context.gpr[gpr::RAX], context.gpr[gpr::RDX]) = (context.carried, context.carried_more);
-            context.flags = context.jump_flags;
-        }
-        match signal.exception(cpu) {
-            Some(exception) => Next::Exit(Exit::Exception(exception)),
-            None => Next::Exit(unsupported(at, format!("a host fault (vector {})", signal.vector))),
-        }
-    }
-
-    /// One instruction has run alone: its shadow ends, and a trap follows if it was single-stepped.
-    fn stepped(&mut self, cpu: &mut CpuState) -> Option<Exit> {
-        let flags = Rflags::from_bits_retain(self.cache.region.context().system_flags);
-        let masks_trap = cpu.shadow == Shadow::MovSs;
-        cpu.shadow = Shadow::None;
-        if flags.contains(Rflags::TF) {
-            if masks_trap {
-                return None;
-            }
-            let single_step = Exception { detail: 1 << 14, ..Exception::new(Vector::Debug) };
-            return Some(Exit::Exception(single_step));
-        }
-        self.set_mode(self.mode.without_step());
-        self.cache.region.kick().store(1, Ordering::Relaxed);
-        None
     }
 }
 
@@ -589,29 +305,4 @@ impl Drop for Translator {
         self.kick.detach();
         tracing::info!(counters = ?self.counters, "translator ends");
     }
-}
-
-fn unsupported(rip: u64, what: String) -> Exit {
-    Exit::Fatal(EngineError::Unsupported { what, rip })
-}
-
-fn paging_of(cpu: &CpuState, physical_bits: u8) -> PagingContext {
-    PagingContext::new(cpu.cr0, cpu.cr3, cpu.cr4, cpu.efer, cpu.rflags, physical_bits)
-}
-
-/// How many bytes from offset 0 may be read and written without another look at the segment.
-fn limits(segment: &Segment, mode: ModeWord) -> (u64, u64) {
-    let bytes = u64::from(segment.limit) + 1;
-    if mode.mode().is_real_style() {
-        return (bytes, bytes);
-    }
-    let code = segment.has(Segment::EXECUTABLE);
-    let expand_down = !code && segment.has(Segment::CONFORMING_OR_EXPAND_DOWN);
-    if !segment.is_present() || expand_down {
-        return (0, 0);
-    }
-    let extra = segment.has(Segment::READABLE_OR_WRITABLE);
-    let readable = if !code || extra { bytes } else { 0 };
-    let writable = if !code && extra { bytes } else { 0 };
-    (readable, writable)
 }

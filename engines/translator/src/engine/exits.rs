@@ -1,0 +1,216 @@
+//! What comes back from guest code, and where to go on.
+
+use std::sync::atomic::Ordering;
+
+use vcpu::{CpuState, EngineError, Exit, Insn, Shadow};
+use x86::register::gpr;
+use x86::{Exception, Rflags, Vector};
+
+use super::Translator;
+use crate::block::{BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
+use crate::guest::refused;
+use crate::slow::Slow;
+
+/// How the engine goes on after an exit from guest code.
+pub(super) enum Next {
+    /// At least one instruction is done; go on at this rip.
+    At(u64),
+    /// Nothing is done yet; look up this rip.
+    Again(u64),
+    /// Go on at this host address.
+    In(u64),
+    /// Leave the engine.
+    Exit(Exit),
+}
+
+impl Translator {
+    /// Makes sense of an exit.
+    pub(super) fn leave(&mut self, cpu: &mut CpuState, index: u32, rip: &mut u64) -> Next {
+        self.follow_mode();
+        match index {
+            EXIT_MISS => {
+                self.counters.missed_jumps += 1;
+                let context = self.cache.region.context();
+                context.flags = context.jump_flags;
+                Next::At(context.exit_value)
+            }
+            EXIT_FAULT => self.faulted(cpu, rip),
+            _ => match self.cache.sites.get(index) {
+                Some(site) => self.at_site(cpu, site, rip),
+                None => Next::Exit(unsupported(*rip, format!("exit {index}"))),
+            },
+        }
+    }
+
+    pub(super) fn at_site(&mut self, cpu: &mut CpuState, site: Site, rip: &mut u64) -> Next {
+        let Some(block) = self.cache.block(site.block) else {
+            return Next::Exit(unsupported(*rip, "an exit from a dropped block".into()));
+        };
+        self.last = Some((site.block, self.cache.generation()));
+        let at = block.key.rip.wrapping_add(u64::from(site.offset));
+        match site.kind {
+            SiteKind::Link(n) => {
+                self.counters.links += 1;
+                let target = block.links.get(usize::from(n)).map_or(at, |link| link.target);
+                *rip = target;
+                self.follow(cpu, site.block, n, target)
+            }
+            SiteKind::Slow => {
+                *rip = at;
+                let slow = self.slow(cpu, at);
+                match slow {
+                    Slow::Retry => self.counters.slow_accesses += 1,
+                    _ => self.counters.slow_executions += 1,
+                }
+                self.after_slow(slow, at)
+            }
+            SiteKind::Callout => {
+                self.counters.callouts += 1;
+                *rip = at;
+                self.callout(cpu, at)
+            }
+            SiteKind::Kick => Next::Again(at),
+            SiteKind::Window => {
+                cpu.shadow = Shadow::Sti;
+                self.set_mode(self.mode.with_step());
+                *rip = at;
+                // The instruction in the shadow runs alone; `stepped` ends it.
+                match self.block_for(cpu, at) {
+                    Ok(id) => Next::In(self.enter_block(id)),
+                    Err(exit) => Next::Exit(exit),
+                }
+            }
+            SiteKind::Invalid => {
+                *rip = at;
+                // Too long, or at the end of what can be fetched: the fetch decides which fault it is.
+                let fault = self.fetch_instruction(cpu, at).err();
+                Next::Exit(Exit::Exception(fault.unwrap_or(Exception::UD)))
+            }
+            SiteKind::FpuTrap => {
+                *rip = at;
+                Next::Exit(self.fpu_trap(cpu, at))
+            }
+            SiteKind::Unsupported => {
+                *rip = at;
+                Next::Exit(self.unsupported_at(cpu, at))
+            }
+        }
+    }
+
+    /// A direct jump that is not linked yet.
+    pub(super) fn follow(&mut self, cpu: &CpuState, from: BlockId, n: u16, target: u64) -> Next {
+        let generation = self.cache.generation();
+        match self.block_for(cpu, target) {
+            Ok(to) => {
+                if self.cache.generation() == generation {
+                    self.cache.link(from, n, to);
+                }
+                Next::In(self.enter_block(to))
+            }
+            Err(exit) => Next::Exit(exit),
+        }
+    }
+
+    pub(super) fn after_slow(&mut self, slow: Slow, rip: u64) -> Next {
+        match slow {
+            Slow::Retry => self.resume_at(rip),
+            // A step ends with its instruction.
+            Slow::Done(next) if self.mode.steps() => Next::At(next),
+            Slow::Done(next) => self.resume_at(next),
+            Slow::Fault(exception) => Next::Exit(Exit::Exception(exception)),
+            Slow::Device(mmio, bounce) => {
+                self.pending = Some(bounce);
+                Next::Exit(Exit::Mmio(mmio))
+            }
+            Slow::Unsupported => Next::Exit(unsupported(rip, "an instruction's memory access".into())),
+        }
+    }
+
+    /// Goes on in the middle of the block that ran last, if it is still good.
+    pub(super) fn resume_at(&mut self, rip: u64) -> Next {
+        // A slow jump may lead back into its own block, for ever: this way passes no check of the block's own.
+        if self.kicked() {
+            return Next::Again(rip);
+        }
+        let block = self
+            .last
+            .filter(|(_, generation)| *generation == self.cache.generation())
+            .and_then(|(id, _)| self.cache.block(id))
+            .filter(|block| block.valid && block.key.mode == self.mode);
+        match block.and_then(|block| block.resume_point(rip)) {
+            Some(host) => Next::In(host),
+            None => Next::Again(rip),
+        }
+    }
+
+    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Next {
+        let code = match self.fetch_instruction(cpu, rip) {
+            Ok(code) => code,
+            Err(fault) => return Next::Exit(Exit::Exception(fault)),
+        };
+        let insn = self.cache.decode_one(&code, rip, self.mode);
+        let Some((instruction, Some(routine))) = insn.map(|i| (i.instruction, i.routine)) else {
+            return Next::Exit(Exit::Exception(Exception::UD));
+        };
+        Next::Exit(Exit::Sensitive(Insn { instruction, routine }))
+    }
+
+    pub(super) fn fpu_trap(&mut self, cpu: &CpuState, rip: u64) -> Exit {
+        let code = self.fetch_instruction(cpu, rip).unwrap_or_default();
+        let insn = self.cache.decode_one(&code, rip, self.mode);
+        let exception = insn.and_then(|i| crate::lower::fpu_exception(&i.instruction, self.mode));
+        Exit::Exception(exception.unwrap_or(Exception::UD))
+    }
+
+    pub(super) fn unsupported_at(&mut self, cpu: &CpuState, rip: u64) -> Exit {
+        let code = self.fetch_instruction(cpu, rip).unwrap_or_default();
+        let insn = self.cache.decode_one(&code, rip, self.mode);
+        unsupported(rip, insn.map_or("an instruction".into(), |i| i.instruction.to_string()))
+    }
+
+    /// A host signal in guest code.
+    pub(super) fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
+        let signal = self.signal();
+        let Some(at) = self.cache.block_at(signal.pc).and_then(|block| block.guest_rip(signal.pc)) else {
+            return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
+        };
+        *rip = at;
+        if signal.bus {
+            let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+            return Next::Exit(Exit::Fatal(refused("giving the guest the memory it was promised", source)));
+        }
+        let code = self.fetch_instruction(cpu, at).unwrap_or_default();
+        let insn = self.cache.decode_one(&code, at, self.mode);
+        if insn.is_some_and(|insn| crate::lower::masks_components(&insn.instruction)) {
+            // It ran with edx:eax limited to what the guest has enabled.
+            let context = self.cache.region.context();
+            (context.gpr[gpr::RAX], context.gpr[gpr::RDX]) = (context.carried, context.carried_more);
+            context.flags = context.jump_flags;
+        }
+        match signal.exception(cpu) {
+            Some(exception) => Next::Exit(Exit::Exception(exception)),
+            None => Next::Exit(unsupported(at, format!("a host fault (vector {})", signal.vector))),
+        }
+    }
+
+    /// One instruction has run alone: its shadow ends, and a trap follows if it was single-stepped.
+    pub(super) fn stepped(&mut self, cpu: &mut CpuState) -> Option<Exit> {
+        let flags = Rflags::from_bits_retain(self.cache.region.context().system_flags);
+        let masks_trap = cpu.shadow == Shadow::MovSs;
+        cpu.shadow = Shadow::None;
+        if flags.contains(Rflags::TF) {
+            if masks_trap {
+                return None;
+            }
+            let single_step = Exception { detail: 1 << 14, ..Exception::new(Vector::Debug) };
+            return Some(Exit::Exception(single_step));
+        }
+        self.set_mode(self.mode.without_step());
+        self.cache.region.kick().store(1, Ordering::Relaxed);
+        None
+    }
+}
+
+pub(super) fn unsupported(rip: u64, what: String) -> Exit {
+    Exit::Fatal(EngineError::Unsupported { what, rip })
+}
