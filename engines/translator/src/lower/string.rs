@@ -24,6 +24,10 @@ impl Lowering<'_> {
             return false;
         };
         let rep = i.has_rep_prefix() || i.has_repne_prefix();
+        if rep && self.frame.mode.steps() {
+            self.leave_slow(insn);
+            return true;
+        }
         let saved = if insn.live_before == 0 { Saved::Dead } else { Saved::Context };
         if saved == Saved::Context {
             self.flags_to_context();

@@ -51,14 +51,16 @@ impl Translator {
             if form.repeat.is_some() && count == 0 {
                 return Ok(Slow::Done(i.next_ip()));
             }
-            let (done, more) = self.string_chunk(cpu, form, count)?;
+            // Stepped, a string instruction traps behind every repetition.
+            let steps = self.mode.steps();
+            let (done, more) = self.string_chunk(cpu, form, if steps { 1 } else { count })?;
             if form.repeat.is_some() {
                 self.set_masked(gpr::RCX, form.address_bits, count.wrapping_sub(done));
             }
             if form.repeat.is_none() || !more || count == done {
                 return Ok(Slow::Done(i.next_ip()));
             }
-            if self.kicked() {
+            if steps || self.kicked() {
                 return Ok(Slow::Done(i.ip()));
             }
         }
