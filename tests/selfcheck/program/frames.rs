@@ -50,7 +50,8 @@ macro_rules! every_register_around {
 }
 
 every_register_around!(selfcheck_around_store, "mov [0x10], rax");
-every_register_around!(selfcheck_around_load, "add rax, [0x10]");
+every_register_around!(selfcheck_around_load, "mov rax, [0x10]");
+every_register_around!(selfcheck_around_addition, "add rax, [0x10]");
 every_register_around!(selfcheck_around_push, "push rax");
 every_register_around!(selfcheck_around_ud2, "ud2");
 every_register_around!(selfcheck_around_int3, "int3");
@@ -60,18 +61,29 @@ every_register_around!(selfcheck_around_hlt, "hlt");
 const FLAG_SETS: [u64; 4] = [0x202, 0x202 | 0x8d5, 0x202 | 0x400 | 0x41, 0x202 | 0x894];
 const STATUS: u64 = 0xcd5;
 
+/// A function of `every_register_around`, and what it runs.
+type Around = (&'static str, unsafe extern "C" fn());
+
 pub fn every_register() -> Outcome {
-    probe::start();
-    let around: [(&str, unsafe extern "C" fn()); 6] = [
+    around(&[
         ("store", selfcheck_around_store),
-        ("load", selfcheck_around_load),
         ("push", selfcheck_around_push),
         ("ud2", selfcheck_around_ud2),
         ("int3", selfcheck_around_int3),
         ("hlt", selfcheck_around_hlt),
-    ];
+        ("load", selfcheck_around_load),
+    ])
+}
+
+/// Flags that the instruction would have overwritten, had it not faulted.
+pub fn dying_flags() -> Outcome {
+    around(&[("addition", selfcheck_around_addition)])
+}
+
+fn around(functions: &[Around]) -> Outcome {
+    probe::start();
     for (round, flags) in FLAG_SETS.into_iter().enumerate() {
-        for (what, function) in around {
+        for &(what, function) in functions {
             for (number, given) in GIVEN.iter().enumerate() {
                 given.store(0x0101_0101_0101_0101 * (number as u64 + 16 * round as u64 + 1), SeqCst);
             }

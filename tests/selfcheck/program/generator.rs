@@ -5,12 +5,14 @@
 /// Makes the data, always the same from its start.
 pub struct Generator(u64);
 
-impl Generator {
+impl Default for Generator {
     /// At the start of the data.
-    pub const fn new() -> Self {
+    fn default() -> Self {
         Self(0x9e37_79b9_7f4a_7c15)
     }
+}
 
+impl Generator {
     fn next(&mut self) -> u64 {
         // Marsaglia's xorshift, with its usual three shifts.
         self.0 ^= self.0 << 13;

@@ -62,6 +62,7 @@ const CHECKS: &[Check] = &[
     ("bus-errors",             traps::bus),
     ("alignment-check",        traps::alignment),
     ("fault-frames",           frames::every_register),
+    ("fault-frames-flags",     frames::dying_flags),
     ("fixed-up-operands",      frames::fixed_up),
     ("syscall-registers",      frames::syscall_registers),
     ("single-step",            steps::single_step),
@@ -170,7 +171,7 @@ fn alone(name: &str, check: fn() -> Outcome) -> i32 {
 }
 
 fn generate(bytes: u64) -> bool {
-    let mut generator = generator::Generator::new();
+    let mut generator = generator::Generator::default();
     let mut left = bytes;
     let mut block = [0; 4096];
     while left > 0 {

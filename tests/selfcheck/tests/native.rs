@@ -38,6 +38,6 @@ fn checks_are_chosen_by_name() {
 fn generated_data_are_the_same_on_both_sides() {
     let output = run("selfcheck-generate", &["generate", "100000"]);
     let mut expected = vec![0; 100_000];
-    Generator::new().fill(&mut expected);
+    Generator::default().fill(&mut expected);
     assert_eq!(output.stdout, expected);
 }
