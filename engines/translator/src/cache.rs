@@ -1,7 +1,7 @@
 //! The translation cache: blocks, how they are found, linked and dropped.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use iced_x86::Encoder;
 
@@ -17,6 +17,12 @@ use crate::mode::ModeWord;
 use crate::region::Region;
 use crate::tlb::Tlb;
 use crate::trampoline::{self, Crossings, XsaveFeatures, jump_slot};
+
+mod hash;
+mod sources;
+
+use hash::KeyHasher;
+use sources::{live_at_end, sources_of};
 
 /// Most host code one block may take; the cache is emptied when less is left.
 const BLOCK_ROOM: usize = 32 << 10;
@@ -443,79 +449,5 @@ impl Cache {
         insn.live_before = flags::ALL;
         insn.live_after = flags::ALL;
         Some(insn)
-    }
-}
-
-/// The guest bytes a block stands for. At an invalid end, the bytes that made it invalid count too.
-fn sources_of(source: &Source, list: &[GuestInsn], end: End) -> Vec<Range> {
-    let first = source.key.physical;
-    let mut len = list.last().map_or(0, |i| u64::from(i.offset) + i.instruction.len() as u64);
-    if end == End::Invalid {
-        len += 15;
-    }
-    let room = 4096 - (first & 0xfff);
-    let mut sources = vec![Range { start: first, len: len.clamp(1, room) }];
-    if let Some(next) = source.next_page {
-        sources.push(Range { start: next, len: len.saturating_sub(room).max(1) });
-    }
-    sources
-}
-
-/// Flags live behind the last instruction, from a look at where control goes if that is in the same page.
-fn live_at_end(guest: &Guest, source: &Source, list: &[GuestInsn], end: End, sources: &mut Vec<Range>) -> u8 {
-    use iced_x86::FlowControl as C;
-    let Some(last) = list.last() else {
-        return flags::ALL;
-    };
-    let i = &last.instruction;
-    let mode = source.key.mode;
-    if last.routine.is_some() || mode.steps() || source.next_page.is_some() {
-        return flags::ALL;
-    }
-    let targets = match (end, i.flow_control()) {
-        (End::Limit, _) => [Some(i.next_ip()), None],
-        (End::Transfer, C::UnconditionalBranch | C::Call) => [Some(i.near_branch_target()), None],
-        (End::Transfer, C::ConditionalBranch) => [Some(i.near_branch_target()), Some(i.next_ip())],
-        _ => return flags::ALL,
-    };
-    let mut live = 0;
-    for target in targets.into_iter().flatten() {
-        let linear = source.linear.wrapping_add(target.wrapping_sub(source.key.rip));
-        if linear >> 12 != source.linear >> 12 {
-            return flags::ALL;
-        }
-        let physical = source.key.physical & !0xfff | linear & 0xfff;
-        let Some(bytes) = guest.code(physical, 64) else {
-            return flags::ALL;
-        };
-        let (at_target, looked_at) = decode::peek_live(&bytes, target, mode);
-        live |= at_target;
-        sources.push(Range { start: physical, len: u64::from(looked_at).max(1) });
-    }
-    live
-}
-
-/// Multiplicative hashing: keys are addresses from the guest, which can at worst slow itself down.
-#[derive(Default)]
-pub struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        // The map takes its bucket from the low bits, where a product is weakest.
-        self.0 ^ self.0 >> 32
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
