@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use board::engine::EngineChoice;
-use board::load::LoadError;
 use board::machine::{BuildError, Config, Control, End, Source};
 use board::map::MemoryMap;
 use board::serial::SerialLine;

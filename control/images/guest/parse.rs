@@ -25,16 +25,12 @@ pub fn number(text: &[u8]) -> Option<u16> {
 
 /// The strings of a list in which each is followed by a NUL; what follows the last NUL is no string.
 pub fn strings(list: &[u8]) -> impl Iterator<Item = &CStr> + Clone {
-    list.split_inclusive(|byte| *byte == 0)
-        .filter_map(|string| CStr::from_bytes_with_nul(string).ok())
+    list.split_inclusive(|byte| *byte == 0).filter_map(|string| CStr::from_bytes_with_nul(string).ok())
 }
 
 /// The name in a `NAME=value` string of an environment.
 pub fn name(variable: &[u8]) -> &[u8] {
-    variable
-        .split(|byte| *byte == b'=')
-        .next()
-        .unwrap_or(variable)
+    variable.split(|byte| *byte == b'=').next().unwrap_or(variable)
 }
 
 /// The exit status as a shell reports it, of a process that ended as `wait4` says.

@@ -43,10 +43,7 @@ pub struct Tools {
 impl Default for Tools {
     /// As found along PATH.
     fn default() -> Self {
-        Self {
-            apt_get: "apt-get".into(),
-            apt_cache: "apt-cache".into(),
-        }
+        Self { apt_get: "apt-get".into(), apt_cache: "apt-cache".into() }
     }
 }
 
@@ -83,11 +80,7 @@ impl Apt {
             let path = directory.join(name);
             fs::write(&path, content).at("write", &path)?;
         }
-        Ok(Self {
-            tools: tools.clone(),
-            directory: directory.to_owned(),
-            complaints: String::new(),
-        })
+        Ok(Self { tools: tools.clone(), directory: directory.to_owned(), complaints: String::new() })
     }
 
     /// Fetches the package lists. A source that fails is no error as long as the others have what is needed.
@@ -134,9 +127,7 @@ impl Apt {
         let mut command = self.command(&self.tools.apt_get);
         // Status lines among the messages, as a further file descriptor cannot be given to a child.
         command.args(["-q", "-o", "APT::Status-Fd=1", "download"]);
-        command
-            .arg(format!("{}={}", package.name, package.version))
-            .current_dir(directory);
+        command.arg(format!("{}={}", package.name, package.version)).current_dir(directory);
         let program = self.tools.apt_get.display().to_string();
         let mut child = Running::start(command, &program, &self.directory)?;
         child.lines(|line| {
@@ -202,14 +193,10 @@ impl Running {
         let file = File::create(&errors).at("create", &errors)?;
         match command.stdout(Stdio::piped()).stderr(file).spawn() {
             Ok(child) => Ok(Self { child, errors }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NoApt {
-                program: program.to_owned(),
-            }),
-            Err(source) => Err(Error::Io {
-                action: "run",
-                path: program.into(),
-                source,
-            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(Error::NoApt { program: program.to_owned() })
+            }
+            Err(source) => Err(Error::Io { action: "run", path: program.into(), source }),
         }
     }
 
@@ -235,11 +222,7 @@ impl Running {
         if status.success() {
             Ok(())
         } else {
-            Err(Error::Apt {
-                program: program.to_owned(),
-                status,
-                message,
-            })
+            Err(Error::Apt { program: program.to_owned(), status, message })
         }
     }
 }
@@ -255,11 +238,7 @@ impl Drop for Running {
 /// The lines which say that a list is missing; there are warnings besides, of old keys for instance.
 fn failures(complaints: &str) -> String {
     let failed = |line: &&str| line.starts_with("E:") || line.contains("Failed to fetch");
-    complaints
-        .lines()
-        .filter(failed)
-        .collect::<Vec<_>>()
-        .join("\n")
+    complaints.lines().filter(failed).collect::<Vec<_>>().join("\n")
 }
 
 /// The first paragraph of a control file (deb822(5)); continuation lines are joined to their field.
@@ -284,61 +263,37 @@ pub(crate) fn stanza(text: &str) -> Stanza {
 }
 
 fn describe(package: &str, mut stanza: Stanza) -> Result<Description> {
-    let missing = |field| Error::Description {
-        package: package.to_owned(),
-        field,
-    };
+    let missing = |field| Error::Description { package: package.to_owned(), field };
     let mut take = |field| stanza.remove(field).filter(|value| !value.is_empty());
-    let name = take("Package")
-        .filter(|name| is_package_name(name))
-        .ok_or(missing("Package"))?;
+    let name = take("Package").filter(|name| is_package_name(name)).ok_or(missing("Package"))?;
     // It becomes part of an argument, and of the manifest.
-    let is_version = |text: &String| {
-        text.bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte))
-    };
-    let version = take("Version")
-        .filter(is_version)
-        .ok_or(missing("Version"))?;
-    let size = take("Size")
-        .and_then(|size| size.parse().ok())
-        .ok_or(missing("Size"))?;
-    Ok(Description {
-        name,
-        version,
-        size,
-        depends: take("Depends").unwrap_or_default(),
-    })
+    let is_version =
+        |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte));
+    let version = take("Version").filter(is_version).ok_or(missing("Version"))?;
+    let size = take("Size").and_then(|size| size.parse().ok()).ok_or(missing("Size"))?;
+    Ok(Description { name, version, size, depends: take("Depends").unwrap_or_default() })
 }
 
 /// Debian Policy, 5.6.1.
 fn is_package_name(name: &str) -> bool {
     name.len() >= 2
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.bytes().all(|byte| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)
-        })
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
 }
 
 /// The package names in a dependency field, alternatives included, versions and architectures left out.
 pub(crate) fn dependencies(field: &str) -> impl Iterator<Item = &str> {
     field
         .split([',', '|'])
-        .filter_map(|item| {
-            item.split([' ', '\t', '\n', '(', '[', '<', ':'])
-                .find(|word| !word.is_empty())
-        })
+        .filter_map(|item| item.split([' ', '\t', '\n', '(', '[', '<', ':']).find(|word| !word.is_empty()))
         .filter(|name| is_package_name(name))
 }
 
 /// How much is done, by a line `dlstatus:ITEM:PERCENT:TEXT` of apt's progress protocol.
 fn downloaded_share(line: &str) -> Option<f64> {
-    let percent: f64 = line
-        .strip_prefix("dlstatus:")?
-        .split(':')
-        .nth(1)?
-        .parse()
-        .ok()?;
+    let percent: f64 = line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()?;
     (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
 
@@ -364,28 +319,16 @@ mod tests {
     #[test]
     fn a_description_needs_sane_fields() {
         let description = describe("p", stanza(META)).unwrap();
-        assert_eq!(
-            (description.version.as_str(), description.size),
-            ("6.1.10-2", 1504)
-        );
+        assert_eq!((description.version.as_str(), description.size), ("6.1.10-2", 1504));
         let field_missing = |text: &str| match describe("p", stanza(text)) {
             Err(Error::Description { field, .. }) => field,
             other => panic!("{other:?}"),
         };
         assert_eq!(field_missing("Version: 1\nSize: 1"), "Package");
-        assert_eq!(
-            field_missing("Package: --evil\nVersion: 1\nSize: 1"),
-            "Package"
-        );
+        assert_eq!(field_missing("Package: --evil\nVersion: 1\nSize: 1"), "Package");
         assert_eq!(field_missing("Package: good\nVersion:\nSize: 1"), "Version");
-        assert_eq!(
-            field_missing("Package: good\nVersion: 1 2\nSize: 1"),
-            "Version"
-        );
-        assert_eq!(
-            field_missing("Package: good\nVersion: 1/../2\nSize: 1"),
-            "Version"
-        );
+        assert_eq!(field_missing("Package: good\nVersion: 1 2\nSize: 1"), "Version");
+        assert_eq!(field_missing("Package: good\nVersion: 1/../2\nSize: 1"), "Version");
         assert_eq!(field_missing("Package: good\nVersion: 1\nSize: -1"), "Size");
         assert_eq!(field_missing("Package: good\nVersion: 1"), "Size");
     }
@@ -394,27 +337,13 @@ mod tests {
     fn dependencies_lose_their_conditions() {
         let field = "kmod, linux-base (>= 4.3~), aa|bb (= 1),\n initramfs-tools (>= 0.120+deb8u2) | xx:any, yy [amd64], , (, -bad";
         let names: Vec<&str> = dependencies(field).collect();
-        assert_eq!(
-            names,
-            [
-                "kmod",
-                "linux-base",
-                "aa",
-                "bb",
-                "initramfs-tools",
-                "xx",
-                "yy"
-            ]
-        );
+        assert_eq!(names, ["kmod", "linux-base", "aa", "bb", "initramfs-tools", "xx", "yy"]);
         assert_eq!(dependencies("").count(), 0);
     }
 
     #[test]
     fn status_lines_are_shares() {
-        assert_eq!(
-            downloaded_share("dlstatus:1:25.0000:Retrieving file 1 of 1"),
-            Some(0.25)
-        );
+        assert_eq!(downloaded_share("dlstatus:1:25.0000:Retrieving file 1 of 1"), Some(0.25));
         for line in [
             "Get:1 http://host",
             "dlstatus:1",
@@ -430,10 +359,7 @@ mod tests {
     #[test]
     fn only_failures_are_quoted() {
         let said = "W: http://a: Key is stored in a legacy keyring\nW: Failed to fetch http://b  Not found\nE: No space";
-        assert_eq!(
-            failures(said),
-            "W: Failed to fetch http://b  Not found\nE: No space"
-        );
+        assert_eq!(failures(said), "W: Failed to fetch http://b  Not found\nE: No space");
         assert_eq!(failures(""), "");
     }
 
@@ -441,16 +367,10 @@ mod tests {
     fn a_host_without_apt_is_told_what_to_pass() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("apt-get");
-        let tools = Tools {
-            apt_get: missing.clone(),
-            apt_cache: missing,
-        };
+        let tools = Tools { apt_get: missing.clone(), apt_cache: missing };
         let mut apt = Apt::new(&tools, &directory.path().join("apt")).unwrap();
         let error = apt.update(&mut crate::progress::Silent).unwrap_err();
         assert!(matches!(error, Error::NoApt { .. }));
-        assert!(
-            error.to_string().contains("popf run --kernel F --initrd F"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("popf run --kernel F --initrd F"), "{error}");
     }
 }

@@ -33,10 +33,7 @@ impl<R: Read> Archive<R> {
         if magic != *MAGIC {
             return Err(invalid("not an ar archive"));
         }
-        Ok(Self {
-            input: input.take(0),
-            odd: false,
-        })
+        Ok(Self { input: input.take(0), odd: false })
     }
 
     /// The next member, whatever of the current one is unread left out.
@@ -66,16 +63,12 @@ impl<R: Read> Archive<R> {
             return Err(invalid("a member's header does not end as it must"));
         }
         let size = decimal(&header[48..58])?;
-        let name = std::str::from_utf8(&header[..16])
-            .map_err(|_| invalid("a member's name is not text"))?;
+        let name = std::str::from_utf8(&header[..16]).map_err(|_| invalid("a member's name is not text"))?;
         let name = name.trim_end_matches(' ');
         let name = name.strip_suffix('/').unwrap_or(name).to_owned();
         self.input.set_limit(size);
         self.odd = size % 2 == 1;
-        Ok(Some(Member {
-            name,
-            input: &mut self.input,
-        }))
+        Ok(Some(Member { name, input: &mut self.input }))
     }
 }
 
@@ -91,14 +84,11 @@ impl<R: Read> Read for Member<'_, R> {
 
 /// A field of decimal digits padded with blanks. Ten digits fit.
 fn decimal(field: &[u8]) -> io::Result<u64> {
-    let text = std::str::from_utf8(field)
-        .unwrap_or_default()
-        .trim_end_matches(' ');
+    let text = std::str::from_utf8(field).unwrap_or_default().trim_end_matches(' ');
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(invalid("a member's size is not a number"));
     }
-    text.parse()
-        .map_err(|_| invalid("a member's size is not a number"))
+    text.parse().map_err(|_| invalid("a member's size is not a number"))
 }
 
 fn invalid(why: &'static str) -> io::Error {
@@ -106,10 +96,7 @@ fn invalid(why: &'static str) -> io::Error {
 }
 
 fn truncated() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the ar archive ends in the middle of a member",
-    )
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the ar archive ends in the middle of a member")
 }
 
 #[cfg(test)]
@@ -121,13 +108,7 @@ pub(crate) mod tests {
         let mut archive = MAGIC.to_vec();
         for (name, content) in members {
             let size = content.len();
-            archive.extend(
-                format!(
-                    "{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n",
-                    0, 0, 0, 100_644
-                )
-                .bytes(),
-            );
+            archive.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 100_644).bytes());
             archive.extend_from_slice(content);
             if size % 2 == 1 {
                 archive.push(b'\n');
@@ -149,23 +130,11 @@ pub(crate) mod tests {
 
     #[test]
     fn members_read_back() {
-        let archive = write(&[
-            ("debian-binary", b"2.0\n"),
-            ("odd/", b"abc"),
-            ("empty", b""),
-            ("last", b"x"),
-        ]);
+        let archive = write(&[("debian-binary", b"2.0\n"), ("odd/", b"abc"), ("empty", b""), ("last", b"x")]);
         let members = read(&archive).unwrap();
-        let expected: [(&str, &[u8]); 4] = [
-            ("debian-binary", b"2.0\n"),
-            ("odd", b"abc"),
-            ("empty", b""),
-            ("last", b"x"),
-        ];
-        assert_eq!(
-            members,
-            expected.map(|(name, content)| (name.to_owned(), content.to_vec()))
-        );
+        let expected: [(&str, &[u8]); 4] =
+            [("debian-binary", b"2.0\n"), ("odd", b"abc"), ("empty", b""), ("last", b"x")];
+        assert_eq!(members, expected.map(|(name, content)| (name.to_owned(), content.to_vec())));
         // The final padding is often left out.
         assert_eq!(read(&archive[..archive.len() - 1]).unwrap(), members);
     }
@@ -179,10 +148,7 @@ pub(crate) mod tests {
         let mut second = archive.next_member().unwrap().unwrap();
         let mut content = String::new();
         second.read_to_string(&mut content).unwrap();
-        assert_eq!(
-            (second.name.as_str(), content.as_str()),
-            ("second", "content")
-        );
+        assert_eq!((second.name.as_str(), content.as_str()), ("second", "content"));
         assert!(archive.next_member().unwrap().is_none());
     }
 
@@ -202,10 +168,7 @@ pub(crate) mod tests {
         let archive = write(&[("first", b"12345")]);
         let mut archive = Archive::new(&archive[..archive.len() - 3]).unwrap();
         archive.next_member().unwrap().unwrap();
-        assert_eq!(
-            archive.next_member().unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(archive.next_member().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

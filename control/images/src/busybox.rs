@@ -44,11 +44,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Imag
     let cache = options.cache.clone().map_or_else(Cache::of_user, Ok)?;
     let recipe = recipe()?;
     let lock = cache.lock(progress)?;
-    let existing = if options.refresh {
-        None
-    } else {
-        cache.load_undamaged(NAME)?
-    };
+    let existing = if options.refresh { None } else { cache.load_undamaged(NAME)? };
     if let Some((manifest, directory)) = &existing
         && manifest.recipe == recipe
     {
@@ -65,11 +61,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Imag
     progress.begin("writing initramfs", None);
     write_initramfs(&target)?;
     let record = |name: &str| Record::of(&target.join(name));
-    let files = Files {
-        vmlinuz: record(KERNEL)?,
-        busybox: record(BUSYBOX)?,
-        initrd: record(INITRD)?,
-    };
+    let files = Files { vmlinuz: record(KERNEL)?, busybox: record(BUSYBOX)?, initrd: record(INITRD)? };
     let image = cache.commit(&lock, &target, Manifest::new(NAME, recipe, packages, files))?;
     progress.end();
     Ok(image)
@@ -90,61 +82,34 @@ fn reuse(manifest: &Manifest, directory: &Path, target: &Path) -> Option<Vec<Pac
     Some(manifest.packages.clone())
 }
 
-fn fetch(
-    tools: &Tools,
-    workshop: &Path,
-    target: &Path,
-    progress: &mut dyn Progress,
-) -> Result<Vec<Package>> {
+fn fetch(tools: &Tools, workshop: &Path, target: &Path, progress: &mut dyn Progress) -> Result<Vec<Package>> {
     let mut apt = Apt::new(tools, &workshop.join("apt"))?;
     apt.update(progress)?;
     let meta = apt.describe(META_PACKAGE)?;
-    let kernel_name = kernel_package(&meta.depends).ok_or(Error::Description {
-        package: META_PACKAGE.to_owned(),
-        field: "Depends",
-    })?;
+    let kernel_name = kernel_package(&meta.depends)
+        .ok_or(Error::Description { package: META_PACKAGE.to_owned(), field: "Depends" })?;
     let kernel = apt.describe(kernel_name)?;
     let busybox = apt.describe(BUSYBOX_PACKAGE)?;
     let kernel_file = download(&apt, &kernel, &workshop.join("kernel"), progress)?;
     let busybox_file = download(&apt, &busybox, &workshop.join("busybox"), progress)?;
     progress.begin("unpacking", None);
-    let kernel_is = |path: &str| {
-        path.strip_prefix("boot/vmlinuz-")
-            .is_some_and(|version| !version.contains('/'))
-    };
-    take(
-        &kernel_file,
-        "kernel (boot/vmlinuz-*)",
-        kernel_is,
-        KERNEL_LIMIT,
-        &target.join(KERNEL),
-    )?;
+    let kernel_is =
+        |path: &str| path.strip_prefix("boot/vmlinuz-").is_some_and(|version| !version.contains('/'));
+    take(&kernel_file, "kernel (boot/vmlinuz-*)", kernel_is, KERNEL_LIMIT, &target.join(KERNEL))?;
     let busybox_is = |path: &str| matches!(path, "bin/busybox" | "usr/bin/busybox");
     let program = target.join(BUSYBOX);
-    take(
-        &busybox_file,
-        "program (bin/busybox)",
-        busybox_is,
-        BUSYBOX_LIMIT,
-        &program,
-    )?;
+    take(&busybox_file, "program (bin/busybox)", busybox_is, BUSYBOX_LIMIT, &program)?;
     if !is_amd64_program(&program)? {
         let source = PackageError::Format("its busybox is no program for x86-64 Linux");
-        return Err(Error::Package {
-            path: busybox_file,
-            source,
-        });
+        return Err(Error::Package { path: busybox_file, source });
     }
     progress.end();
-    Ok([kernel, busybox]
-        .map(|Description { name, version, .. }| Package { name, version })
-        .to_vec())
+    Ok([kernel, busybox].map(|Description { name, version, .. }| Package { name, version }).to_vec())
 }
 
 /// The kernel that the meta package stands for.
 fn kernel_package(depends: &str) -> Option<&str> {
-    dependencies(depends)
-        .find(|name| name.starts_with("linux-image-") && name.ends_with("-cloud-amd64"))
+    dependencies(depends).find(|name| name.starts_with("linux-image-") && name.ends_with("-cloud-amd64"))
 }
 
 /// The one file that apt puts into an empty directory, under a name that is apt's business.
@@ -165,34 +130,15 @@ fn download(
     Err(source).at("find the downloaded package in", directory)
 }
 
-fn take(
-    package: &Path,
-    what: &'static str,
-    is: fn(&str) -> bool,
-    limit: u64,
-    to: &Path,
-) -> Result<()> {
-    extract(
-        package,
-        &[Wanted {
-            what,
-            is,
-            limit,
-            to,
-        }],
-    )
-    .map_err(|source| Error::Package {
-        path: package.to_owned(),
-        source,
-    })
+fn take(package: &Path, what: &'static str, is: fn(&str) -> bool, limit: u64, to: &Path) -> Result<()> {
+    extract(package, &[Wanted { what, is, limit, to }])
+        .map_err(|source| Error::Package { path: package.to_owned(), source })
 }
 
 /// By the ELF header: 64 bits, little-endian, EM_X86_64.
 fn is_amd64_program(path: &Path) -> Result<bool> {
     let mut header = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(20).read_to_end(&mut header))
-        .at("read", path)?;
+    File::open(path).and_then(|file| file.take(20).read_to_end(&mut header)).at("read", path)?;
     Ok(header.starts_with(b"\x7fELF\x02\x01") && header.get(18..20) == Some(&[62, 0]))
 }
 
@@ -208,15 +154,8 @@ fn write_initramfs(target: &Path) -> Result<()> {
 /// Asks the program itself, which runs on this host as it does in the guest. Where it may not (a file system
 /// mounted noexec) the image has no links, and the guest's first process makes them at every boot.
 fn applet_links(program: &Path) -> Vec<String> {
-    match Command::new(program)
-        .arg("--list-full")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-    {
-        Ok(output) if output.status.success() => {
-            initramfs::links(&String::from_utf8_lossy(&output.stdout))
-        }
+    match Command::new(program).arg("--list-full").stdin(Stdio::null()).stderr(Stdio::null()).output() {
+        Ok(output) if output.status.success() => initramfs::links(&String::from_utf8_lossy(&output.stdout)),
         Ok(output) => {
             tracing::warn!("{} --list-full: {}", program.display(), output.status);
             Vec::new()

@@ -42,22 +42,14 @@ fn scripts() -> &'static (TempDir, Tools) {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
             // Busy as long as a process that another test is starting holds the file as it was written.
-            let started = || {
-                Command::new(&path)
-                    .arg("-c")
-                    .arg(directory.path())
-                    .stdout(Stdio::null())
-                    .status()
-            };
+            let started =
+                || Command::new(&path).arg("-c").arg(directory.path()).stdout(Stdio::null()).status();
             while started().is_err_and(|error| error.kind() == ErrorKind::ExecutableFileBusy) {
                 std::thread::yield_now();
             }
             path
         };
-        let tools = Tools {
-            apt_get: write("apt-get", APT_GET),
-            apt_cache: write("apt-cache", APT_CACHE),
-        };
+        let tools = Tools { apt_get: write("apt-get", APT_GET), apt_cache: write("apt-cache", APT_CACHE) };
         (directory, tools)
     })
 }
@@ -77,44 +69,22 @@ impl Host {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             tar.append_data(&mut header, path, content).unwrap();
-            write_ar(&[
-                ("debian-binary", b"2.0\n"),
-                ("data.tar", &tar.into_inner().unwrap()),
-            ])
+            write_ar(&[("debian-binary", b"2.0\n"), ("data.tar", &tar.into_inner().unwrap())])
         };
         let kernel = "linux-image-6.1.0-9-cloud-amd64";
-        fs::write(
-            at(&format!("{kernel}=6.1-1")),
-            deb("./boot/vmlinuz-6.1.0-9-cloud-amd64", KERNEL_CONTENT),
-        )
-        .unwrap();
-        fs::write(
-            at("busybox-static=1:1.3-4"),
-            deb("./usr/bin/busybox", PROGRAM),
-        )
-        .unwrap();
+        fs::write(at(&format!("{kernel}=6.1-1")), deb("./boot/vmlinuz-6.1.0-9-cloud-amd64", KERNEL_CONTENT))
+            .unwrap();
+        fs::write(at("busybox-static=1:1.3-4"), deb("./usr/bin/busybox", PROGRAM)).unwrap();
         let describe = |name: &str, version: &str, depends: &str| {
-            let text =
-                format!("Package: {name}\nVersion: {version}\nSize: 1000\nDepends: {depends}\n\n");
+            let text = format!("Package: {name}\nVersion: {version}\nSize: 1000\nDepends: {depends}\n\n");
             fs::write(at(name), text).unwrap();
         };
-        describe(
-            "linux-image-cloud-amd64",
-            "6.1-1",
-            &format!("{kernel} (= 6.1-1)"),
-        );
+        describe("linux-image-cloud-amd64", "6.1-1", &format!("{kernel} (= 6.1-1)"));
         describe(kernel, "6.1-1", "kmod, linux-base");
         describe("busybox-static", "1:1.3-4", "");
         let tools = scripts().1.clone();
         let cache = Some(Cache::at(at("cache")));
-        Self {
-            directory,
-            options: BuildOptions {
-                refresh: false,
-                cache,
-                tools,
-            },
-        }
+        Self { directory, options: BuildOptions { refresh: false, cache, tools } }
     }
 
     fn cache(&self) -> &Cache {
@@ -131,21 +101,13 @@ impl Host {
 
     fn offline(&self) -> BuildOptions {
         let none = self.path("none");
-        BuildOptions {
-            tools: Tools {
-                apt_get: none.clone(),
-                apt_cache: none,
-            },
-            ..self.options.clone()
-        }
+        BuildOptions { tools: Tools { apt_get: none.clone(), apt_cache: none }, ..self.options.clone() }
     }
 
     /// After a failure: the lock, and nothing else.
     fn assert_nothing_left(&self) {
-        let left: Vec<_> = fs::read_dir(self.path("cache"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let left: Vec<_> =
+            fs::read_dir(self.path("cache")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["lock"]);
         assert_eq!(self.cache().find(NAME).unwrap(), None);
     }
@@ -169,16 +131,8 @@ fn packages_become_an_image() {
     assert_eq!((progress.open, progress.most), (false, 500));
     assert_eq!(fs::read(&image.kernel).unwrap(), KERNEL_CONTENT);
     let entries = read(&fs::read(&image.initrd).unwrap());
-    assert!(
-        entries
-            .iter()
-            .any(|entry| entry.name == "bin/busybox" && entry.content == PROGRAM)
-    );
-    let versions: Vec<&str> = image
-        .packages
-        .iter()
-        .map(|package| package.version.as_str())
-        .collect();
+    assert!(entries.iter().any(|entry| entry.name == "bin/busybox" && entry.content == PROGRAM));
+    let versions: Vec<&str> = image.packages.iter().map(|package| package.version.as_str()).collect();
     assert_eq!(versions, ["6.1-1", "1:1.3-4"]);
     image.verify().unwrap();
     assert_eq!(host.cache().find(NAME).unwrap(), Some(image));
@@ -191,10 +145,7 @@ fn a_cached_image_needs_no_apt() {
     let mut progress = Recorded::default();
     assert_eq!(build(&host.offline(), &mut progress).unwrap(), image);
     assert!(progress.stages.is_empty());
-    let refresh = BuildOptions {
-        refresh: true,
-        ..host.options.clone()
-    };
+    let refresh = BuildOptions { refresh: true, ..host.options.clone() };
     let before = host.calls().lines().count();
     assert_eq!(build(&refresh, &mut Silent).unwrap(), image);
     assert_eq!(host.calls().lines().count(), 2 * before);
@@ -214,10 +165,7 @@ fn another_recipe_needs_no_apt_either() {
     // Unless what would be reused is damaged.
     fs::write(&manifest, text.replace(&recipe().unwrap(), "older")).unwrap();
     fs::write(&image.kernel, b"A kernel").unwrap();
-    assert!(matches!(
-        build(&host.offline(), &mut Silent),
-        Err(Error::NoApt { .. })
-    ));
+    assert!(matches!(build(&host.offline(), &mut Silent), Err(Error::NoApt { .. })));
     assert_eq!(build(&host.options, &mut Silent).unwrap(), image);
     image.verify().unwrap();
 }
@@ -237,10 +185,7 @@ fn a_failed_download_leaves_nothing() {
     fs::remove_file(host.path("busybox-static=1:1.3-4")).unwrap();
     let error = build(&host.options, &mut Silent).unwrap_err();
     assert!(matches!(error, Error::Apt { .. }), "{error:?}");
-    assert!(
-        error.to_string().contains("busybox-static=1:1.3-4"),
-        "it quotes the program: {error}"
-    );
+    assert!(error.to_string().contains("busybox-static=1:1.3-4"), "it quotes the program: {error}");
     host.assert_nothing_left();
 }
 
@@ -249,10 +194,8 @@ fn a_damaged_package_leaves_nothing() {
     let host = Host::new();
     let path = host.path("linux-image-6.1.0-9-cloud-amd64=6.1-1");
     let package = fs::read(&path).unwrap();
-    let content_at = package
-        .windows(KERNEL_CONTENT.len())
-        .position(|window| window == KERNEL_CONTENT)
-        .unwrap();
+    let content_at =
+        package.windows(KERNEL_CONTENT.len()).position(|window| window == KERNEL_CONTENT).unwrap();
     fs::write(&path, &package[..content_at + 4]).unwrap();
     let error = build(&host.options, &mut Silent).unwrap_err();
     assert!(matches!(error, Error::Package { .. }), "{error:?}");
@@ -261,11 +204,9 @@ fn a_damaged_package_leaves_nothing() {
 
 #[test]
 fn a_program_for_another_processor_is_refused() {
-    for program in [
-        b"#!/bin/sh\n".as_slice(),
-        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0",
-        b"\x7fELF\x02\x01",
-    ] {
+    for program in
+        [b"#!/bin/sh\n".as_slice(), b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0", b"\x7fELF\x02\x01"]
+    {
         let host = Host::new();
         let path = host.path("program");
         fs::write(&path, program).unwrap();
@@ -278,14 +219,8 @@ fn a_missing_package_is_named() {
     let host = Host::new();
     fs::remove_file(host.path("linux-image-cloud-amd64")).unwrap();
     let error = build(&host.options, &mut Silent).unwrap_err();
-    assert!(
-        matches!(&error, Error::NoPackage { package } if package == META_PACKAGE),
-        "{error:?}"
-    );
-    assert!(
-        error.to_string().contains("popf run --kernel F --initrd F"),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::NoPackage { package } if package == META_PACKAGE), "{error:?}");
+    assert!(error.to_string().contains("popf run --kernel F --initrd F"), "{error}");
     host.assert_nothing_left();
 }
 
@@ -296,12 +231,7 @@ fn a_missing_list_is_told_in_apts_words() {
     fs::write(host.path("complaint"), "W: Failed to fetch http://source").unwrap();
     let error = build(&host.options, &mut Silent).unwrap_err();
     assert!(matches!(error, Error::NoLists { .. }), "{error:?}");
-    assert!(
-        error
-            .to_string()
-            .contains("\n  W: Failed to fetch http://source"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("\n  W: Failed to fetch http://source"), "{error}");
     host.assert_nothing_left();
 }
 
@@ -315,10 +245,7 @@ fn a_failed_source_does_no_harm_if_the_others_suffice() {
 #[test]
 fn the_meta_package_is_resolved() {
     let depends = "kmod, linux-image-amd64 | linux-image-6.12.1+deb13-cloud-amd64 (= 6.12.1-1), linux-headers-cloud-amd64";
-    assert_eq!(
-        kernel_package(depends),
-        Some("linux-image-6.12.1+deb13-cloud-amd64")
-    );
+    assert_eq!(kernel_package(depends), Some("linux-image-6.12.1+deb13-cloud-amd64"));
     assert_eq!(kernel_package("linux-image-amd64"), None);
     assert_eq!(kernel_package(""), None);
 }
@@ -327,22 +254,10 @@ fn the_meta_package_is_resolved() {
 fn builders_at_the_same_time_fetch_once() {
     let host = Host::new();
     let images: Vec<Image> = std::thread::scope(|scope| {
-        let builders: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| build(&host.options, &mut Silent).unwrap()))
-            .collect();
-        builders
-            .into_iter()
-            .map(|builder| builder.join().unwrap())
-            .collect()
+        let builders: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| build(&host.options, &mut Silent).unwrap())).collect();
+        builders.into_iter().map(|builder| builder.join().unwrap()).collect()
     });
     assert!(images.iter().all(|image| *image == images[0]));
-    assert_eq!(
-        host.calls()
-            .lines()
-            .filter(|line| *line == "update")
-            .count(),
-        1,
-        "{}",
-        host.calls()
-    );
+    assert_eq!(host.calls().lines().filter(|line| *line == "update").count(), 1, "{}", host.calls());
 }

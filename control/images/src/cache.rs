@@ -51,15 +51,12 @@ impl Drop for Lock {
 impl Cache {
     /// The user's.
     pub fn of_user() -> Result<Self> {
-        from_environment(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"))
-            .map(|root| Self { root })
+        from_environment(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")).map(|root| Self { root })
     }
 
     /// The one in a directory, which need not exist yet.
     pub fn at(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            root: directory.into(),
-        }
+        Self { root: directory.into() }
     }
 
     /// The image of a name if it has been built, by this popf's recipe, and its files have their sizes.
@@ -73,10 +70,7 @@ impl Cache {
 
     /// Every image that [`Self::find`] would find.
     pub fn list(&self) -> Result<Vec<Image>> {
-        crate::KNOWN
-            .iter()
-            .filter_map(|name| self.find(name).transpose())
-            .collect()
+        crate::KNOWN.iter().filter_map(|name| self.find(name).transpose()).collect()
     }
 
     /// Removes an image; `false` if there was none.
@@ -121,10 +115,7 @@ impl Cache {
         };
         let mut parts = target.components();
         let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
-            return Err(Error::Damaged {
-                path: link,
-                reason: "the link leads out of the cache".to_owned(),
-            });
+            return Err(Error::Damaged { path: link, reason: "the link leads out of the cache".to_owned() });
         };
         let directory = self.root.join(target);
         Manifest::load(&directory, name).map(|manifest| Some((manifest, directory)))
@@ -134,11 +125,7 @@ impl Cache {
     pub(crate) fn lock(&self, progress: &mut dyn Progress) -> Result<Lock> {
         fs::create_dir_all(&self.root).at("create", &self.root)?;
         let path = self.root.join("lock");
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .at("open", &path)?;
+        let file = File::options().create(true).append(true).open(&path).at("open", &path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -165,9 +152,7 @@ impl Cache {
         for entry in fs::read_dir(from).at("read", from)? {
             let path = entry.at("read", from)?.path();
             // A name must not outlive the content in a power failure.
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .at("write", &path)?;
+            File::open(&path).and_then(|file| file.sync_all()).at("write", &path)?;
         }
         let name = manifest.name.clone();
         let digest = manifest.content_digest();
@@ -178,10 +163,7 @@ impl Cache {
             fs::remove_dir_all(&directory).at("remove", &directory)?;
         }
         fs::rename(from, &directory).at("rename", from)?;
-        let (link, new_link) = (
-            self.root.join(&name),
-            self.root.join(format!("{TEMPORARY}{name}")),
-        );
+        let (link, new_link) = (self.root.join(&name), self.root.join(format!("{TEMPORARY}{name}")));
         symlink(&directory_name, &new_link).at("create", &new_link)?;
         fs::rename(&new_link, &link).at("rename", &new_link)?;
         self.sweep(&name, Some(&directory_name))?;
@@ -203,11 +185,7 @@ impl Cache {
             }
             let path = entry.path();
             let is_directory = entry.file_type().at("look at", &path)?.is_dir();
-            let removed = if is_directory {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
+            let removed = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.at("remove", &path)?;
         }
         Ok(())

@@ -22,15 +22,8 @@ fn put(cache: &Cache, kernel: &str) -> Image {
         fs::write(target.join(name), content).unwrap();
     }
     let record = |name: &str| Record::of(&target.join(name)).unwrap();
-    let files = Files {
-        vmlinuz: record(KERNEL),
-        busybox: record(BUSYBOX),
-        initrd: record(INITRD),
-    };
-    let packages = vec![Package {
-        name: "p".to_owned(),
-        version: "1".to_owned(),
-    }];
+    let files = Files { vmlinuz: record(KERNEL), busybox: record(BUSYBOX), initrd: record(INITRD) };
+    let packages = vec![Package { name: "p".to_owned(), version: "1".to_owned() }];
     let manifest = Manifest::new(NAME, recipe_of(NAME).unwrap(), packages, files);
     cache.commit(&lock, &target, manifest).unwrap()
 }
@@ -48,13 +41,7 @@ fn what_was_put_is_found() {
     assert_eq!(cache.find(NAME).unwrap(), Some(image.clone()));
     assert_eq!(cache.list().unwrap(), std::slice::from_ref(&image));
     assert_eq!(fs::read_to_string(&image.kernel).unwrap(), "kernel");
-    assert_eq!(
-        image.packages,
-        [Package {
-            name: "p".to_owned(),
-            version: "1".to_owned()
-        }]
-    );
+    assert_eq!(image.packages, [Package { name: "p".to_owned(), version: "1".to_owned() }]);
     image.verify().unwrap();
 }
 
@@ -70,15 +57,9 @@ fn an_empty_cache_has_nothing() {
 fn an_unknown_name_lists_the_known_ones() {
     let (_directory, cache, _) = filled();
     for name in ["ubuntu", "", "..", "busybox/", "lock"] {
-        for error in [
-            cache.find(name).unwrap_err(),
-            cache.remove(name).unwrap_err(),
-        ] {
+        for error in [cache.find(name).unwrap_err(), cache.remove(name).unwrap_err()] {
             assert!(matches!(error, Error::UnknownImage { .. }), "{error:?}");
-            assert!(
-                error.to_string().ends_with("known images: busybox"),
-                "{error}"
-            );
+            assert!(error.to_string().ends_with("known images: busybox"), "{error}");
         }
     }
 }
@@ -109,40 +90,25 @@ type Damage = fn(&Image);
 #[test]
 fn a_damaged_image_is_no_image() {
     let damages: [(&str, Damage); 9] = [
-        ("a truncated kernel", |image| {
-            fs::write(&image.kernel, "kern").unwrap()
-        }),
+        ("a truncated kernel", |image| fs::write(&image.kernel, "kern").unwrap()),
         ("no initrd", |image| fs::remove_file(&image.initrd).unwrap()),
         ("a directory for a file", |image| {
             fs::remove_file(&image.initrd).unwrap();
             fs::create_dir(&image.initrd).unwrap();
         }),
-        ("no manifest", |image| {
-            fs::remove_file(image.directory().join("manifest.json")).unwrap()
-        }),
-        ("an empty manifest", |image| {
-            fs::write(image.directory().join("manifest.json"), "").unwrap()
-        }),
+        ("no manifest", |image| fs::remove_file(image.directory().join("manifest.json")).unwrap()),
+        ("an empty manifest", |image| fs::write(image.directory().join("manifest.json"), "").unwrap()),
         ("a huge manifest", |image| {
             fs::write(image.directory().join("manifest.json"), " ".repeat(1 << 20)).unwrap();
         }),
-        ("another format", |image| {
-            edit_manifest(image, "\"format\": 1", "\"format\": 2")
-        }),
-        ("another name", |image| {
-            edit_manifest(image, "\"name\": \"busybox\"", "\"name\": \"other\"")
-        }),
-        ("an unknown field", |image| {
-            edit_manifest(image, "\"format\"", "\"x\": 1, \"format\"")
-        }),
+        ("another format", |image| edit_manifest(image, "\"format\": 1", "\"format\": 2")),
+        ("another name", |image| edit_manifest(image, "\"name\": \"busybox\"", "\"name\": \"other\"")),
+        ("an unknown field", |image| edit_manifest(image, "\"format\"", "\"x\": 1, \"format\"")),
     ];
     for (what, damage) in damages {
         let (_directory, cache, image) = filled();
         damage(&image);
-        assert!(
-            matches!(cache.load(NAME), Err(Error::Damaged { .. })),
-            "{what}"
-        );
+        assert!(matches!(cache.load(NAME), Err(Error::Damaged { .. })), "{what}");
         assert_eq!(cache.find(NAME).unwrap(), None, "{what}");
         assert_eq!(put(&cache, "kernel"), image, "{what}");
         image.verify().unwrap();
@@ -155,10 +121,7 @@ fn a_changed_byte_is_found_on_demand() {
     fs::write(&image.kernel, "kernal").unwrap();
     let found = cache.find(NAME).unwrap().expect("the size is the same");
     let error = found.verify().unwrap_err();
-    assert!(
-        matches!(&error, Error::Damaged { reason, .. } if reason.contains(KERNEL)),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::Damaged { reason, .. } if reason.contains(KERNEL)), "{error:?}");
 }
 
 #[test]
@@ -167,12 +130,7 @@ fn links_out_of_the_cache_are_not_followed() {
     let elsewhere = directory.path().join("elsewhere");
     fs::rename(image.directory(), &elsewhere).unwrap();
     let link = cache.root.join(NAME);
-    for target in [
-        elsewhere.as_path(),
-        Path::new("../elsewhere"),
-        Path::new("."),
-        Path::new(".."),
-    ] {
+    for target in [elsewhere.as_path(), Path::new("../elsewhere"), Path::new("."), Path::new("..")] {
         fs::remove_file(&link).unwrap();
         symlink(target, &link).unwrap();
         assert_eq!(cache.find(NAME).unwrap(), None, "{}", target.display());
@@ -190,16 +148,11 @@ fn leftovers_are_swept_and_other_files_are_not() {
     fs::write(cache.root.join("tmp-file"), "").unwrap();
     fs::write(cache.root.join("notes"), "").unwrap();
     let image = put(&cache, "next");
-    let mut names: Vec<_> = fs::read_dir(&cache.root)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(&cache.root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     let current = image.directory().file_name().unwrap().to_owned();
-    assert_eq!(
-        names,
-        [OsString::from(NAME), current, "lock".into(), "notes".into()]
-    );
+    assert_eq!(names, [OsString::from(NAME), current, "lock".into(), "notes".into()]);
 }
 
 #[test]
@@ -207,22 +160,10 @@ fn the_users_directory_follows_the_specification() {
     let of = |cache: Option<&str>, home: Option<&str>| {
         from_environment(cache.map(Into::into), home.map(Into::into))
     };
-    assert_eq!(
-        of(Some("/c"), Some("/h")).unwrap(),
-        Path::new("/c/popf/images")
-    );
-    assert_eq!(
-        of(None, Some("/h")).unwrap(),
-        Path::new("/h/.cache/popf/images")
-    );
-    assert_eq!(
-        of(Some("relative"), Some("/h")).unwrap(),
-        Path::new("/h/.cache/popf/images")
-    );
-    assert_eq!(
-        of(Some(""), Some("/h")).unwrap(),
-        Path::new("/h/.cache/popf/images")
-    );
+    assert_eq!(of(Some("/c"), Some("/h")).unwrap(), Path::new("/c/popf/images"));
+    assert_eq!(of(None, Some("/h")).unwrap(), Path::new("/h/.cache/popf/images"));
+    assert_eq!(of(Some("relative"), Some("/h")).unwrap(), Path::new("/h/.cache/popf/images"));
+    assert_eq!(of(Some(""), Some("/h")).unwrap(), Path::new("/h/.cache/popf/images"));
     for nowhere in [of(None, None), of(Some("x"), Some("y"))] {
         assert!(matches!(nowhere, Err(Error::NoCacheDirectory)));
     }

@@ -41,14 +41,9 @@ fn extract_from(package: impl Read, wanted: &[Wanted<'_>]) -> Result<(), Package
         return Err(PackageError::Format("it is no Debian package"));
     };
     let mut version = String::new();
-    first
-        .take(16)
-        .read_to_string(&mut version)
-        .map_err(PackageError::Read)?;
+    first.take(16).read_to_string(&mut version).map_err(PackageError::Read)?;
     if !version.starts_with("2.") {
-        return Err(PackageError::Format(
-            "it is a Debian package of an unknown format",
-        ));
+        return Err(PackageError::Format("it is a Debian package of an unknown format"));
     }
     while let Some(member) = archive.next_member().map_err(PackageError::Read)? {
         if member.name == "data.tar" || member.name.starts_with("data.tar.") {
@@ -59,10 +54,7 @@ fn extract_from(package: impl Read, wanted: &[Wanted<'_>]) -> Result<(), Package
     Err(PackageError::Format("it has no payload"))
 }
 
-fn decompressor<'a>(
-    name: &str,
-    member: impl Read + 'a,
-) -> Result<Box<dyn Read + 'a>, PackageError> {
+fn decompressor<'a>(name: &str, member: impl Read + 'a) -> Result<Box<dyn Read + 'a>, PackageError> {
     let suffix = name.strip_prefix("data.tar").unwrap_or_default();
     Ok(match suffix {
         "" => Box::new(member),
@@ -73,9 +65,7 @@ fn decompressor<'a>(
         }
         ".zst" => Box::new(
             ruzstd::decoding::StreamingDecoder::new_with_max_window_size(member, DICTIONARY_LIMIT)
-                .map_err(|error| {
-                    PackageError::Read(io::Error::new(io::ErrorKind::InvalidData, error))
-                })?,
+                .map_err(|error| PackageError::Read(io::Error::new(io::ErrorKind::InvalidData, error)))?,
         ),
         _ => return Err(PackageError::Compression(name.to_owned())),
     })
@@ -98,11 +88,7 @@ fn unpack(payload: impl Read, wanted: &[Wanted<'_>]) -> Result<(), PackageError>
         let found = missing.swap_remove(index);
         let size = entry.header().entry_size().map_err(PackageError::Read)?;
         if size > found.limit {
-            return Err(PackageError::TooLarge {
-                name: found.what,
-                size,
-                limit: found.limit,
-            });
+            return Err(PackageError::TooLarge { name: found.what, size, limit: found.limit });
         }
         copy(&mut entry, size, found.to)?;
         if missing.is_empty() {
@@ -132,10 +118,7 @@ fn copy(from: &mut impl Read, size: u64, path: &Path) -> Result<(), PackageError
         copied += count as u64;
     }
     if copied != size {
-        let error = io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the payload ends in the middle of a file",
-        );
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the payload ends in the middle of a file");
         return Err(PackageError::Read(error));
     }
     Ok(())

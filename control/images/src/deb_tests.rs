@@ -28,11 +28,7 @@ fn payload() -> Vec<u8> {
 }
 
 fn package(name: &str, payload: &[u8]) -> Vec<u8> {
-    write_ar(&[
-        ("debian-binary", b"2.0\n"),
-        ("control.tar.xz", b"ignored"),
-        (name, payload),
-    ])
+    write_ar(&[("debian-binary", b"2.0\n"), ("control.tar.xz", b"ignored"), (name, payload)])
 }
 
 fn gzipped(bytes: &[u8]) -> Vec<u8> {
@@ -46,8 +42,7 @@ fn zstandard(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut writer =
-        lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
     writer.write_all(bytes).unwrap();
     writer.finish().unwrap()
 }
@@ -56,15 +51,7 @@ fn take(package: &[u8], limit: u64) -> Result<Vec<u8>, PackageError> {
     let directory = tempfile::tempdir().unwrap();
     let to = directory.path().join("vmlinuz");
     let is = |path: &str| path.starts_with("boot/vmlinuz-");
-    extract_from(
-        package,
-        &[Wanted {
-            what: "kernel",
-            is,
-            limit,
-            to: &to,
-        }],
-    )?;
+    extract_from(package, &[Wanted { what: "kernel", is, limit, to: &to }])?;
     Ok(std::fs::read(to).unwrap())
 }
 
@@ -77,11 +64,7 @@ fn every_compression_is_unpacked() {
         ("data.tar.xz", xz(&payload)),
         ("data.tar.zst", zstandard(&payload)),
     ] {
-        assert_eq!(
-            take(&package(name, &compressed), 1 << 20).unwrap(),
-            KERNEL,
-            "{name}"
-        );
+        assert_eq!(take(&package(name, &compressed), 1 << 20).unwrap(), KERNEL, "{name}");
     }
 }
 
@@ -97,26 +80,17 @@ fn truncated_packages_are_errors() {
         let whole = package(name, &compressed);
         let payload_at = whole.len() - compressed.len() - compressed.len() % 2;
         // Up to the middle of the payload, which is before the wanted file's end.
-        for length in (0..payload_at)
-            .step_by(7)
-            .chain([payload_at, payload_at + compressed.len() / 2])
-        {
+        for length in (0..payload_at).step_by(7).chain([payload_at, payload_at + compressed.len() / 2]) {
             let error = take(&whole[..length], 1 << 20).expect_err(name);
             assert!(
-                matches!(
-                    error,
-                    PackageError::Read(_) | PackageError::Format(_) | PackageError::Missing(_)
-                ),
+                matches!(error, PackageError::Read(_) | PackageError::Format(_) | PackageError::Missing(_)),
                 "{error:?}"
             );
         }
         // The ar header says all, but the compressed stream ends early.
         let short = package(name, &compressed[..compressed.len() / 2]);
         assert!(
-            matches!(
-                take(&short, 1 << 20),
-                Err(PackageError::Read(_) | PackageError::Missing(_))
-            ),
+            matches!(take(&short, 1 << 20), Err(PackageError::Read(_) | PackageError::Missing(_))),
             "{name}"
         );
     }
@@ -124,47 +98,23 @@ fn truncated_packages_are_errors() {
 
 #[test]
 fn a_damaged_payload_is_an_error() {
-    for (name, mut compressed) in [
-        ("data.tar.xz", xz(&payload())),
-        ("data.tar.zst", zstandard(&payload())),
-    ] {
+    for (name, mut compressed) in [("data.tar.xz", xz(&payload())), ("data.tar.zst", zstandard(&payload()))] {
         compressed[0] ^= 0xff;
-        assert!(
-            matches!(
-                take(&package(name, &compressed), 1 << 20),
-                Err(PackageError::Read(_))
-            ),
-            "{name}"
-        );
+        assert!(matches!(take(&package(name, &compressed), 1 << 20), Err(PackageError::Read(_))), "{name}");
     }
 }
 
 #[test]
 fn what_is_too_large_is_not_unpacked() {
     let error = take(&package("data.tar", &payload()), KERNEL.len() as u64 - 1).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            PackageError::TooLarge {
-                size: 100_000,
-                limit: 99_999,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, PackageError::TooLarge { size: 100_000, limit: 99_999, .. }), "{error:?}");
 }
 
 #[test]
 fn a_missing_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let to = directory.path().join("busybox");
-    let wanted = Wanted {
-        what: "busybox program",
-        is: |path| path == "bin/busybox",
-        limit: 1,
-        to: &to,
-    };
+    let wanted = Wanted { what: "busybox program", is: |path| path == "bin/busybox", limit: 1, to: &to };
     let error = extract_from(package("data.tar", &payload()).as_slice(), &[wanted]).unwrap_err();
     assert_eq!(error.to_string(), "it contains no busybox program");
     assert!(!to.exists());
@@ -174,22 +124,10 @@ fn a_missing_file_is_named() {
 fn other_formats_are_refused() {
     let refused = |bytes: &[u8]| take(bytes, 1 << 20).unwrap_err();
     assert!(matches!(refused(b"0.939000\nold"), PackageError::Read(_)));
-    assert!(matches!(
-        refused(&write_ar(&[("first", b"2.0\n")])),
-        PackageError::Format(_)
-    ));
-    assert!(matches!(
-        refused(&write_ar(&[("debian-binary", b"3.0\n")])),
-        PackageError::Format(_)
-    ));
-    assert!(matches!(
-        refused(&write_ar(&[("debian-binary", b"2.0\n")])),
-        PackageError::Format(_)
-    ));
-    assert!(matches!(
-        refused(&package("data.tar.bz2", b"BZh9")),
-        PackageError::Compression(_)
-    ));
+    assert!(matches!(refused(&write_ar(&[("first", b"2.0\n")])), PackageError::Format(_)));
+    assert!(matches!(refused(&write_ar(&[("debian-binary", b"3.0\n")])), PackageError::Format(_)));
+    assert!(matches!(refused(&write_ar(&[("debian-binary", b"2.0\n")])), PackageError::Format(_)));
+    assert!(matches!(refused(&package("data.tar.bz2", b"BZh9")), PackageError::Compression(_)));
 }
 
 #[test]

@@ -138,11 +138,7 @@ pub enum PackageError {
 }
 
 fn indented(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
-    } else {
-        format!(":\n  {}", message.trim().replace('\n', "\n  "))
-    }
+    if message.is_empty() { String::new() } else { format!(":\n  {}", message.trim().replace('\n', "\n  ")) }
 }
 
 /// Turns an `io::Error` into ours, with what was being done to what.
@@ -152,10 +148,6 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        })
+        self.map_err(|source| Error::Io { action, path: path.to_owned(), source })
     }
 }

@@ -7,8 +7,7 @@ use parse::{exit_status, name, number, parameter, strings};
 
 #[test]
 fn parameters_are_whole_words() {
-    let line =
-        b"quiet popf.term=xterm popf.rows=24 xpopf.rows=9 popf.rows=50 popf.termx=no popf.cols\n";
+    let line = b"quiet popf.term=xterm popf.rows=24 xpopf.rows=9 popf.rows=50 popf.termx=no popf.cols\n";
     assert_eq!(parameter(line, b"popf.term"), Some(b"xterm".as_slice()));
     assert_eq!(parameter(line, b"popf.rows"), Some(b"50".as_slice()));
     assert_eq!(parameter(line, b"popf.cols"), None);
@@ -20,30 +19,15 @@ fn parameters_are_whole_words() {
 fn numbers_fit_or_are_none() {
     assert_eq!(number(b"0"), Some(0));
     assert_eq!(number(b"65535"), Some(65535));
-    for text in [
-        b"".as_slice(),
-        b"65536",
-        b"99999999999999999999",
-        b"-1",
-        b"+1",
-        b"1 ",
-        b"1x",
-    ] {
+    for text in [b"".as_slice(), b"65536", b"99999999999999999999", b"-1", b"+1", b"1 ", b"1x"] {
         assert_eq!(number(text), None, "{text:?}");
     }
 }
 
 #[test]
 fn strings_end_with_nul() {
-    let list = |bytes| {
-        strings(bytes)
-            .map(|string| string.to_bytes().to_vec())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        list(b"sh\0-c\0\0"),
-        [b"sh".to_vec(), b"-c".to_vec(), Vec::new()]
-    );
+    let list = |bytes| strings(bytes).map(|string| string.to_bytes().to_vec()).collect::<Vec<_>>();
+    assert_eq!(list(b"sh\0-c\0\0"), [b"sh".to_vec(), b"-c".to_vec(), Vec::new()]);
     assert_eq!(list(b"sh\0unfinished"), [b"sh".to_vec()]);
     assert!(list(b"").is_empty());
 }

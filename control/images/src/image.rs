@@ -46,8 +46,7 @@ impl Image {
 
     /// Reads every file and compares it with the digest recorded when it was written.
     pub fn verify(&self) -> Result<()> {
-        self.manifest
-            .verify(&self.directory, &[KERNEL, BUSYBOX, INITRD])
+        self.manifest.verify(&self.directory, &[KERNEL, BUSYBOX, INITRD])
     }
 
     /// The initramfs, followed by a run's own archive.
@@ -62,9 +61,6 @@ impl Image {
 pub(crate) fn recipe_of(name: &str) -> Result<String> {
     match name {
         crate::busybox::NAME => crate::busybox::recipe(),
-        _ => Err(Error::UnknownImage {
-            name: name.to_owned(),
-            known: crate::KNOWN.to_vec(),
-        }),
+        _ => Err(Error::UnknownImage { name: name.to_owned(), known: crate::KNOWN.to_vec() }),
     }
 }

@@ -61,8 +61,7 @@ pub(crate) fn links(list: &str) -> Vec<String> {
         .lines()
         .filter(|path| *path != BUSYBOX)
         .filter(|path| {
-            path.rsplit_once('/')
-                .is_some_and(|(directory, name)| is_directory(directory) && is_applet(name))
+            path.rsplit_once('/').is_some_and(|(directory, name)| is_directory(directory) && is_applet(name))
         })
         .map(str::to_owned)
         .collect();
@@ -78,9 +77,7 @@ fn is_directory(path: &str) -> bool {
 fn is_applet(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !matches!(name, "." | "..")
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"[._+-".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"[._+-".contains(&byte))
 }
 
 #[cfg(test)]
@@ -93,30 +90,15 @@ mod tests {
         let archive = write(b"program", &["bin/sh".to_owned(), "usr/bin/[".to_owned()]).unwrap();
         let entries = read(&archive);
         let entry = |name: &str| entries.iter().find(|entry| entry.name == name).unwrap();
+        assert_eq!((entry("init").mode, &entry("init").content[..4]), (0o100_755, b"\x7fELF".as_slice()));
+        assert_eq!((entry("dev/console").mode, entry("dev/console").device), (0o020_600, (5, 1)));
+        assert_eq!((entry("dev/null").mode, entry("dev/null").device), (0o020_666, (1, 3)));
         assert_eq!(
-            (entry("init").mode, &entry("init").content[..4]),
-            (0o100_755, b"\x7fELF".as_slice())
-        );
-        assert_eq!(
-            (entry("dev/console").mode, entry("dev/console").device),
-            (0o020_600, (5, 1))
-        );
-        assert_eq!(
-            (entry("dev/null").mode, entry("dev/null").device),
-            (0o020_666, (1, 3))
-        );
-        assert_eq!(
-            (
-                entry("bin/busybox").mode,
-                entry("bin/busybox").content.as_slice()
-            ),
+            (entry("bin/busybox").mode, entry("bin/busybox").content.as_slice()),
             (0o100_755, b"program".as_slice())
         );
         assert_eq!(
-            (
-                entry("usr/bin/[").mode,
-                entry("usr/bin/[").content.as_slice()
-            ),
+            (entry("usr/bin/[").mode, entry("usr/bin/[").content.as_slice()),
             (0o120_777, b"/bin/busybox".as_slice())
         );
         assert_eq!(entry("tmp").mode, 0o041_777);

@@ -46,10 +46,7 @@ pub const KNOWN: &[&str] = &[busybox::NAME];
 pub fn build(name: &str, options: &BuildOptions, progress: &mut dyn Progress) -> Result<Image> {
     match name {
         busybox::NAME => busybox::build(options, progress),
-        _ => Err(Error::UnknownImage {
-            name: name.to_owned(),
-            known: KNOWN.to_vec(),
-        }),
+        _ => Err(Error::UnknownImage { name: name.to_owned(), known: KNOWN.to_vec() }),
     }
 }
 

@@ -50,11 +50,7 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn each(&self) -> [(&'static str, &Record); 3] {
-        let Self {
-            vmlinuz,
-            busybox,
-            initrd,
-        } = self;
+        let Self { vmlinuz, busybox, initrd } = self;
         [(KERNEL, vmlinuz), (BUSYBOX, busybox), (INITRD, initrd)]
     }
 }
@@ -73,13 +69,7 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     pub(crate) fn new(name: &str, recipe: String, packages: Vec<Package>, files: Files) -> Self {
-        Self {
-            format: FORMAT,
-            name: name.to_owned(),
-            recipe,
-            packages,
-            files,
-        }
+        Self { format: FORMAT, name: name.to_owned(), recipe, packages, files }
     }
 
     /// What the image consists of, as the name of its directory.
@@ -97,10 +87,7 @@ impl Manifest {
 
     /// Reads a directory's manifest and holds the files' sizes against it.
     pub(crate) fn load(directory: &Path, name: &str) -> Result<Self> {
-        let damaged = |reason: String| Error::Damaged {
-            path: directory.to_owned(),
-            reason,
-        };
+        let damaged = |reason: String| Error::Damaged { path: directory.to_owned(), reason };
         let path = directory.join(NAME);
         let mut text = String::new();
         let file = File::open(&path).map_err(|error| damaged(format!("{NAME}: {error}")))?;
@@ -110,28 +97,16 @@ impl Manifest {
         let manifest: Self =
             serde_json::from_str(&text).map_err(|error| damaged(format!("{NAME}: {error}")))?;
         if manifest.format != FORMAT {
-            return Err(damaged(format!(
-                "{NAME} has format {}, not {FORMAT}",
-                manifest.format
-            )));
+            return Err(damaged(format!("{NAME} has format {}, not {FORMAT}", manifest.format)));
         }
         if manifest.name != name {
-            return Err(damaged(format!(
-                "it is the image {:?}, not {name:?}",
-                manifest.name
-            )));
+            return Err(damaged(format!("it is the image {:?}, not {name:?}", manifest.name)));
         }
         for (file, record) in manifest.files.each() {
-            let metadata = directory
-                .join(file)
-                .metadata()
-                .map_err(|error| damaged(format!("{file}: {error}")))?;
+            let metadata =
+                directory.join(file).metadata().map_err(|error| damaged(format!("{file}: {error}")))?;
             if !metadata.is_file() || metadata.len() != record.size {
-                return Err(damaged(format!(
-                    "{file} has {} bytes, not {}",
-                    metadata.len(),
-                    record.size
-                )));
+                return Err(damaged(format!("{file} has {} bytes, not {}", metadata.len(), record.size)));
             }
         }
         Ok(manifest)
@@ -139,30 +114,18 @@ impl Manifest {
 
     pub(crate) fn store(&self, directory: &Path) -> Result<()> {
         let path = directory.join(NAME);
-        let text = serde_json::to_string_pretty(self)
-            .map_err(io::Error::from)
-            .at("describe", &path)?;
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::from).at("describe", &path)?;
         let mut file = File::create(&path).at("create", &path)?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.write_all(b"\n"))
-            .at("write", &path)
+        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).at("write", &path)
     }
 
     /// Holds the files' contents against their digests.
     pub(crate) fn verify(&self, directory: &Path, files: &[&str]) -> Result<()> {
-        for (file, record) in self
-            .files
-            .each()
-            .into_iter()
-            .filter(|(file, _)| files.contains(file))
-        {
+        for (file, record) in self.files.each().into_iter().filter(|(file, _)| files.contains(file)) {
             let found = Record::of(&directory.join(file))?;
             if found != *record {
                 let reason = format!("the content of {file} is not what was written");
-                return Err(Error::Damaged {
-                    path: directory.to_owned(),
-                    reason,
-                });
+                return Err(Error::Damaged { path: directory.to_owned(), reason });
             }
         }
         Ok(())
@@ -178,10 +141,7 @@ impl Record {
         loop {
             match file.read(&mut buffer) {
                 Ok(0) => {
-                    return Ok(Self {
-                        size,
-                        sha256: hex(&digest.finalize()),
-                    });
+                    return Ok(Self { size, sha256: hex(&digest.finalize()) });
                 }
                 Ok(count) => {
                     digest.update(&buffer[..count]);

@@ -41,25 +41,14 @@ struct Header {
 impl<W: Write> Writer<W> {
     /// An archive that is written to `out`.
     pub fn new(out: W) -> Self {
-        Self {
-            out,
-            written: 0,
-            next_inode: 1,
-            directories: HashSet::new(),
-            names: HashSet::new(),
-        }
+        Self { out, written: 0, next_inode: 1, directories: HashSet::new(), names: HashSet::new() }
     }
 
     /// Adds a directory.
     pub fn directory(&mut self, name: &str, permissions: u32) -> io::Result<()> {
         self.entry(
             name,
-            Header {
-                mode: S_IFDIR | permissions & 0o7777,
-                links: 2,
-                size: 0,
-                device: (0, 0),
-            },
+            Header { mode: S_IFDIR | permissions & 0o7777, links: 2, size: 0, device: (0, 0) },
             &[],
         )?;
         self.directories.insert(name.to_owned());
@@ -71,12 +60,7 @@ impl<W: Write> Writer<W> {
         let size = u32::try_from(content.len()).map_err(|_| invalid(name, "has 4 GiB or more"))?;
         self.entry(
             name,
-            Header {
-                mode: S_IFREG | permissions & 0o7777,
-                links: 1,
-                size,
-                device: (0, 0),
-            },
+            Header { mode: S_IFREG | permissions & 0o7777, links: 1, size, device: (0, 0) },
             content,
         )
     }
@@ -87,16 +71,7 @@ impl<W: Write> Writer<W> {
             return Err(invalid(name, "links to no possible path"));
         }
         let size = target.len() as u32;
-        self.entry(
-            name,
-            Header {
-                mode: S_IFLNK | 0o777,
-                links: 1,
-                size,
-                device: (0, 0),
-            },
-            target.as_bytes(),
-        )
+        self.entry(name, Header { mode: S_IFLNK | 0o777, links: 1, size, device: (0, 0) }, target.as_bytes())
     }
 
     /// Adds a character device.
@@ -108,30 +83,12 @@ impl<W: Write> Writer<W> {
         minor: u32,
     ) -> io::Result<()> {
         let mode = S_IFCHR | permissions & 0o7777;
-        self.entry(
-            name,
-            Header {
-                mode,
-                links: 1,
-                size: 0,
-                device: (major, minor),
-            },
-            &[],
-        )
+        self.entry(name, Header { mode, links: 1, size: 0, device: (major, minor) }, &[])
     }
 
     /// Ends the archive, padded so that another may follow it.
     pub fn finish(mut self) -> io::Result<W> {
-        self.header(
-            TRAILER,
-            0,
-            &Header {
-                mode: 0,
-                links: 1,
-                size: 0,
-                device: (0, 0),
-            },
-        )?;
+        self.header(TRAILER, 0, &Header { mode: 0, links: 1, size: 0, device: (0, 0) })?;
         self.pad(BLOCK)?;
         self.out.flush()?;
         Ok(self.out)
@@ -140,9 +97,7 @@ impl<W: Write> Writer<W> {
     fn entry(&mut self, name: &str, header: Header, content: &[u8]) -> io::Result<()> {
         self.check_name(name)?;
         let inode = self.next_inode;
-        self.next_inode = inode
-            .checked_add(1)
-            .ok_or_else(|| invalid(name, "is one entry too many"))?;
+        self.next_inode = inode.checked_add(1).ok_or_else(|| invalid(name, "is one entry too many"))?;
         self.header(name, inode, &header)?;
         self.put(content)?;
         self.pad(4)?;

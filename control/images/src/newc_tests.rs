@@ -21,11 +21,7 @@ pub(crate) fn read(mut bytes: &[u8]) -> Vec<Entry> {
             bytes = &bytes[1..];
             continue;
         }
-        assert_eq!(
-            (whole - bytes.len()) % 4,
-            0,
-            "an archive starts at a multiple of 4"
-        );
+        assert_eq!((whole - bytes.len()) % 4, 0, "an archive starts at a multiple of 4");
         assert_eq!(&bytes[..6], MAGIC.as_bytes());
         let field = |index: usize| {
             let at = 6 + 8 * index;
@@ -33,18 +29,10 @@ pub(crate) fn read(mut bytes: &[u8]) -> Vec<Entry> {
         };
         let (size, name_size) = (field(6) as usize, field(11) as usize);
         let name = std::str::from_utf8(&bytes[HEADER_SIZE..HEADER_SIZE + name_size]).unwrap();
-        let name = name
-            .strip_suffix('\0')
-            .expect("a name ends with NUL")
-            .to_owned();
+        let name = name.strip_suffix('\0').expect("a name ends with NUL").to_owned();
         let content_at = (HEADER_SIZE + name_size).next_multiple_of(4);
         let content = bytes[content_at..content_at + size].to_vec();
-        let entry = Entry {
-            name,
-            mode: field(1),
-            device: (field(9), field(10)),
-            content,
-        };
+        let entry = Entry { name, mode: field(1), device: (field(9), field(10)), content };
         bytes = &bytes[(content_at + size).next_multiple_of(4)..];
         if entry.name != TRAILER {
             entries.push(entry);
@@ -111,20 +99,10 @@ fn the_hosts_cpio_lists_it() {
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 8, "{text}");
-    for (line, start) in text.lines().zip([
-        "drwx",
-        "crw-------",
-        "-rwx",
-        "-rw-",
-        "drwxrwxrwt",
-        "drwx------",
-        "-rws",
-        "l",
-    ]) {
-        assert!(
-            line.starts_with(start),
-            "{line} does not start with {start}"
-        );
+    for (line, start) in
+        text.lines().zip(["drwx", "crw-------", "-rwx", "-rw-", "drwxrwxrwt", "drwx------", "-rws", "l"])
+    {
+        assert!(line.starts_with(start), "{line} does not start with {start}");
     }
     assert!(text.contains("a/link -> ../init"), "{text}");
     assert!(text.contains("5,   1"), "{text}");
@@ -132,42 +110,16 @@ fn the_hosts_cpio_lists_it() {
 
 #[test]
 fn names_that_the_kernel_would_misread_are_refused() {
-    for name in [
-        "",
-        "/init",
-        "a/",
-        "a//b",
-        "./a",
-        "a/../b",
-        "..",
-        "a\0b",
-        "TRAILER!!!",
-        &"n".repeat(4096),
-    ] {
+    for name in ["", "/init", "a/", "a//b", "./a", "a/../b", "..", "a\0b", "TRAILER!!!", &"n".repeat(4096)] {
         let mut writer = Writer::new(Vec::new());
         writer.directory("a", 0o755).unwrap();
         assert!(writer.file(name, 0o644, b"").is_err(), "{name:?}");
     }
     let mut writer = Writer::new(Vec::new());
-    assert!(
-        writer
-            .file("a/b", 0o644, b"")
-            .unwrap_err()
-            .to_string()
-            .contains("before its directory")
-    );
+    assert!(writer.file("a/b", 0o644, b"").unwrap_err().to_string().contains("before its directory"));
     writer.file("a", 0o644, b"").unwrap();
-    assert!(
-        writer
-            .file("a", 0o644, b"")
-            .unwrap_err()
-            .to_string()
-            .contains("twice")
-    );
-    assert!(
-        writer.file("a/b", 0o644, b"").is_err(),
-        "a file is no directory"
-    );
+    assert!(writer.file("a", 0o644, b"").unwrap_err().to_string().contains("twice"));
+    assert!(writer.file("a/b", 0o644, b"").is_err(), "a file is no directory");
     assert!(writer.symlink("l", "").is_err());
     assert!(writer.symlink("l", "x\0y").is_err());
 }

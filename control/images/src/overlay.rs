@@ -62,9 +62,7 @@ pub fn overlay(command: &[OsString], options: &Overlay) -> Result<Vec<u8>> {
     }
     let pointers = (command.len() + options.environment.len()) * size_of::<u64>();
     if arguments.len() + environment.len() + pointers > STRINGS_LIMIT {
-        return Err(Error::Command(
-            "its arguments and environment take more than 2 MiB",
-        ));
+        return Err(Error::Command("its arguments and environment take more than 2 MiB"));
     }
     let mut writer = Writer::new(Vec::new());
     let mut write = || {
@@ -97,14 +95,10 @@ pub fn append(initrd: &mut Vec<u8>, archive: &[u8]) {
 
 fn push_string(list: &mut Vec<u8>, string: &[u8]) -> Result<()> {
     if string.contains(&0) {
-        return Err(Error::Command(
-            "an argument or variable contains a NUL byte",
-        ));
+        return Err(Error::Command("an argument or variable contains a NUL byte"));
     }
     if string.len() >= STRING_LIMIT {
-        return Err(Error::Command(
-            "an argument or variable has 128 KiB or more",
-        ));
+        return Err(Error::Command("an argument or variable has 128 KiB or more"));
     }
     list.extend_from_slice(string);
     list.push(0);
@@ -129,73 +123,36 @@ mod tests {
     }
 
     fn files(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
-        read(archive)
-            .into_iter()
-            .map(|entry| (entry.name, entry.mode >> 12, entry.content))
-            .collect()
+        read(archive).into_iter().map(|entry| (entry.name, entry.mode >> 12, entry.content)).collect()
     }
 
     #[test]
     fn a_command_keeps_every_byte() {
         let odd = OsString::from_vec(vec![b'a', 0xff, b'\n', b'\'', b' ']);
-        let archive = overlay(
-            &[OsString::from("echo"), odd, OsString::new()],
-            &Overlay::default(),
-        )
-        .unwrap();
+        let archive = overlay(&[OsString::from("echo"), odd, OsString::new()], &Overlay::default()).unwrap();
         let directory = ("popf".to_owned(), 4, Vec::new());
-        let command = (
-            "popf/command".to_owned(),
-            8,
-            b"echo\0a\xff\n' \0\0".to_vec(),
-        );
+        let command = ("popf/command".to_owned(), 8, b"echo\0a\xff\n' \0\0".to_vec());
         assert_eq!(files(&archive), [directory, command]);
     }
 
     #[test]
     fn each_connection_has_its_file() {
-        let with =
-            |options: &Overlay| files(&overlay(&strings(&["cat"]), options).unwrap()).split_off(2);
-        let console = Overlay {
-            stdin: Stdin::Console,
-            ..Overlay::default()
-        };
-        assert_eq!(
-            with(&console),
-            [("popf/stdin".to_owned(), 0o12, b"/dev/ttyS0".to_vec())]
-        );
-        let bytes = Overlay {
-            stdin: Stdin::Bytes(b"in".to_vec()),
-            ..Overlay::default()
-        };
+        let with = |options: &Overlay| files(&overlay(&strings(&["cat"]), options).unwrap()).split_off(2);
+        let console = Overlay { stdin: Stdin::Console, ..Overlay::default() };
+        assert_eq!(with(&console), [("popf/stdin".to_owned(), 0o12, b"/dev/ttyS0".to_vec())]);
+        let bytes = Overlay { stdin: Stdin::Bytes(b"in".to_vec()), ..Overlay::default() };
         assert_eq!(with(&bytes), [("popf/stdin".to_owned(), 8, b"in".to_vec())]);
-        let tty = Overlay {
-            tty: true,
-            stdin: Stdin::Console,
-            ..Overlay::default()
-        };
+        let tty = Overlay { tty: true, stdin: Stdin::Console, ..Overlay::default() };
         assert_eq!(with(&tty), [("popf/tty".to_owned(), 8, Vec::new())]);
-        let environment = Overlay {
-            environment: vec![("A-B".into(), "c=d".into())],
-            ..Overlay::default()
-        };
-        assert_eq!(
-            with(&environment),
-            [("popf/environment".to_owned(), 8, b"A-B=c=d\0".to_vec())]
-        );
+        let environment = Overlay { environment: vec![("A-B".into(), "c=d".into())], ..Overlay::default() };
+        assert_eq!(with(&environment), [("popf/environment".to_owned(), 8, b"A-B=c=d\0".to_vec())]);
     }
 
     #[test]
     fn what_cannot_be_passed_is_refused() {
         let refused = |command: &[OsString], environment: &[(&str, &str)]| {
-            let environment = environment
-                .iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect();
-            let options = Overlay {
-                environment,
-                ..Overlay::default()
-            };
+            let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            let options = Overlay { environment, ..Overlay::default() };
             assert!(matches!(overlay(command, &options), Err(Error::Command(_))));
         };
         refused(&[], &[]);

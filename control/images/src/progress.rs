@@ -33,10 +33,7 @@ pub struct Display {
 impl Display {
     /// Bars if standard error is a terminal.
     pub fn new() -> Self {
-        Self {
-            bars: io::stderr().is_terminal(),
-            bar: ProgressBar::hidden(),
-        }
+        Self { bars: io::stderr().is_terminal(), bar: ProgressBar::hidden() }
     }
 }
 
