@@ -14,7 +14,7 @@ use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::region::{KickWord, Region};
-use crate::slow::{Bounce, Progress};
+use crate::slow::{Answers, Pending, Progress};
 use crate::tlb::Tlb;
 use crate::xsave;
 
@@ -53,7 +53,8 @@ pub struct Translator {
     pub(crate) user: bool,
     options: Options,
     kick: Arc<KickWord>,
-    pending: Option<Box<Bounce>>,
+    pending: Option<Pending>,
+    pub(crate) answers: Answers,
     /// The block that ran last, for going on in its middle, and the cache generation it belongs to.
     last: Option<(BlockId, u64)>,
     code_base: u64,
@@ -98,6 +99,7 @@ impl Translator {
             options,
             kick,
             pending: None,
+            answers: Answers::default(),
             last: None,
             code_base: 0,
             counters: Counters::default(),
@@ -237,8 +239,11 @@ impl Engine for Translator {
         self.drain_mailbox();
         let rip = cpu.rip;
         let next = match (entry, self.pending.take()) {
-            (Entry::Complete(value), Some(bounce)) => {
-                let slow = self.bounce_completed(cpu, *bounce, value);
+            (Entry::Complete(value), Some(pending)) => {
+                let slow = match pending {
+                    Pending::Bounce(bounce) => self.bounce_completed(cpu, *bounce, value),
+                    Pending::Again => self.slow_answered(cpu, rip, value),
+                };
                 self.after_slow(slow, rip)
             }
             (Entry::Inject(_), _) => Next::Exit(unsupported(rip, "an injected event".into())),

@@ -9,7 +9,7 @@ use x86::{Exception, Rflags, Vector};
 use super::Translator;
 use crate::block::{BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::guest::refused;
-use crate::slow::Slow;
+use crate::slow::{Pending, Slow};
 
 /// How the engine goes on after an exit from guest code.
 pub(super) enum Next {
@@ -119,7 +119,11 @@ impl Translator {
             Slow::Done(next) => self.resume_at(next),
             Slow::Fault(exception) => Next::Exit(Exit::Exception(exception)),
             Slow::Device(mmio, bounce) => {
-                self.pending = Some(bounce);
+                self.pending = Some(Pending::Bounce(bounce));
+                Next::Exit(Exit::Mmio(mmio))
+            }
+            Slow::Ask(mmio) => {
+                self.pending = Some(Pending::Again);
                 Next::Exit(Exit::Mmio(mmio))
             }
             Slow::Unsupported => Next::Exit(unsupported(rip, "an instruction's memory access".into())),

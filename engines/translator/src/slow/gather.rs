@@ -3,8 +3,6 @@
 //!
 //! Elements go from the lowest to the highest. A fault leaves what is done: those elements and their mask bits
 //! are written back, and the instruction can be executed again.
-//!
-//! Not modelled: elements in device memory.
 
 use iced_x86::{EncodingKind, Instruction, Mnemonic};
 use vcpu::CpuState;
@@ -69,7 +67,10 @@ impl Translator {
         let mut reached = 0;
         for n in (0..form.count).filter(|n| mask >> n & 1 != 0).collect::<Vec<_>>() {
             match self.gather_element(cpu, i, form, &mut vector, element(&indices, form.index, n), n) {
-                Ok(()) => mask &= !(1 << n),
+                Ok(()) => {
+                    mask &= !(1 << n);
+                    self.answers.forget();
+                }
                 Err(slow) => {
                     (outcome, reached) = (slow, n);
                     break;

@@ -2,8 +2,9 @@
 //!
 //! Mostly that is a software-TLB miss: the page is entered and the instruction tried again. What can never pass
 //! through the TLB is done here whole, by a bounce for anything with a memory operand, by a few lines for the
-//! stack and string instructions.
+//! stack and string instructions, gathers and scatters.
 
+mod answers;
 mod bounce;
 mod gather;
 mod linear;
@@ -13,6 +14,7 @@ mod string;
 use vcpu::{CpuState, Mmio};
 use x86::Exception;
 
+pub use answers::Answers;
 pub use bounce::Bounce;
 
 use crate::decode::GuestInsn;
@@ -30,6 +32,8 @@ pub enum Slow {
     Fault(Exception),
     /// A device has to answer first.
     Device(Mmio, Box<Bounce>),
+    /// A device has to answer before the instruction is done again: see [`answers`].
+    Ask(Mmio),
     /// Nothing here knows this form.
     Unsupported,
 }
@@ -64,6 +68,17 @@ impl Progress {
 impl Translator {
     /// Does what the instruction at `rip` could not.
     pub(crate) fn slow(&mut self, cpu: &mut CpuState, rip: u64) -> Slow {
+        self.answers.forget();
+        self.slow_again(cpu, rip)
+    }
+
+    /// The same with a device's answer.
+    pub(crate) fn slow_answered(&mut self, cpu: &mut CpuState, rip: u64, value: u64) -> Slow {
+        self.answers.add(value);
+        self.slow_again(cpu, rip)
+    }
+
+    fn slow_again(&mut self, cpu: &mut CpuState, rip: u64) -> Slow {
         let code = match self.fetch_instruction(cpu, rip) {
             Ok(code) => code,
             Err(fault) => return Slow::Fault(fault),
@@ -104,47 +119,15 @@ impl Translator {
         let first = accesses.first().map_or(0, |a| a.linear);
         !self.progress.stuck(rip, first)
     }
-
-    /// Reads up to 8 bytes of RAM at a linear address.
-    fn read_linear(&mut self, access: Access) -> Result<u64, Slow> {
-        let pages = self.pages(access).map_err(Slow::Fault)?;
-        let mut bytes = [0; 8];
-        let mut at = 0;
-        for (len, physical) in split(access, pages)? {
-            let end = at + len;
-            if self.guest.ram.read(physical, &mut bytes[at..end]).is_err() {
-                return Err(Slow::Unsupported);
-            }
-            at = end;
-        }
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Writes up to 8 bytes of RAM at a linear address; both pages are checked before either is written.
-    fn write_linear(&mut self, access: Access, value: u64) -> Result<(), Slow> {
-        let pages = self.pages(access).map_err(Slow::Fault)?;
-        let bytes = value.to_le_bytes();
-        let mut at = 0;
-        for (len, physical) in split(access, pages)? {
-            self.write_ram(physical, &bytes[at..at + len]);
-            at += len;
-        }
-        Ok(())
-    }
 }
 
-/// Length and guest-physical address of the one or two parts of an access to RAM.
-fn split(
-    access: Access,
-    pages: [Option<linear::Target>; 2],
-) -> Result<impl Iterator<Item = (usize, u64)>, Slow> {
-    let size = access.size as usize;
-    let first = size.min(4096 - (access.linear & 0xfff) as usize);
-    if pages.iter().flatten().any(|page| page.host.is_none()) {
-        return Err(Slow::Unsupported);
-    }
-    let lengths = [first, size - first];
-    Ok(lengths.into_iter().zip(pages).filter_map(|(len, page)| page.map(|p| (len, p.physical))))
+/// An instruction whose access a device has to answer.
+#[derive(Debug)]
+pub enum Pending {
+    /// On its way through the bounce buffer.
+    Bounce(Box<Bounce>),
+    /// To be done again.
+    Again,
 }
 
 /// An instruction's operand access, for the families that compute their own.

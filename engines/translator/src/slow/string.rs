@@ -75,6 +75,7 @@ impl Translator {
             }
         }
         let more = self.element(cpu, form)?;
+        self.answers.forget();
         Ok((1, more))
     }
 
@@ -93,14 +94,23 @@ impl Translator {
                 true => (offset / width + 1).min(pointer / width),
             }
         };
-        let to = self.string_access(cpu, form, gpr::RDI)?;
+        if !self.mode.is_flat(0) || !self.mode.is_flat(form.source_segment.number()) {
+            return Ok(0);
+        }
+        // Faults are found again, in their order, by the element alone.
+        let Ok(to) = self.string_access(cpu, form, gpr::RDI) else { return Ok(0) };
         let mut n = reach(rdi, to.linear).min(count);
-        let from =
-            if form.kind == Kind::Move { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
+        let from = match form.kind {
+            Kind::Move => match self.string_access(cpu, form, gpr::RSI) {
+                Ok(from) => Some(from),
+                Err(_) => return Ok(0),
+            },
+            _ => None,
+        };
         if let Some(from) = from {
             n = n.min(reach(rsi, from.linear));
         }
-        if n < 2 || !self.mode.is_flat(0) {
+        if n < 2 {
             return Ok(0);
         }
         let bytes = n * width;
@@ -108,8 +118,10 @@ impl Translator {
         let lowest = |first: u64| if down { first - (bytes - width) } else { first };
         let data = match from {
             Some(from) => {
-                let [Some(source), _] = self.pages(from).map_err(Slow::Fault)? else { return Ok(0) };
-                let [Some(target), _] = self.pages(to).map_err(Slow::Fault)? else { return Ok(0) };
+                let (Ok([Some(source), _]), Ok([Some(target), _])) = (self.pages(from), self.pages(to))
+                else {
+                    return Ok(0);
+                };
                 let (source, target) = (source.physical, target.physical);
                 // A destination a little ahead of its source repeats what was just written.
                 let ahead = if down { source.wrapping_sub(target) } else { target.wrapping_sub(source) };
@@ -127,7 +139,7 @@ impl Translator {
                 value[..form.width as usize].repeat(n as usize)
             }
         };
-        let [Some(target), _] = self.pages(to).map_err(Slow::Fault)? else { return Ok(0) };
+        let Ok([Some(target), _]) = self.pages(to) else { return Ok(0) };
         if target.host.is_none() {
             return Ok(0);
         }
@@ -144,8 +156,8 @@ impl Translator {
         let uses_source = matches!(form.kind, Kind::Move | Kind::Load | Kind::Compare);
         let uses_destination = form.kind != Kind::Load;
         let mut more = true;
-        if form.kind == Kind::Compare {
-            // The destination is looked at first, which shows where both fault.
+        if form.kind == Kind::Compare && form.repeat.is_none() {
+            // Alone, it looks at its destination first, which shows where both fault.
             let to = self.string_access(cpu, form, gpr::RDI)?;
             self.pages(to).map_err(Slow::Fault)?;
         }

@@ -1,11 +1,12 @@
 //! A bare vCPU with flat memory, for running short programs under the translator.
+#![allow(dead_code)] // Each test crate uses a part of it.
 
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestRam;
 use translator::{Options, Translator};
 use vcpu::{CpuState, Engine, Entry, Exit};
 use x86::classify::Routine;
-use x86::{Cr0, Cr4, Efer, Segment, SegmentRegister, Xcr0};
+use x86::{Cr0, Cr4, Efer, Exception, Segment, SegmentRegister, Xcr0};
 
 /// Where programs are loaded.
 pub const CODE: u64 = 0x1_0000;
@@ -13,6 +14,10 @@ pub const CODE: u64 = 0x1_0000;
 pub const DATA: u64 = 0x20_0000;
 /// The initial stack pointer.
 pub const STACK: u64 = 0x40_0000;
+/// Where real mode has its data.
+pub const DATA_LOW: u64 = 0x2_0000;
+/// Where real mode has its stack.
+pub const STACK_LOW: u64 = 0x5_0000;
 const TABLES: u64 = 0x8000;
 const RAM: u64 = 16 << 20;
 
@@ -21,11 +26,17 @@ pub struct Bench {
     pub ram: GuestRam,
     pub cpu: CpuState,
     pub engine: Translator,
+    bits: u32,
 }
 
 impl Bench {
     /// A new one with nothing loaded.
     pub fn long_mode() -> Self {
+        Self::long_mode_with(Options::default())
+    }
+
+    /// The same with an engine made otherwise.
+    pub fn long_mode_with(options: Options) -> Self {
         let ram = GuestRam::allocate(RAM).expect("RAM");
         ram.write_u64(TABLES, (TABLES + 0x1000) | 7).expect("in RAM");
         ram.write_u64(TABLES + 0x1000, 0x87).expect("in RAM");
@@ -43,17 +54,74 @@ impl Bench {
         cpu.segment_mut(SegmentRegister::Cs).attributes = data | Segment::EXECUTABLE | Segment::LONG;
         cpu.gpr[4] = STACK;
         cpu.rip = CODE;
-        let engine = Translator::new(ram.clone(), Options::default()).expect("engine");
-        Self { ram, cpu, engine }
+        let engine = Translator::new(ram.clone(), options).expect("engine");
+        Self { ram, cpu, engine, bits: 64 }
+    }
+
+    /// A vCPU in real mode: DS at [`DATA_LOW`], ES 64 KiB behind it, SS at [`STACK_LOW`], the code at offset 0 of
+    /// CS.
+    pub fn real_mode() -> Self {
+        let mut bench = Self::long_mode();
+        bench.bits = 16;
+        let cpu = &mut bench.cpu;
+        let fpu = cpu.fpu.clone();
+        *cpu = CpuState { fpu, ..CpuState::reset() };
+        let bases = [DATA_LOW + 0x1_0000, CODE, STACK_LOW, DATA_LOW, DATA_LOW, DATA_LOW];
+        for (segment, base) in cpu.segments.iter_mut().zip(bases) {
+            (segment.base, segment.selector) = (base, (base >> 4) as u16);
+        }
+        cpu.gpr = [0; 16];
+        cpu.gpr[4] = 0x1000;
+        cpu.rip = 0;
+        bench
+    }
+
+    /// A vCPU in protected mode without paging, all segments flat and of this width.
+    pub fn protected(bits: u32) -> Self {
+        let mut bench = Self::real_mode();
+        bench.bits = bits;
+        let cpu = &mut bench.cpu;
+        cpu.cr0 |= Cr0::PE;
+        for segment in &mut cpu.segments {
+            (segment.base, segment.limit, segment.selector) = (0, u32::MAX, 16);
+            if bits == 32 {
+                segment.attributes |= Segment::BIG;
+            }
+        }
+        cpu.gpr[4] = if bits == 32 { STACK } else { 0x8000 };
+        cpu.rip = CODE;
+        if bits == 16 {
+            let cs = cpu.segment_mut(SegmentRegister::Cs);
+            (cs.base, cs.limit) = (CODE, 0xffff);
+            cpu.rip = 0;
+        }
+        bench
     }
 
     /// Loads a program; it ends with HLT.
     pub fn load(&mut self, program: impl FnOnce(&mut CodeAssembler)) {
-        let mut a = CodeAssembler::new(64).expect("64 bits");
-        program(&mut a);
-        a.hlt().expect("hlt");
-        let code = a.assemble(CODE).expect("assembles");
+        let start = self.cpu.rip;
+        let code = assemble(self.bits, start, |a| {
+            program(a);
+            a.hlt().expect("hlt");
+        });
         self.ram.write(CODE, &code).expect("in RAM");
+    }
+
+    /// Loads bytes where the program starts.
+    pub fn load_bytes(&mut self, bytes: &[u8]) {
+        self.ram.write(CODE, bytes).expect("in RAM");
+    }
+
+    /// Runs to an exception. A write to code that has been translated kicks the engine first.
+    pub fn fault(&mut self) -> Exception {
+        loop {
+            match self.exit() {
+                Exit::Kicked => {}
+                Exit::Exception(exception) => return exception,
+                other => panic!("{other:?} at {:#x}", self.cpu.rip),
+            }
+        }
     }
 
     /// Runs to the HLT.
@@ -68,4 +136,11 @@ impl Bench {
     pub fn exit(&mut self) -> Exit {
         self.engine.run(&mut self.cpu, Entry::Resume)
     }
+}
+
+/// Assembles for a place and width.
+pub fn assemble(bits: u32, at: u64, program: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
+    let mut a = CodeAssembler::new(bits).expect("16, 32 or 64");
+    program(&mut a);
+    a.assemble(at).expect("assembles")
 }

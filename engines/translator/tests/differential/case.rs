@@ -156,6 +156,9 @@ pub struct Outcome {
 /// The engine or the process ended in some other way.
 pub const NO_EXCEPTION: u64 = 0xff;
 
+/// The case would not have ended.
+pub const ENDLESS: u64 = 0xfe;
+
 /// The bytes of the data pages before each case.
 pub fn initial_data(seed: u64) -> Vec<u64> {
     let mut random = Random::new(seed ^ 0xda7a);

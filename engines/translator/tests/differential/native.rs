@@ -10,8 +10,8 @@ use std::io;
 use std::ptr;
 
 use crate::case::{
-    ALIAS, CODE, CODE_PAGES, Case, DATA, DATA_BYTES, FPU_BYTES, Outcome, PAGE, PageKind, SEGMENTS, WINDOW,
-    WINDOW_PAGES, Width, note_changes, page_kind,
+    ALIAS, CODE, CODE_PAGES, Case, DATA, DATA_BYTES, ENDLESS, FPU_BYTES, Outcome, PAGE, PageKind, SEGMENTS,
+    WINDOW, WINDOW_PAGES, Width, note_changes, page_kind,
 };
 use crate::fpu;
 
@@ -129,7 +129,8 @@ impl Drop for Native {
 
 // From here on: the child.
 
-const SIGNALS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+const SIGNALS: [libc::c_int; 6] =
+    [libc::SIGVTALRM, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
 const GPR: [libc::c_int; 16] = [
     libc::REG_RAX,
     libc::REG_RCX,
@@ -154,6 +155,8 @@ const STACK_BYTES: usize = 64 << 10;
 
 struct Child {
     phase: Phase,
+    /// The case that ran at the last tick of the clock.
+    ticked: *const Case,
     case: *const Case,
     outcome: *mut Outcome,
     gregs: [i64; 23],
@@ -171,6 +174,7 @@ enum Phase {
 
 static mut CHILD: Child = Child {
     phase: Phase::Idle,
+    ticked: ptr::null(),
     case: ptr::null(),
     outcome: ptr::null_mut(),
     gregs: [0; 23],
@@ -244,6 +248,13 @@ unsafe extern "C" fn handle(signal: libc::c_int, _info: *mut libc::siginfo_t, co
         let gregs = &mut (*context).uc_mcontext.gregs;
         let image: *mut u8 = (*context).uc_mcontext.fpregs.cast();
         let child = &mut *&raw mut CHILD;
+        if signal == libc::SIGVTALRM {
+            let runs_long = child.phase == Phase::Inside && child.ticked == child.case;
+            child.ticked = child.case;
+            if !runs_long {
+                return;
+            }
+        }
         match child.phase {
             Phase::Enter => {
                 child.gregs = *gregs;
@@ -284,7 +295,10 @@ unsafe extern "C" fn handle(signal: libc::c_int, _info: *mut libc::siginfo_t, co
                 }
                 outcome.rip = gregs[libc::REG_RIP as usize] as u64;
                 outcome.rflags = gregs[libc::REG_EFL as usize] as u64;
-                outcome.vector = gregs[libc::REG_TRAPNO as usize] as u64;
+                outcome.vector = match signal {
+                    libc::SIGVTALRM => ENDLESS,
+                    _ => gregs[libc::REG_TRAPNO as usize] as u64,
+                };
                 outcome.error_code = gregs[libc::REG_ERR as usize] as u64;
                 outcome.address = gregs[libc::REG_CR2 as usize] as u64;
                 ptr::copy_nonoverlapping(image, outcome.fpu.as_mut_ptr(), fpu::size());
@@ -416,9 +430,13 @@ unsafe fn prepare_signals() {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = function as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigfillset(&mut action.sa_mask);
             if libc::sigaction(signal, &action, ptr::null_mut()) != 0 {
                 libc::_exit(5);
             }
         }
+        let tick = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+        let timer = libc::itimerval { it_interval: tick, it_value: tick };
+        libc::setitimer(libc::ITIMER_VIRTUAL, &timer, ptr::null_mut());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use iced_x86::Code;
 
-use crate::case::{Case, NO_EXCEPTION, Outcome, Width, initial_data};
+use crate::case::{Case, ENDLESS, NO_EXCEPTION, Outcome, Width, initial_data};
 use crate::compare;
 use crate::generate::Generator;
 use crate::guest::Guest;
@@ -94,6 +94,9 @@ impl Bench {
         let outcomes = self.native.run(batch).expect("the native process answers");
         let mut failed = Vec::new();
         for (n, (case, native)) in batch.iter().zip(outcomes).enumerate() {
+            if native.vector == ENDLESS {
+                continue;
+            }
             let remark = self.guest.run(case, &mut self.outcome);
             for i in compare::decode(case) {
                 if i.ip() < native.rip || native.rip < case.start {
@@ -140,8 +143,11 @@ impl Bench {
     }
 
     fn check(&mut self, case: &Case) -> Option<Vec<String>> {
-        let remark = self.guest.run(case, &mut self.outcome);
         let outcomes = self.native.run(std::slice::from_ref(case)).ok()?;
+        if outcomes[0].vector == ENDLESS {
+            return None;
+        }
+        let remark = self.guest.run(case, &mut self.outcome);
         Some(differences(case, &outcomes[0], &self.outcome, remark))
     }
 }
