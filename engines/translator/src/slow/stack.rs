@@ -40,7 +40,10 @@ impl Translator {
         }
         let mut accesses = Vec::with_capacity(2);
         if i.op_count() == 1 && i.op0_kind() == OpKind::Memory {
-            accesses.push(self.operand_access(cpu, insn).map_err(Slow::Fault)?);
+            let operand = self.operand_access(cpu, insn).map_err(Slow::Fault)?;
+            // The operand is read, and its faults come, before the stack is looked at.
+            self.pages(operand).map_err(Slow::Fault)?;
+            accesses.push(operand);
         }
         let bytes = stack_bytes(&i);
         let sp = self.stack_pointer();
@@ -103,6 +106,7 @@ impl Translator {
             self.set_register(i.op0_register(), value);
             return Ok(Slow::Done(i.next_ip()));
         }
+        self.pages(slot).map_err(Slow::Fault)?;
         // The destination's address counts from the raised stack pointer; a fault must find it as it was.
         self.set_stack_pointer(raised);
         let operand = self.operand_access(cpu, insn);

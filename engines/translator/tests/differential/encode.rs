@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction, MandatoryPrefix, Mnemonic,
-    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind,
+    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind, OpKind, Register,
 };
 use x86::Mode;
 use x86::classify;
@@ -125,7 +125,10 @@ pub fn decode(bytes: &[u8], bits: u32) -> Option<Piece> {
     let bytes = &bytes[..bytes.len().min(15)];
     let mut decoder = Decoder::with_ip(bits, bytes, 0, options());
     let instruction = decoder.decode();
-    if !admissible(&instruction) || is_overridden(&instruction, bytes) || bits != 64 && is_wide(&instruction)
+    if !admissible(&instruction)
+        || is_overridden(&instruction, bytes)
+        || broadcasts_stack_pointer(&instruction)
+        || bits != 64 && is_wide(&instruction)
     {
         return None;
     }
@@ -144,6 +147,13 @@ fn is_overridden(i: &Instruction, bytes: &[u8]) -> bool {
 /// Instructions that reach xmm8 to xmm15 in 64-bit mode alone, where translated code always runs.
 fn is_wide(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxrstor)
+}
+
+/// A processor was seen to read a stale stack pointer here, behind a push.
+fn broadcasts_stack_pointer(i: &Instruction) -> bool {
+    i.op_kinds().all(|kind| kind == OpKind::Register)
+        && i.op0_register().is_vector_register()
+        && i.op1_register().full_register() == Register::RSP
 }
 
 fn segment_prefix(random: &mut Random, bytes: &mut Vec<u8>) {

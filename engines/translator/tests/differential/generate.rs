@@ -11,7 +11,7 @@ use crate::random::Random;
 
 const UD2: [u8; 2] = [0x0f, 0x0b];
 /// UD2s behind a program: its end, and where its branches lead.
-const PADS: u64 = 4;
+pub const PADS: u64 = 4;
 
 /// Makes cases.
 pub struct Generator {
