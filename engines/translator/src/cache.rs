@@ -16,7 +16,7 @@ use crate::lower::{self, Frame};
 use crate::mode::ModeWord;
 use crate::region::Region;
 use crate::tlb::Tlb;
-use crate::trampoline::{self, Crossings, XsaveFeatures, jump_slot};
+use crate::trampoline::{self, Crossings, XsaveFeatures, jump_slot, victim_slot};
 
 mod hash;
 mod sources;
@@ -83,6 +83,7 @@ pub struct Cache {
     /// Where SYSCALL leads, if it is enabled.
     pub syscall: Option<SyscallTarget>,
     miss: u64,
+    second_chance: [u64; VIEWS],
     emitter: Emitter,
     encoder: Encoder,
     accesses: Accesses,
@@ -111,6 +112,8 @@ impl Cache {
         // The missed target is in r9; it leaves in r10.
         emitter.mov(Reg::R10, Reg::R9);
         trampoline::emit_leave(&mut emitter, crate::block::EXIT_MISS);
+        let second_chance =
+            std::array::from_fn(|view| trampoline::emit_second_chance(&mut emitter, view, miss));
         let stub = emitter.code().to_vec();
         region.write_code(prefix.len(), &stub);
         let start = prefix.len() + stub.len();
@@ -121,6 +124,7 @@ impl Cache {
             xsave: GuestXsave { xcr0: 1, size: 576 },
             syscall: None,
             miss,
+            second_chance,
             emitter,
             encoder: Encoder::new(64),
             accesses: Accesses::new(),
@@ -167,8 +171,18 @@ impl Cache {
         };
         let (mode, rip, entry) = (block.key.mode, block.key.rip, block.entry);
         self.prepare_view(mode);
-        if !mode.steps() {
-            self.region.jump_table(mode.view())[jump_slot(rip)] = entry;
+        if mode.steps() {
+            return;
+        }
+        let view = mode.view();
+        let former = std::mem::replace(&mut self.region.jump_table(view)[jump_slot(rip)], entry);
+        if former == entry || former == self.miss {
+            return;
+        }
+        // Two that are wanted in turn would throw each other out at a crossing each time.
+        if let Some(victim) = self.block_at(former).filter(|block| block.valid) {
+            let rip = victim.key.rip;
+            self.region.victims(view)[victim_slot(rip)] = [rip, former];
         }
     }
 
@@ -185,6 +199,7 @@ impl Cache {
     pub fn clear_view(&mut self, view: usize) {
         let miss = self.miss;
         self.region.jump_table(view).fill(miss);
+        self.region.victims(view).fill([0, miss]);
     }
 
     /// Empties all jump tables and undoes links that rest on a larger mapping than their own page.
@@ -259,6 +274,7 @@ impl Cache {
             xsave_size: self.xsave.size,
             syscall: self.syscall,
             miss: self.miss,
+            second_chance: self.second_chance[source.key.mode.view()],
             bounce: None,
         };
         self.emitter.restart(entry);
@@ -397,6 +413,10 @@ impl Cache {
         if *slot == entry {
             *slot = self.miss;
         }
+        let victim = &mut self.region.victims(key.mode.view())[victim_slot(key.rip)];
+        if victim[1] == entry {
+            *victim = [0, self.miss];
+        }
     }
 
     /// Empties the cache. No guest code may be half-way through a block.
@@ -430,6 +450,7 @@ impl Cache {
             xsave_size: self.xsave.size,
             syscall: None,
             miss: self.miss,
+            second_chance: self.miss,
             bounce: Some(buffer),
         };
         self.emitter.restart(entry);

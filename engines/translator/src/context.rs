@@ -9,6 +9,7 @@
 //! +BOUNCE     guard page, two bounce pages, guard page
 //! +TLB        one software TLB per memory view
 //! +JUMP       one jump table per memory view
+//! +VICTIM     one victim table behind each jump table
 //! +CODE       the translation cache, executable; written through a second mapping elsewhere
 //! ```
 
@@ -24,6 +25,9 @@ pub const TLB_ENTRY_SHIFT: u32 = 5;
 /// Entries of one jump table.
 pub const JUMP_ENTRIES: usize = 8192;
 
+/// Entries of the victim table behind each jump table.
+pub const VICTIM_ENTRIES: usize = 2048;
+
 /// Offset of the kick word, which other threads set: not zero when the engine is to leave guest code.
 pub const KICK_OFFSET: usize = 0x2000;
 /// Offset of the bounce pages' leading guard.
@@ -36,8 +40,12 @@ pub const TLB_BYTES: usize = TLB_ENTRIES << TLB_ENTRY_SHIFT;
 pub const JUMP_OFFSET: usize = TLB_OFFSET + VIEWS * TLB_BYTES;
 /// Bytes of one jump table.
 pub const JUMP_BYTES: usize = JUMP_ENTRIES * 8;
+/// Offset of the victim tables.
+pub const VICTIM_OFFSET: usize = JUMP_OFFSET + VIEWS * JUMP_BYTES;
+/// Bytes of one victim table.
+pub const VICTIM_BYTES: usize = VICTIM_ENTRIES * 16;
 /// Offset of the translation cache.
-pub const CODE_OFFSET: usize = JUMP_OFFSET + VIEWS * JUMP_BYTES;
+pub const CODE_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
 
 /// Addresses generated code refers to.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +65,11 @@ impl Layout {
     /// Where a view's jump table stands.
     pub fn jump_table(&self, view: usize) -> u64 {
         self.context + (JUMP_OFFSET + view * JUMP_BYTES) as u64
+    }
+
+    /// Where a view's victim table stands.
+    pub fn victim_table(&self, view: usize) -> u64 {
+        self.context + (VICTIM_OFFSET + view * VICTIM_BYTES) as u64
     }
 
     /// The first byte of the two bounce pages; the pages before and after are inaccessible.

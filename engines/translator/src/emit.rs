@@ -370,6 +370,12 @@ impl Emitter {
         self.code[fixup.at..fixup.at + 4].copy_from_slice(&relative.to_le_bytes());
     }
 
+    /// `jmp reg`.
+    pub fn jmp_reg(&mut self, reg: Reg) {
+        self.rex(false, 0, 0, reg.0);
+        self.bytes(&[0xff, 0xe0 | reg.0 & 7]);
+    }
+
     /// `jmp [table + reg*8]` with the table below 2 GiB.
     pub fn jmp_table(&mut self, table: u64, reg: Reg) {
         self.rex(false, 0, reg.0, 0);

@@ -11,7 +11,7 @@ use host::{DualMapping, HostError, Protection, Reservation};
 
 use crate::context::{
     BOUNCE_OFFSET, CODE_OFFSET, Context, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET, Layout,
-    TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VIEWS,
+    TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
 };
 use crate::tlb::TlbEntry;
 
@@ -30,7 +30,7 @@ impl Region {
         let mut reservation = Reservation::low(CODE_OFFSET + code_bytes)?;
         reservation.place_anonymous(0, BOUNCE_OFFSET, Protection::ReadWrite)?;
         reservation.place_anonymous(BOUNCE_OFFSET + PAGE, 2 * PAGE, Protection::ReadWrite)?;
-        let tables = VIEWS * (TLB_BYTES + JUMP_BYTES);
+        let tables = VIEWS * (TLB_BYTES + JUMP_BYTES + VICTIM_BYTES);
         reservation.place_anonymous(TLB_OFFSET, tables, Protection::ReadWrite)?;
         let code = DualMapping::within(&mut reservation, CODE_OFFSET, code_bytes)?;
         Ok(Self { reservation, code, code_bytes })
@@ -83,6 +83,13 @@ impl Region {
         assert!(view < VIEWS);
         // SAFETY: as for `tlb`.
         unsafe { &mut *self.reservation.as_ptr().add(JUMP_OFFSET + view * JUMP_BYTES).cast() }
+    }
+
+    /// A view's victim table: guest address and host address of indirect entries that lost their slot.
+    pub fn victims(&mut self, view: usize) -> &mut [[u64; 2]; VICTIM_ENTRIES] {
+        assert!(view < VIEWS);
+        // SAFETY: as for `tlb`.
+        unsafe { &mut *self.reservation.as_ptr().add(VICTIM_OFFSET + view * VICTIM_BYTES).cast() }
     }
 
     /// The two bounce pages.

@@ -4,8 +4,8 @@
 //! `Context::enter_target`; exiting is the mirror image. While the guest runs the host's rsp holds the guest's:
 //! nothing may push, and host signals run on an alternate stack.
 
-use crate::context::ContextField as F;
-use crate::emit::{Emitter, Op, Reg};
+use crate::context::{ContextField as F, VICTIM_ENTRIES};
+use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::regs::SPILLED;
 
 /// Addresses of the crossings.
@@ -102,6 +102,30 @@ pub fn emit_leave(e: &mut Emitter, index: u32) {
 /// Slot of a jump table that `pc` hashes to; the engine's mirror of [`emit_jump_hash`].
 pub fn jump_slot(pc: u64) -> usize {
     ((pc as u32) >> 12 ^ pc as u32) as usize & (crate::context::JUMP_ENTRIES - 1)
+}
+
+/// Slot of a victim table that `pc` hashes to; the engine's mirror of [`emit_second_chance`].
+pub fn victim_slot(pc: u64) -> usize {
+    ((pc as u32) >> 7 ^ pc as u32) as usize & (VICTIM_ENTRIES - 1)
+}
+
+/// Where an indirect jump goes that the jump table sent to the wrong block: tries the victim table for the guest
+/// address in r9, and else goes to `miss`.
+pub fn emit_second_chance(e: &mut Emitter, view: usize, miss: u64) -> u64 {
+    e.align(64);
+    let entry = e.here();
+    let table = e.layout().victim_table(view) as i32;
+    e.mov32(Reg::R10, Reg::R9);
+    e.shift(5, false, Reg::R10, 7);
+    e.op_reg(Op::Xor, false, Reg::R10, Reg::R9);
+    e.group1(4, false, Reg::R10, VICTIM_ENTRIES as i32 - 1);
+    e.shift(4, false, Reg::R10, 4);
+    e.op_mem(Op::Cmp, true, Reg::R9, Mem::at(Reg::R10, table));
+    let unknown = e.jcc(Cond::NotEqual);
+    e.fix_to(unknown, miss);
+    e.op_mem(Op::Load, true, Reg::R10, Mem::at(Reg::R10, table + 8));
+    e.jmp_reg(Reg::R10);
+    entry
 }
 
 /// Jumps through a view's table to the block for the guest address in r9. Clobbers r10 and flags.

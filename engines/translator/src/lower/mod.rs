@@ -55,6 +55,8 @@ pub struct Frame {
     pub syscall: Option<SyscallTarget>,
     /// Where an indirect jump goes that finds no block.
     pub miss: u64,
+    /// Where it goes from a block that is not the one it meant.
+    pub second_chance: u64,
     /// For the slow path: the host address that stands for the memory operand's, unchecked.
     pub bounce: Option<u64>,
 }
@@ -185,7 +187,7 @@ impl Lowering<'_> {
         }
         let miss = self.frame.miss;
         let wrong = self.e.jcc(Cond::NotEqual);
-        self.e.fix_to(wrong, miss);
+        self.e.fix_to(wrong, self.frame.second_chance);
         if self.frame.live_in == 0 {
             // Flags are dead here, so both ways in share one check.
             self.out.checked = self.e.offset() as u32;
