@@ -103,9 +103,21 @@ fn faults_in_other_order(native: &Outcome, translated: &Outcome) -> bool {
 fn free_order(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
     use Mnemonic as M;
     let fault = |vector: u64| matches!(vector, 12..=14);
-    let free = |i: &Instruction| {
-        i.memory_size().size() >= 32 || matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq)
+    let by_element = |i: &Instruction| {
+        let compares = matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq);
+        let masks = matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq);
+        let compresses = matches!(
+            i.mnemonic(),
+            M::Vcompressps
+                | M::Vcompresspd
+                | M::Vpcompressb
+                | M::Vpcompressw
+                | M::Vpcompressd
+                | M::Vpcompressq
+        );
+        compares || masks || compresses
     };
+    let free = |i: &Instruction| i.memory_size().size() >= 32 || by_element(i);
     fault(native.vector)
         && fault(translated.vector)
         && native.rip == translated.rip
