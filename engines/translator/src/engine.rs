@@ -277,7 +277,11 @@ impl Engine for Translator {
                 self.counters.flushes[1] += 1;
                 self.tlb.flush_local(region);
                 self.fetch.flush(false);
-                self.cache.clear_view(crate::mode::VIEW_USER);
+                if self.fetch.take_local_kernel() {
+                    self.cache.forget_mappings();
+                } else {
+                    self.cache.clear_view(crate::mode::VIEW_USER);
+                }
             }
             Invalidation::AllPages => {
                 self.counters.flushes[2] += 1;

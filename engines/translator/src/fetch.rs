@@ -36,6 +36,8 @@ pub struct FetchCache {
     seen: Box<[[u64; 64]; 2]>,
     /// The same per 1 GiB, for code in larger pages.
     seen_large: [u64; 2],
+    /// A ring other than 3 has fetched code through a mapping that ends with its address space.
+    local_kernel: bool,
 }
 
 impl FetchCache {
@@ -46,7 +48,14 @@ impl FetchCache {
             generation: 0,
             seen: Box::new([[0; 64]; 2]),
             seen_large: [0; 2],
+            local_kernel: false,
         }
+    }
+
+    /// Whether code of a ring other than 3 may lie elsewhere in another address space; asked before all walks
+    /// are forgotten.
+    pub fn take_local_kernel(&mut self) -> bool {
+        std::mem::take(&mut self.local_kernel)
     }
 
     /// Forgets all walks, and with `seen` where code was.
@@ -93,7 +102,9 @@ impl Translator {
         let found = paging::walk(&self.paging, &self.guest, linear, access)
             .map_err(|code| Exception::page_fault(linear, code))?;
         let bytes = found.size.bytes();
-        let reach = if found.global { bytes } else { 4096 };
+        // A ring-3 page may be global too, but INVLPG of one leaves links alone.
+        let reach = if found.global && !self.user { bytes } else { 4096 };
+        self.fetch.local_kernel |= !found.global && !self.user;
         let start = linear & !(reach - 1);
         let page = CodePage { physical: found.physical, linkable: (start, start.wrapping_add(reach)) };
         self.fetch.note(linear, self.user, bytes > 4096);
