@@ -12,7 +12,7 @@ use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Reg};
 use crate::flags;
 use crate::guest::Guest;
-use crate::lower::{self, Frame};
+use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::ModeWord;
 use crate::region::Region;
 use crate::tlb::Tlb;
@@ -59,15 +59,6 @@ pub struct GuestXsave {
     pub xcr0: u64,
     /// Size of its standard-format area.
     pub size: u32,
-}
-
-/// Where SYSCALL leads from 64-bit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SyscallTarget {
-    /// LSTAR.
-    pub rip: u64,
-    /// SFMASK: flags it clears.
-    pub mask: u64,
 }
 
 /// See the module's documentation.
@@ -278,8 +269,7 @@ impl Cache {
             bounce: None,
         };
         self.emitter.restart(entry);
-        let lowered =
-            lower::lower(&mut self.emitter, &mut self.encoder, &mut self.sites, frame, list, end, code);
+        let lowered = lower::lower(self.tools(), frame, list, end, code);
         self.region.write_code(offset, self.emitter.code());
         self.used = offset + self.emitter.code().len();
         let links = lowered.links.iter().map(|link| LinkState {
@@ -312,6 +302,10 @@ impl Cache {
         self.by_key.insert(source.key, id);
         self.blocks.push(block);
         id
+    }
+
+    fn tools(&mut self) -> Tools<'_> {
+        Tools { emitter: &mut self.emitter, encoder: &mut self.encoder, sites: &mut self.sites }
     }
 
     /// Lets a direct jump go straight to its target.
@@ -454,8 +448,7 @@ impl Cache {
             bounce: Some(buffer),
         };
         self.emitter.restart(entry);
-        let fits =
-            lower::lower_bounce(&mut self.emitter, &mut self.encoder, &mut self.sites, frame, insn, code);
+        let fits = lower::lower_bounce(self.tools(), frame, insn, code);
         if !fits {
             return None;
         }

@@ -7,7 +7,7 @@ use x86::classify::{self, Routine};
 
 use crate::access::{Accesses, Direction, Operands};
 use crate::flags;
-use crate::lower;
+use crate::inlining;
 use crate::mode::ModeWord;
 
 /// Instructions in one block at most: enough for any straight run that matters, and a bound on the work that
@@ -102,7 +102,7 @@ pub fn decode(
 /// Whether nothing may follow in a block: control moves, or the engine is left.
 fn ends_block(instruction: &Instruction, routine: Option<Routine>, mode: ModeWord) -> bool {
     if let Some(routine) = routine {
-        return !lower::inlines(instruction, routine, mode)
+        return !inlining::inlines(instruction, routine, mode)
             || instruction.flow_control() != FlowControl::Next;
     }
     instruction.flow_control() != FlowControl::Next
@@ -120,7 +120,7 @@ pub fn mark_live_flags(list: &mut [GuestInsn], mode: ModeWord, mut live: u8) {
 fn live_before(insn: &GuestInsn, mode: ModeWord, after: u8) -> u8 {
     if let Some(routine) = insn.routine {
         // A routine of the monitor sees, saves or replaces all of them.
-        return if lower::keeps_flags(&insn.instruction, routine, mode) { after } else { flags::ALL };
+        return if inlining::keeps_flags(&insn.instruction, routine, mode) { after } else { flags::ALL };
     }
     let instruction = &insn.instruction;
     after & !certainly_written(instruction) | flags::of(instruction.rflags_read())

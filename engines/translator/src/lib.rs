@@ -22,6 +22,7 @@ mod fault;
 mod fetch;
 mod flags;
 mod guest;
+mod inlining;
 mod lower;
 mod mode;
 mod region;

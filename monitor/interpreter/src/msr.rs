@@ -4,65 +4,12 @@
 //! without errata would; all others are #GP, which systems expect of a processor they do not know.
 
 use vcpu::{Environment, Invalidation};
+use x86::msr as number;
 use x86::{Cr0, Efer, Exception, SegmentRegister};
 
 use crate::Context;
 use crate::mtrr::{self, fixed_index};
 use crate::segment_check::canonical;
-
-/// Numbers, by their names in the manuals.
-#[rustfmt::skip]
-#[allow(missing_docs)]
-mod number {
-    pub const P5_MC_ADDR: u32 = 0x0;
-    pub const P5_MC_TYPE: u32 = 0x1;
-    pub const TIME_STAMP_COUNTER: u32 = 0x10;
-    pub const PLATFORM_ID: u32 = 0x17;
-    pub const APIC_BASE: u32 = 0x1b;
-    pub const FEATURE_CONTROL: u32 = 0x3a;
-    pub const TSC_ADJUST: u32 = 0x3b;
-    pub const SPEC_CTRL: u32 = 0x48;
-    pub const PRED_CMD: u32 = 0x49;
-    pub const BIOS_UPDT_TRIG: u32 = 0x79;
-    pub const BIOS_SIGN_ID: u32 = 0x8b;
-    pub const MTRRCAP: u32 = 0xfe;
-    pub const ARCH_CAPABILITIES: u32 = 0x10a;
-    pub const FLUSH_CMD: u32 = 0x10b;
-    pub const SYSENTER_CS: u32 = 0x174;
-    pub const SYSENTER_ESP: u32 = 0x175;
-    pub const SYSENTER_EIP: u32 = 0x176;
-    pub const MCG_CAP: u32 = 0x179;
-    pub const MCG_STATUS: u32 = 0x17a;
-    pub const MISC_ENABLE: u32 = 0x1a0;
-    pub const DEBUGCTL: u32 = 0x1d9;
-    pub const LAST_BRANCH_FROM_IP: u32 = 0x1db;
-    pub const LAST_INT_TO_IP: u32 = 0x1de;
-    pub const MTRR_PHYSBASE0: u32 = 0x200;
-    pub const MTRR_PHYSMASK7: u32 = 0x20f;
-    pub const PAT: u32 = 0x277;
-    pub const MTRR_DEF_TYPE: u32 = 0x2ff;
-    pub const TSC_DEADLINE: u32 = 0x6e0;
-    pub const X2APIC_FIRST: u32 = 0x800;
-    pub const X2APIC_LAST: u32 = 0x8ff;
-    pub const EFER: u32 = 0xc000_0080;
-    pub const STAR: u32 = 0xc000_0081;
-    pub const LSTAR: u32 = 0xc000_0082;
-    pub const CSTAR: u32 = 0xc000_0083;
-    pub const SFMASK: u32 = 0xc000_0084;
-    pub const FS_BASE: u32 = 0xc000_0100;
-    pub const GS_BASE: u32 = 0xc000_0101;
-    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
-    pub const TSC_AUX: u32 = 0xc000_0103;
-    pub const HWCR: u32 = 0xc001_0015;
-    pub const PATCH_LOADER: u32 = 0xc001_0020;
-    pub const PSTATE_CURRENT_LIMIT: u32 = 0xc001_0061;
-    pub const PSTATE_7: u32 = 0xc001_006b;
-    pub const VM_CR: u32 = 0xc001_0114;
-    pub const VIRT_SPEC_CTRL: u32 = 0xc001_011f;
-    pub const OSVW_ID_LENGTH: u32 = 0xc001_0140;
-    pub const OSVW_STATUS: u32 = 0xc001_0141;
-    pub const DE_CFG: u32 = 0xc001_1029;
-}
 
 /// AMD's registers that systems read unasked, and of which zero is the harmless reading; writes are dropped.
 /// SYSCFG, the I/O range registers, TOP_MEM, TOP_MEM2, NB_CFG, INT_PENDING, MMIO_CFG_BASE, SMM's address and

@@ -5,8 +5,8 @@ use x86::paging::PagingContext;
 use x86::{Efer, Rflags, Segment, SegmentRegister};
 
 use super::Translator;
-use crate::cache::{GuestXsave, SyscallTarget};
-use crate::lower;
+use crate::cache::GuestXsave;
+use crate::lower::{self, SyscallTarget};
 use crate::mode::{ModeWord, VIEW_KERNEL_AC, VIEW_USER};
 use crate::status;
 use crate::xsave;

@@ -17,12 +17,10 @@ use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
 
 pub use encode::widen;
 pub use special::{fpu_exception, masks_components};
-pub use system::{inlines, keeps_flags};
 pub use transition::{ENTERED, RETURNED};
 
 use crate::access::Operands;
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
-use crate::cache::SyscallTarget;
 use crate::context::ContextField as F;
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
@@ -30,6 +28,15 @@ use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
 
 use address::Saved;
+
+/// Where SYSCALL leads from 64-bit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyscallTarget {
+    /// LSTAR.
+    pub rip: u64,
+    /// SFMASK: flags it clears.
+    pub mask: u64,
+}
 
 /// What lowering needs to know of the block as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -118,27 +125,19 @@ pub(crate) struct Lowering<'a> {
     out: Lowered,
 }
 
+/// What lowering writes with.
+pub struct Tools<'a> {
+    /// Takes the host code.
+    pub emitter: &'a mut Emitter,
+    /// Re-encodes guest instructions.
+    pub encoder: &'a mut Encoder,
+    /// Takes the places at which the code leaves.
+    pub sites: &'a mut Sites,
+}
+
 /// Lowers one block whose guest bytes are `code`.
-pub fn lower(
-    e: &mut Emitter,
-    encoder: &mut Encoder,
-    sites: &mut Sites,
-    frame: Frame,
-    list: &[GuestInsn],
-    end: End,
-    code: &[u8],
-) -> Lowered {
-    let mut lowering = Lowering {
-        e,
-        encoder,
-        sites,
-        frame,
-        code,
-        slow: Vec::new(),
-        link_stubs: Vec::new(),
-        far_stubs: Vec::new(),
-        out: Lowered::default(),
-    };
+pub fn lower(tools: Tools, frame: Frame, list: &[GuestInsn], end: End, code: &[u8]) -> Lowered {
+    let mut lowering = Lowering::new(tools, frame, code);
     lowering.entries();
     for insn in list {
         lowering.instruction(insn);
@@ -148,33 +147,23 @@ pub fn lower(
 }
 
 /// Lowers one instruction with [`Frame::bounce`] set; `false` if it has no such form.
-pub fn lower_bounce(
-    e: &mut Emitter,
-    encoder: &mut Encoder,
-    sites: &mut Sites,
-    frame: Frame,
-    insn: &GuestInsn,
-    code: &[u8],
-) -> bool {
-    let before = sites.len();
-    let mut lowering = Lowering {
-        e,
-        encoder,
-        sites,
-        frame,
-        code,
-        slow: Vec::new(),
-        link_stubs: Vec::new(),
-        far_stubs: Vec::new(),
-        out: Lowered::default(),
-    };
+pub fn lower_bounce(tools: Tools, frame: Frame, insn: &GuestInsn, code: &[u8]) -> bool {
+    let before = tools.sites.len();
+    let mut lowering = Lowering::new(tools, frame, code);
     let done = lowering.memory_form(insn);
     emit_leave(lowering.e, EXIT_BOUNCED);
     // An exit other than the last would name a block that does not exist.
-    done.is_ok() && sites.len() == before
+    done.is_ok() && lowering.sites.len() == before
 }
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
+    fn new(tools: Tools<'a>, frame: Frame, code: &'a [u8]) -> Self {
+        let Tools { emitter, encoder, sites } = tools;
+        let (slow, link_stubs, far_stubs) = (Vec::new(), Vec::new(), Vec::new());
+        let out = Lowered::default();
+        Self { e: emitter, encoder, sites, frame, code, slow, link_stubs, far_stubs, out }
+    }
+
     /// The two ways in. An indirect jump arrives with its target in r9 and the flags in the context, and the
     /// table may have sent it to the wrong block. A direct jump backwards arrives with the flags in place.
     fn entries(&mut self) {

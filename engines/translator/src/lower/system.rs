@@ -1,7 +1,6 @@
 //! Sensitive instructions that are hot enough to be done inline. The interpreter's routine stays the
 //! definition; these are its special cases, chosen by the mode word so that nothing of it is tested at run time.
 
-use iced_x86::{Code, Instruction, OpKind};
 use x86::classify::Routine;
 
 use super::address::Saved;
@@ -10,40 +9,14 @@ use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Mem, Op, Reg};
+use crate::inlining::inlines;
 use crate::lower::stack::Width;
-use crate::mode::{ModeWord, VIEW_USER};
 use crate::regs::{is_spilled, number};
 
 /// IF's place in `Context::interrupt_flag`.
 const IF_SET: u32 = 2;
 /// DF's place in `Context::direction_flag`.
 const DF_SET: u32 = 4;
-
-/// Whether this routine's instruction may be done inside a block in this mode. Some of its forms may still
-/// leave.
-pub fn inlines(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
-    if mode.steps() {
-        return false;
-    }
-    match routine {
-        Routine::Nop => true,
-        // IOPL does not matter to ring 0.
-        Routine::Cli | Routine::Sti => mode.is_ring0(),
-        Routine::Pushf => mode.is_ring0() && mode.is_long(),
-        Routine::Xsave | Routine::Xrstor => !mode.no_avx(),
-        Routine::Rdtsc | Routine::Rdtscp => !mode.traps_tsc(),
-        Routine::MovFromSegment => i.op0_kind() == OpKind::Register,
-        Routine::Stac | Routine::Clac | Routine::Swapgs => mode.is_ring0() && mode.is_long(),
-        Routine::Syscall => mode.is_long() && !mode.is_ring0() && mode.view() == VIEW_USER,
-        Routine::Sysret => mode.is_long() && mode.is_ring0() && i.code() == Code::Sysretq,
-        _ => false,
-    }
-}
-
-/// Whether it is done inside the block and neither reads nor writes a status flag.
-pub fn keeps_flags(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
-    inlines(i, routine, mode) && !matches!(routine, Routine::Pushf | Routine::Syscall | Routine::Sysret)
-}
 
 impl Lowering<'_> {
     /// Lowers a routine's instruction inline; `false` if it has to leave.
