@@ -115,7 +115,8 @@ fn free_order(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
                 | M::Vpcompressd
                 | M::Vpcompressq
         );
-        compares || masks || compresses
+        let environments = matches!(i.mnemonic(), M::Fldenv | M::Frstor);
+        compares || masks || compresses || environments
     };
     let free = |i: &Instruction| i.memory_size().size() >= 32 || by_element(i);
     fault(native.vector)
@@ -171,7 +172,8 @@ fn dead_flags(case: &Case, native: &Outcome) -> u64 {
     if list.iter().all(|i| i.ip() != native.rip) {
         // Behind the program, among whatever stands there.
         let pads = case.start + u64::from(case.code_len) - 2 * PADS;
-        let at_pad = native.rip >= pads && native.rip < pads + 2 * PADS && (native.rip - pads) % 2 == 0;
+        let at_pad =
+            native.rip >= pads && native.rip < pads + 2 * PADS && (native.rip - pads).is_multiple_of(2);
         return if at_pad { 0 } else { STATUS };
     }
     list.iter()

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction, MandatoryPrefix, Mnemonic,
-    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind, OpKind, Register,
+    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind, Register,
 };
 use x86::Mode;
 use x86::classify;
@@ -127,7 +127,7 @@ pub fn decode(bytes: &[u8], bits: u32) -> Option<Piece> {
     let instruction = decoder.decode();
     if !admissible(&instruction)
         || is_overridden(&instruction, bytes)
-        || broadcasts_stack_pointer(&instruction)
+        || copies_stack_pointer(&instruction)
         || bits != 64 && is_wide(&instruction)
     {
         return None;
@@ -149,11 +149,10 @@ fn is_wide(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxrstor)
 }
 
-/// A processor was seen to read a stale stack pointer here, behind a push.
-fn broadcasts_stack_pointer(i: &Instruction) -> bool {
-    i.op_kinds().all(|kind| kind == OpKind::Register)
-        && i.op0_register().is_vector_register()
-        && i.op1_register().full_register() == Register::RSP
+/// A processor was seen to read a stale stack pointer in these, behind a push or pop.
+fn copies_stack_pointer(i: &Instruction) -> bool {
+    i.code().op_code().encoding() == EncodingKind::EVEX
+        && (0..i.op_count()).any(|n| i.op_register(n).full_register() == Register::RSP)
 }
 
 fn segment_prefix(random: &mut Random, bytes: &mut Vec<u8>) {

@@ -211,10 +211,11 @@ impl Surroundings<'_> {
         for piece in program {
             let ip = self.case.start + bytes.len() as u64;
             let mut own = piece.bytes[..piece.len].to_vec();
-            let mut decoder = Decoder::with_ip(self.bits(), &own, ip, encode::options());
-            let i = decoder.decode();
-            let offsets = decoder.get_constant_offsets(&i);
-            drop(decoder);
+            let (i, offsets) = {
+                let mut decoder = Decoder::with_ip(self.bits(), &own, ip, encode::options());
+                let i = decoder.decode();
+                (i, decoder.get_constant_offsets(&i))
+            };
             self.one(&i, &offsets, &mut own);
             bytes.extend(own);
         }
@@ -344,11 +345,7 @@ impl Surroundings<'_> {
         let general = |register: Register| register.is_gpr().then(|| register.full_register().number());
         let scale = u64::from(i.memory_index_scale());
         match (general(base), general(index)) {
-            (None, None) if base == Register::None => {
-                if size >= 2 {
-                    set(bytes, to);
-                }
-            }
+            (None, None) if base == Register::None && size >= 2 => set(bytes, to),
             (None, Some(index)) => {
                 if !self.pinned[index] {
                     let value = self.random.below(64);

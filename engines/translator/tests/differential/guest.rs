@@ -51,7 +51,7 @@ impl Guest {
                 PageKind::Code => PRESENT | USER,
             };
             let slot = (WINDOW >> 12 & 511) + page;
-            ram.write_u64(table + slot * 8, PHYSICAL + page * PAGE | rights).expect("in RAM");
+            ram.write_u64(table + slot * 8, (PHYSICAL + page * PAGE) | rights).expect("in RAM");
         }
         for n in 0..2 * PAGE / 2 {
             ram.write(PHYSICAL + CODE - WINDOW + n * 2, &[0x0f, 0x0b]).expect("in RAM");
