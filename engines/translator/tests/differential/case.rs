@@ -23,7 +23,7 @@ pub const CODE_PAGES: u64 = 2;
 /// Pages of the window in all.
 pub const WINDOW_PAGES: u64 = 12;
 /// Most bytes of code a case has, with what ends it.
-pub const MOST_CODE: usize = 128;
+pub const MOST_CODE: usize = 192;
 /// Bytes of an XSAVE area.
 pub const FPU_BYTES: usize = 3072;
 /// Most changed words that are told one by one.

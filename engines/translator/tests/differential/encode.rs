@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction, MandatoryPrefix, Mnemonic,
-    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind, Register,
+    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind, OpKind, Register,
 };
 use x86::Mode;
 use x86::classify;
@@ -17,6 +17,34 @@ pub struct Piece {
     pub bytes: [u8; 15],
     pub len: usize,
     pub instruction: Instruction,
+}
+
+impl Piece {
+    /// A direct branch.
+    pub fn jumps(&self) -> bool {
+        let kinds = [FlowControl::ConditionalBranch, FlowControl::UnconditionalBranch, FlowControl::Call];
+        kinds.contains(&self.instruction.flow_control())
+    }
+
+    /// Goes on behind it, with no fault but #UD, and touches no memory but the stack.
+    pub fn is_quiet(&self) -> bool {
+        let i = &self.instruction;
+        i.flow_control() == FlowControl::Next
+            && i.code().op_code().encoding() == EncodingKind::Legacy
+            && i.op_kinds().all(|kind| {
+                matches!(
+                    kind,
+                    OpKind::Register
+                        | OpKind::Immediate8
+                        | OpKind::Immediate8to64
+                        | OpKind::Immediate32
+                        | OpKind::Immediate8to32
+                )
+            })
+            && (0..i.op_count()).all(|n| !i.op_register(n).is_vector_register())
+            && !matches!(i.mnemonic(), Mnemonic::Div | Mnemonic::Idiv)
+            && i.op0_register().full_register() != Register::RSP
+    }
 }
 
 /// Whether a case may contain this.

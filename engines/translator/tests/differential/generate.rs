@@ -41,26 +41,57 @@ impl Generator {
                 random.pick(&self.widths)
             };
             let bits = width as u32;
-            let wanted = [1, 1, 2, 2, 3, 4][random.below(6) as usize];
-            let mut program = Vec::with_capacity(wanted);
-            for _ in 0..wanted {
-                let piece = if self.filter.is_none() && random.chance(8) {
-                    encode::of_bytes(random, bits)
-                } else {
-                    let list = &self.lists[bits.trailing_zeros() as usize - 4];
-                    let code = if random.chance(50) {
-                        list[(number * 2 + program.len()) % list.len()]
-                    } else {
-                        random.pick(list)
-                    };
-                    encode::of_code(random, code, bits)
-                };
-                program.extend(piece);
-            }
+            let program = if self.filter.is_none() && random.chance(10) {
+                self.long_program(random, bits)
+            } else {
+                self.short_program(number, random, bits)
+            };
             if !program.is_empty() {
                 return surround(random, &program, width);
             }
         }
+    }
+
+    /// One to four instructions of any kind.
+    fn short_program(&self, number: usize, random: &mut Random, bits: u32) -> Vec<Piece> {
+        let wanted = [1, 1, 2, 2, 3, 4][random.below(6) as usize];
+        let list = self.list(bits);
+        let mut program = Vec::with_capacity(wanted);
+        for _ in 0..wanted {
+            let piece = if self.filter.is_none() && random.chance(8) {
+                encode::of_bytes(random, bits)
+            } else if random.chance(50) {
+                let code = list[(number * 2 + program.len()) % list.len()];
+                encode::of_code(random, code, bits)
+            } else {
+                let code = random.pick(list);
+                encode::of_code(random, code, bits)
+            };
+            program.extend(piece);
+        }
+        program
+    }
+
+    /// Up to a dozen instructions on general registers, with jumps among them: for what becomes of flags from
+    /// block to block.
+    fn long_program(&self, random: &mut Random, bits: u32) -> Vec<Piece> {
+        let list = self.list(bits);
+        let wanted = 4 + random.below(9) as usize;
+        let mut program = Vec::with_capacity(wanted);
+        for _ in 0..20 * wanted {
+            let code = random.pick(list);
+            let piece = encode::of_code(random, code, bits);
+            let jumps = random.chance(25);
+            program.extend(piece.filter(|piece| if jumps { piece.jumps() } else { piece.is_quiet() }));
+            if program.len() == wanted {
+                break;
+            }
+        }
+        program
+    }
+
+    fn list(&self, bits: u32) -> &[Code] {
+        &self.lists[bits.trailing_zeros() as usize - 4]
     }
 }
 
@@ -72,6 +103,8 @@ struct Surroundings<'a> {
     patch: usize,
     /// Addresses of the pads.
     pads: Vec<u64>,
+    /// Addresses of the instructions that are still to come.
+    later: Vec<u64>,
 }
 
 fn surround(random: &mut Random, program: &[Piece], width: Width) -> Case {
@@ -102,7 +135,15 @@ fn surround(random: &mut Random, program: &[Piece], width: Width) -> Case {
     if width != Width::Bits64 {
         segments(random, &mut case);
     }
-    let mut around = Surroundings { pads: Vec::new(), random, case, pinned: [false; 16], aligned, patch: 0 };
+    let mut around = Surroundings {
+        pads: Vec::new(),
+        later: Vec::new(),
+        random,
+        case,
+        pinned: [false; 16],
+        aligned,
+        patch: 0,
+    };
     around.registers();
     around.code(program);
     around.case
@@ -207,6 +248,11 @@ impl Surroundings<'_> {
     fn code(&mut self, program: &[Piece]) {
         let len: u64 = program.iter().map(|piece| piece.len as u64).sum();
         self.pads = (0..PADS).map(|n| self.case.start + len + n * 2).collect();
+        let mut at = self.case.start;
+        for piece in program {
+            self.later.push(at);
+            at += piece.len as u64;
+        }
         let mut bytes = Vec::with_capacity(MOST_CODE);
         for piece in program {
             let ip = self.case.start + bytes.len() as u64;
@@ -216,6 +262,8 @@ impl Surroundings<'_> {
                 let i = decoder.decode();
                 (i, decoder.get_constant_offsets(&i))
             };
+            let next = ip + piece.len as u64;
+            self.later.retain(|at| *at > next);
             self.one(&i, &offsets, &mut own);
             bytes.extend(own);
         }
@@ -226,7 +274,11 @@ impl Surroundings<'_> {
     }
 
     fn one(&mut self, i: &Instruction, offsets: &ConstantOffsets, bytes: &mut [u8]) {
-        let pad = self.random.pick(&self.pads.clone());
+        let pad = if self.later.is_empty() || self.random.chance(30) {
+            self.random.pick(&self.pads.clone())
+        } else {
+            self.random.pick(&self.later.clone())
+        };
         match i.flow_control() {
             FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call => {
                 let relative = pad.wrapping_sub(i.next_ip());
