@@ -158,9 +158,18 @@ fn reads_undefined(list: &[Instruction]) -> bool {
     let mut undefined = 0;
     list.iter().any(|i| {
         let reads = i.rflags_read() & undefined != 0;
-        undefined = undefined & !i.rflags_written() | undefined_flags(i);
+        // They stay so: what writes them next may be a shift by nothing.
+        undefined |= undefined_flags(i);
         reads
     })
+}
+
+/// Whether an instruction of the program, or a pad, begins here. A jump may lead elsewhere, where anything can
+/// stand.
+pub fn is_boundary(case: &Case, rip: u64) -> bool {
+    let pads = case.start + u64::from(case.code_len) - 2 * PADS;
+    let at_pad = rip.checked_sub(pads).is_some_and(|n| n < 2 * PADS && n.is_multiple_of(2));
+    at_pad || decode(case).iter().any(|i| i.ip() == rip)
 }
 
 /// Flags that the rest of the program would have overwritten, where a fault ended it.
@@ -170,11 +179,7 @@ fn dead_flags(case: &Case, native: &Outcome) -> u64 {
     }
     let list = decode(case);
     if list.iter().all(|i| i.ip() != native.rip) {
-        // Behind the program, among whatever stands there.
-        let pads = case.start + u64::from(case.code_len) - 2 * PADS;
-        let at_pad =
-            native.rip >= pads && native.rip < pads + 2 * PADS && (native.rip - pads).is_multiple_of(2);
-        return if at_pad { 0 } else { STATUS };
+        return if is_boundary(case, native.rip) { 0 } else { STATUS };
     }
     list.iter()
         .filter(|i| i.ip() >= native.rip)

@@ -95,8 +95,11 @@ pub fn codes(bits: u32, filter: Option<&str>) -> Vec<Code> {
                 32 => info.mode32(),
                 _ => info.mode64(),
             };
+            // Some are two instructions in one name, some only other decoders know.
             available
                 && info.is_instruction()
+                && !info.fwait()
+                && matches!(info.decoder_option(), DecoderOptions::NONE | DecoderOptions::AMD)
                 && !matches!(info.encoding(), EncodingKind::MVEX | EncodingKind::D3NOW | EncodingKind::XOP)
                 && admissible(&i)
                 && filter.is_none_or(|part| format!("{code:?}").to_lowercase().contains(&part.to_lowercase()))

@@ -27,9 +27,9 @@ impl Generator {
         Self { widths: widths.to_vec(), filter, lists }
     }
 
-    /// How many codes there are for 64-bit mode.
-    pub fn code_count(&self) -> usize {
-        self.lists[2].len()
+    /// The codes for 64-bit mode.
+    pub fn wide_codes(&self) -> &[Code] {
+        &self.lists[2]
     }
 
     /// A case by number; the codes take turns.

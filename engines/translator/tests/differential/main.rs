@@ -2,7 +2,8 @@
 //! both, and everything a program could see must come out the same.
 //!
 //! `POPF_CASES` and `POPF_SEED` make longer or other runs; `POPF_WIDTH=16`, `32` or `64` and `POPF_CODE` (part of
-//! an instruction's name in iced-x86) narrow them, `POPF_ONLY` runs one case by its number.
+//! an instruction's name in iced-x86) narrow them, `POPF_ONLY` runs one case by its number, `POPF_MISSING` lists
+//! codes that no case reached.
 //!
 //! What is known to differ stands in [`compare`], with its reasons. Not compared: x87's pointers to its last instruction and operand, which show host addresses; flags that the
 //! program overwrites before it reads them, in the image that a fault saves.
