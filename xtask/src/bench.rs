@@ -3,8 +3,8 @@
 //! The two take turns, so that whatever else the machine does meets both, and medians are compared, so that one
 //! bad round moves nothing. docs/performance.md says what is measured and keeps the figures.
 
-mod boot;
-mod console;
+pub mod boot;
+pub mod console;
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub fn run(command: &BenchCommand) -> Result<(), String> {
 }
 
 /// The middle of the values; of an even number, the mean of the two in the middle.
-fn median(values: &[Duration]) -> Duration {
+pub fn median(values: &[Duration]) -> Duration {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     let middle = sorted.len() / 2;

@@ -1,9 +1,10 @@
-//! The project's own chores: `cargo xtask check`, `deps` and `bench`.
+//! The project's own chores: `cargo xtask check`, `deps`, `bench` and `soak`.
 
 mod bench;
 mod check;
 mod deps;
 mod metadata;
+mod soak;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::check::Step;
+use crate::soak::SoakArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +21,7 @@ Examples:
   cargo xtask check fmt clippy      just these steps
   cargo xtask deps                  who may depend on whom
   cargo xtask bench boot            popf's boot beside QEMU's, interleaved
+  cargo xtask soak                  a hundred boots in a row, and an idle guest's cost
 ";
 
 /// popf's own chores.
@@ -42,6 +45,8 @@ enum Chore {
     /// Measure, beside a peer, in the same run.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Boot many guests in a row, then measure an idle one.
+    Soak(SoakArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
         Chore::Check { steps } => check::run(&steps),
         Chore::Deps => deps::run(),
         Chore::Bench(command) => bench::run(&command),
+        Chore::Soak(args) => soak::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

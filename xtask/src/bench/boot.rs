@@ -11,7 +11,8 @@ use super::console::{self, Times};
 use super::median;
 use crate::{cargo, metadata};
 
-const IMAGE: &str = "busybox";
+/// The image that boots.
+pub const IMAGE: &str = "busybox";
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 const MEMORY_MIB: u32 = 512;
 const QEMU: &str = "qemu-system-x86_64";
@@ -32,7 +33,7 @@ pub struct BootArgs {
 
 /// A row of `popf image list --json`.
 #[derive(Deserialize)]
-struct Image {
+pub struct Image {
     name: String,
     kernel: PathBuf,
     initrd: PathBuf,
@@ -137,7 +138,7 @@ fn figures(name: &'static str, version: String, times: &[Times]) -> Figures {
 }
 
 /// The release build of popf.
-fn build() -> Result<PathBuf, String> {
+pub fn build() -> Result<PathBuf, String> {
     let built = cargo().args(["build", "--release", "--package", "popf"]).status();
     match built {
         Ok(status) if status.success() => Ok(metadata::read()?.target_directory.join("release/popf")),
@@ -146,7 +147,8 @@ fn build() -> Result<PathBuf, String> {
     }
 }
 
-fn find_image(popf: &PathBuf) -> Result<Image, String> {
+/// The image, made first if it is missing.
+pub fn find_image(popf: &PathBuf) -> Result<Image, String> {
     // Makes it if it is missing, and is quick if not.
     output(Command::new(popf).args(["image", "build", IMAGE]))?;
     let list = output(Command::new(popf).args(["image", "list", "--json"]))?;

@@ -22,12 +22,29 @@ pub struct Times {
 
 /// Runs a guest to its prompt and to its end.
 pub fn boot(command: &mut Command, limit: Duration) -> Result<Times, String> {
+    run(command, limit, |_| Ok(())).map(|(times, ())| times)
+}
+
+/// The same, and looks at the process while the guest waits at its prompt.
+pub fn boot_and<T>(
+    command: &mut Command,
+    limit: Duration,
+    look: impl FnOnce(u32) -> Result<T, String>,
+) -> Result<T, String> {
+    run(command, limit, look).map(|(_, seen)| seen)
+}
+
+fn run<T>(
+    command: &mut Command,
+    limit: Duration,
+    look: impl FnOnce(u32) -> Result<T, String>,
+) -> Result<(Times, T), String> {
     let started = Instant::now();
     let program = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let child = child.map_err(|error| format!("cannot start {program}: {error}"))?;
     let mut guest = Guest { child, said: Vec::new(), ends: started + limit };
-    guest.play(started).map_err(|what| guest.report(&program, &what))
+    guest.play(started, look).map_err(|what| guest.report(&program, &what))
 }
 
 struct Guest {
@@ -37,7 +54,11 @@ struct Guest {
 }
 
 impl Guest {
-    fn play(&mut self, started: Instant) -> Result<Times, String> {
+    fn play<T>(
+        &mut self,
+        started: Instant,
+        look: impl FnOnce(u32) -> Result<T, String>,
+    ) -> Result<(Times, T), String> {
         let output = self.child.stdout.take().ok_or("has no output")?;
         let chunks = chunks(output);
         while !ends_with_prompt(&self.said) {
@@ -45,6 +66,7 @@ impl Guest {
             self.said.extend(chunk);
         }
         let prompt = started.elapsed();
+        let seen = look(self.child.id())?;
         let mut input = self.child.stdin.take().ok_or("has no input")?;
         let written = input.write_all(b"poweroff\n").and_then(|()| input.flush());
         written.map_err(|error| format!("takes no input: {error}"))?;
@@ -54,7 +76,11 @@ impl Guest {
         // Its output is closed, so that it is about to end.
         let status = self.child.wait().map_err(|error| format!("cannot be waited for: {error}"))?;
         let exit = started.elapsed();
-        if status.success() { Ok(Times { prompt, exit }) } else { Err(format!("ended with {status}")) }
+        if status.success() {
+            Ok((Times { prompt, exit }, seen))
+        } else {
+            Err(format!("ended with {status}"))
+        }
     }
 
     /// What it says next, or `None` at its end.
