@@ -122,9 +122,11 @@ fn a_shell_is_used() {
     user.sees("ABDC- E");
     user.prompted();
 
-    user.runs("vi /tmp/note", "/tmp/note");
+    // What `vi` draws of the text depends on how fast it comes; its status line does not. It begins with a dash
+    // once the escape is understood as one, and not as the beginning of a function key.
+    user.runs("vi /tmp/note", "- /tmp/note");
     user.types("ifirst line\nsecond lime\x1b");
-    user.sees("second lime");
+    user.sees("- /tmp/note [Modified] 2/2 100%");
     // Puts right what was misspelt.
     user.types("hrn:wq\n");
     user.prompted();
