@@ -1,4 +1,4 @@
-//! 32-bit code in a 64-bit process: compatibility mode, entered and left by far transfers.
+//! 32-bit and 16-bit code in a 64-bit process: compatibility mode, entered and left by far transfers.
 
 use core::arch::asm;
 
@@ -12,11 +12,23 @@ const CODE_32: u16 = 0x23;
 /// A page of code below 4 GiB, and a stack behind it.
 struct Compat {
     page: u64,
+    /// Of the code's segment, and where in it the page begins.
+    selector: u16,
+    offset: u32,
 }
 
 impl Compat {
     fn new() -> Self {
-        Self { page: sys::map_low(2, READ | WRITE | EXECUTE) }
+        let page = sys::map_low(2, READ | WRITE | EXECUTE);
+        Self { page, selector: CODE_32, offset: page as u32 }
+    }
+
+    /// The same in a 16-bit segment of its own, which begins and ends with the page; `None` if the kernel has no
+    /// local descriptor tables.
+    fn new_16() -> Option<Self> {
+        let page = sys::map_low(2, READ | WRITE | EXECUTE);
+        let selector = sys::code_segment_16(page as u32, PAGE as u32 - 1)?;
+        Some(Self { page, selector, offset: 0 })
     }
 
     fn stack(&self) -> u64 {
@@ -34,7 +46,7 @@ impl Compat {
             offset: u32,
             selector: u16,
         }
-        let target = Pointer { offset: self.page as u32, selector: CODE_32 };
+        let target = Pointer { offset: self.offset, selector: self.selector };
         let (rax, rdx, rcx): (u64, u64, u64);
         let rsp: u64;
         // SAFETY: the code ends with a far return, and keeps ebx and ebp; r8 to r15 do not survive the visit by
@@ -178,4 +190,33 @@ pub fn faults() -> Outcome {
     same!(probe::register(probe::TRAP), 4, "trap number of into");
     probe::reset();
     Ok(())
+}
+
+/// Code of a 16-bit segment with a base and a limit; the stack's segment stays the flat one.
+pub fn sixteen_bits() -> Outcome {
+    probe::start();
+    let Some(compat) = Compat::new_16() else {
+        skip!("the kernel has no local descriptor tables");
+    };
+    // Each ends with the prefix that makes the far return behind it a 32-bit one.
+    let run = |what: &str, code: &[u8], (eax, ecx): (u32, u32), (after, edx): (u32, u32)| -> Outcome {
+        let (found, found_edx, _, moved) = compat.call(code, eax, ecx);
+        same!(found, after, "{what}: eax");
+        same!(found_edx, edx, "{what}: edx");
+        same!(moved, 0, "{what}: the stack pointer's change");
+        Ok(())
+    };
+    run("16-bit move", &[0x66, 0x31, 0xd2, 0xb8, 0x34, 0x12, 0x66], (0xaaaa_5555, 0), (0xaaaa_1234, 0))?;
+    run("32-bit move", &[0x66, 0x31, 0xd2, 0x66, 0xb8, 1, 2, 3, 4, 0x66], (0, 0), (0x0403_0201, 0))?;
+    run("load by cs", &[0x66, 0x31, 0xd2, 0x2e, 0xa1, 0, 0, 0x66], (0, 0), (0x3166, 0))?;
+    run("call and pop", &[0x66, 0x31, 0xd2, 0xe8, 0, 0, 0x58, 0x66], (0, 0), (6, 0))?;
+    run("16-bit stack operands", &[0x66, 0x31, 0xd2, 0x50, 0x51, 0x58, 0x5a, 0x66], (11, 22), (22, 11))?;
+    run("loop by cx", &[0x66, 0x31, 0xd2, 0x42, 0xe2, 0xfd, 0x66], (0, 0x5_0003), (0, 3))?;
+    // mov ax, cs:[0x1000], behind the limit.
+    probe::reset();
+    probe::AT.store(3, core::sync::atomic::Ordering::SeqCst);
+    probe::RESUME.store(7, core::sync::atomic::Ordering::SeqCst);
+    compat.call(&[0x66, 0x31, 0xd2, 0x2e, 0xa1, 0, 0x10, 0x66], 0, 0);
+    same!(probe::register(probe::SEGMENTS) & 0xffff, u64::from(compat.selector), "cs in the frame");
+    expect("load behind the limit", Fault::protection(0))
 }

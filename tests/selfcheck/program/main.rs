@@ -99,6 +99,7 @@ const CHECKS: &[Check] = &[
     ("compat-code",            compat::instructions),
     ("compat-system-calls",    compat::system_calls),
     ("compat-faults",          compat::faults),
+    ("compat-16-bit",          compat::sixteen_bits),
 ];
 
 /// How many seconds a check may take before it counts as hanging.

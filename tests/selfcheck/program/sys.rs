@@ -129,6 +129,15 @@ pub fn exit(status: i32) -> ! {
     }
 }
 
+/// Makes a 16-bit code segment in the local descriptor table; its selector, if the kernel has such tables.
+pub fn code_segment_16(base: u32, limit: u32) -> Option<u16> {
+    const WRITE_NEW: usize = 0x11;
+    /// `contents` 2: code. Readable, in bytes, present.
+    const CODE: u32 = 2 << 1;
+    let descriptor = [0, base, limit, CODE];
+    (call!(154, WRITE_NEW, descriptor.as_ptr(), 16) == 0).then_some(7)
+}
+
 pub fn process_id() -> isize {
     call!(39)
 }
