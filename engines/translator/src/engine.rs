@@ -280,7 +280,7 @@ impl Engine for Translator {
                 if self.fetch.take_local_kernel() {
                     self.cache.forget_mappings();
                 } else {
-                    self.cache.clear_view(crate::mode::VIEW_USER);
+                    self.cache.clear_view(VIEW_USER);
                 }
             }
             Invalidation::AllPages => {

@@ -1,6 +1,7 @@
 //! Descriptors fetched from the GDT and LDT, and loads of the segment registers (SDM vol. 3 ch. 3.4 and 5).
 
 use vcpu::{CpuState, Environment};
+use x86::descriptor::{self, Selector};
 use x86::{Exception, Mode, Segment, SegmentRegister, Vector};
 
 use crate::Context;
@@ -9,17 +10,17 @@ use crate::segment_check::long_mode;
 
 /// Selector bits that are not the requested privilege level.
 pub(crate) const fn without_rpl(selector: u16) -> u32 {
-    selector as u32 & 0xfffc
+    Selector(selector).error_code()
 }
 
 /// Whether a selector is null, whatever its RPL.
 pub(crate) const fn is_null(selector: u16) -> bool {
-    selector & 0xfffc == 0
+    Selector(selector).is_null()
 }
 
 /// Requested privilege level.
 pub(crate) const fn rpl(selector: u16) -> u8 {
-    (selector & 3) as u8
+    Selector(selector).rpl()
 }
 
 /// A descriptor's first eight bytes and where they lie.
@@ -34,12 +35,7 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     /// The segment register contents that this descriptor and selector give.
     pub fn segment(self, selector: u16) -> Segment {
-        let raw = self.raw;
-        let attributes = ((raw >> 40) & 0xf0ff) as u16;
-        let limit = (raw & 0xffff) as u32 | ((raw >> 32) & 0xf_0000) as u32;
-        let limit = if attributes & Segment::GRANULARITY == 0 { limit } else { (limit << 12) | 0xfff };
-        let base = ((raw >> 16) & 0xff_ffff) | ((raw >> 32) & 0xff00_0000);
-        Segment { base, limit, selector, attributes }
+        descriptor::Descriptor(self.raw).segment(selector)
     }
 
     pub fn kind(self) -> u8 {

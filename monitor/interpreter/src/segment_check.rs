@@ -9,7 +9,7 @@ use crate::memory::Access;
 
 /// Whether bits 63 to 47 are all equal; 5-level paging is not offered.
 pub(crate) const fn canonical(address: u64) -> bool {
-    ((address << 16) as i64 >> 16) as u64 == address
+    x86::paging::is_canonical(address, false)
 }
 
 /// The exception for a bad access through a segment register.
