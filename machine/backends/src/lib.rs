@@ -1,14 +1,16 @@
-//! What devices stand on: so far the far ends of serial lines.
+//! What devices stand on: the far ends of serial lines, and networks.
 //!
 //! A device never waits for the host. [`Serial`] does: a thread writes what the guest sent, in order and to the
 //! last byte, another reads what the user types or pipes in and keeps what the device has no room for yet. The
-//! board joins the two with the [`Handlers`] it gives to [`Serial::start`].
+//! board joins the two with the [`Handlers`] it gives to [`Serial::start`]. Networks are the same with frames
+//! instead of bytes, see [`net`].
 //!
 //! Not modelled: sockets, pseudo-terminals, several machines on one terminal.
 
 mod error;
 mod escape;
 mod input;
+pub mod net;
 mod output;
 mod serial;
 
