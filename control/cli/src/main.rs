@@ -9,6 +9,9 @@ mod limits;
 mod log;
 mod run;
 mod size;
+// Read by the definition, which each device's type is a field of.
+#[allow(dead_code)]
+mod spec;
 mod stats;
 
 use std::io::Write as _;
