@@ -16,6 +16,7 @@ pub mod apic;
 pub mod bus;
 pub mod legacy;
 pub mod pci;
+pub mod virtio;
 pub mod wiring;
 
 #[cfg(test)]

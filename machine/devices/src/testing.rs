@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use savestate::{Persist, Sections, Unit, Writer};
 
+use crate::pci::MsiSink;
 use crate::wiring::{IrqLine, IrqSink, Notify, Timer, VmClock, WallClock, lock};
 
 /// A clock that stands still until it is told to go on.
@@ -94,6 +95,23 @@ impl IrqSink for Probe {
         let mut probe = lock(&self.0);
         probe.1 += usize::from(asserted && !probe.0);
         probe.0 = asserted;
+    }
+}
+
+/// Keeps interrupt messages.
+#[derive(Clone, Default)]
+pub struct Messages(Arc<Mutex<Vec<(u64, u32)>>>);
+
+impl Messages {
+    /// What has come since this was last asked.
+    pub fn take(&self) -> Vec<(u64, u32)> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
+impl MsiSink for Messages {
+    fn send(&self, address: u64, data: u32) {
+        lock(&self.0).push((address, data));
     }
 }
 

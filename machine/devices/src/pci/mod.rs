@@ -5,12 +5,17 @@
 
 pub mod config;
 pub mod host_bridge;
+pub mod mapping;
+pub mod msix;
 pub mod root;
 mod saved;
 
 pub use config::{Bar, BarKind, ConfigSpace};
 pub use host_bridge::HostBridge;
+pub use mapping::{Mapped, MemoryFunction};
+pub use msix::{MsiSink, Msix};
 pub use root::{PciRoot, SharedPciDevice};
+pub use saved::ConfigSpaceV1;
 
 /// A function on the bus, as configuration accesses see it. `offset` is below 256; an access is of 1, 2 or 4
 /// bytes and aligned.
