@@ -12,6 +12,7 @@
 //! be written as a table only.
 
 pub mod publish;
+pub mod volume;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -162,7 +162,9 @@ mod tests {
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(text, r#"{"address":"::","host":5353,"guest":53,"protocol":"udp"}"#);
         assert_eq!(table(&text).unwrap(), spec);
-        for text in [r#"{"host": 0, "guest": 80}"#, r#"{"host": 8080}"#, r#"{"host": 1, "guest": 1, "port": 1}"#] {
+        for text in
+            [r#"{"host": 0, "guest": 80}"#, r#"{"host": 8080}"#, r#"{"host": 1, "guest": 1, "port": 1}"#]
+        {
             assert!(table(text).is_err(), "{text}");
         }
     }
