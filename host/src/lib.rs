@@ -10,6 +10,8 @@
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
 //! | [`terminal`] | raw mode, restored on every way out |
 //! | [`event`], [`signals`] | waiting, being woken, signals from outside |
+//! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |
+//! | [`seqpacket`] | packets between processes of one host |
 //! | [`clock`], [`timer`], [`cpu`], [`system`] | time, the processor, memory |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //!
@@ -20,12 +22,15 @@ pub mod cpu;
 pub mod error;
 pub mod event;
 pub mod fault;
+pub mod interface;
 pub mod kvm;
 pub mod mapping;
 pub mod memfd;
 pub mod reservation;
+pub mod seqpacket;
 pub mod signals;
 pub mod system;
+pub mod tap;
 pub mod terminal;
 pub mod timer;
 
