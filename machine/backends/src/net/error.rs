@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// A network could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,75 @@ pub enum NetError {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// The host has no tap interfaces.
+    #[error("this host has no tap interfaces: load the kernel's module with `sudo modprobe tun`")]
+    NoTun(#[source] host::HostError),
+    /// An interface cannot be made or taken.
+    #[error(
+        "the tap interface {name} is not this user's and may not be made: make it with `sudo ip tuntap add {name} mode \
+         tap user $USER && sudo ip link set {name} up`, or run popf with CAP_NET_ADMIN"
+    )]
+    TapPrivilege {
+        /// Its name.
+        name: String,
+    },
+    /// Something else has it.
+    #[error("the tap interface {name} is in use: end the program that has it, or name another")]
+    TapBusy {
+        /// Its name.
+        name: String,
+    },
+    /// It is of another kind.
+    #[error("{name} is no tap interface: `ip tuntap show` lists those there are")]
+    NoTap {
+        /// Its name.
+        name: String,
+        /// What the host says.
+        source: host::HostError,
+    },
+    /// An interface that is turned off may not be turned on.
+    #[error("the interface {name} is turned off: turn it on with `sudo ip link set {name} up`")]
+    TapDown {
+        /// Its name.
+        name: String,
+    },
+    /// Nothing to join.
+    #[error(
+        "there is no bridge {name}: make it with `sudo ip link add {name} type bridge && sudo ip link set {name} up`"
+    )]
+    NoBridge {
+        /// Its name.
+        name: String,
+    },
+    /// A bridge may not be joined.
+    #[error(
+        "joining the bridge {name} takes CAP_NET_ADMIN: run popf with it, or have a tap interface joined once (`sudo ip \
+         tuntap add tap0 mode tap user $USER && sudo ip link set tap0 master {name} up`) and use tap:tap0"
+    )]
+    BridgePrivilege {
+        /// Its name.
+        name: String,
+    },
+    /// The folder of a switch cannot be used.
+    #[error("cannot use {path} to find the VMs on the switch", path = path.display())]
+    Folder {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The folder of a switch is not private.
+    #[error("{path} belongs to others, or others may write to it: remove it", path = path.display())]
+    Strangers {
+        /// Where.
+        path: PathBuf,
+    },
+    /// No room on a switch.
+    #[error("there are {limit} VMs on the switch already: use another")]
+    Full {
+        /// How many it joins.
+        limit: usize,
     },
     /// The host refuses its help.
     #[error("the network cannot be set up")]

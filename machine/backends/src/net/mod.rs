@@ -9,10 +9,17 @@
 //! room says so at once, keeps nothing, and tells when there is room again.
 
 mod error;
+mod finish;
+mod header;
+mod switch;
+mod tap;
 
 use std::fmt;
 
 pub use error::NetError;
+pub use header::{HEADER_LENGTH, Unknown};
+pub use switch::Switch;
+pub use tap::Tap;
 
 /// The longest frame: an Ethernet header with a VLAN tag, and the longest IP packet.
 pub const MAX_FRAME: usize = 18 + 65_535;
