@@ -12,13 +12,14 @@
 //! | [`event`], [`signals`] | waiting, being woken, signals from outside |
 //! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |
 //! | [`seqpacket`] | packets between processes of one host |
-//! | [`clock`], [`timer`], [`cpu`], [`system`] | time, the processor, memory |
+//! | [`clock`], [`timer`], [`cpu`], [`system`], [`entropy`] | time, the processor, memory, randomness |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //!
 //! Not modelled: any host but Linux on x86-64.
 
 pub mod clock;
 pub mod cpu;
+pub mod entropy;
 pub mod error;
 pub mod event;
 pub mod fault;

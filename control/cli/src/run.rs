@@ -70,6 +70,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         modules: guest.modules,
         cmdline: guest.cmdline,
         serial: serial.clone(),
+        peripherals: vec![Arc::new(board::virtio::Rng)],
         debug_exit: guest.debug_exit,
         reboot: guest.reboot,
     };

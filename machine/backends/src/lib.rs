@@ -13,8 +13,10 @@ mod input;
 pub mod net;
 mod output;
 mod serial;
+mod worker;
 
 pub use error::SerialError;
 pub use input::InputWaker;
 pub use output::SerialOutput;
 pub use serial::{Handlers, MemoryPeer, Receive, Serial, SerialEvent, SerialKind};
+pub use worker::{Bell, Worker};

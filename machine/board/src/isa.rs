@@ -34,9 +34,17 @@ pub mod irq {
     /// ACPI's system control interrupt; level-triggered, active high.
     pub const SCI: u32 = 9;
     pub const MOUSE: u32 = 12;
+    /// What INTA of PCI's slots leads to, in turn; level-triggered. Both interrupt controllers have them, so that the
+    /// same lines serve a guest with either.
+    pub const PCI: [u32; 2] = [10, 11];
     /// COM1 to COM3. A PC's COM3 shares line 4 with COM1; edge-triggered lines share badly, and the ACPI tables
     /// tell the guest otherwise.
     pub const COM: [u32; 3] = [4, 3, 5];
+
+    /// What INTA of a slot leads to.
+    pub fn pci_line(slot: u8) -> u32 {
+        PCI[usize::from(slot) % PCI.len()]
+    }
 }
 
 /// Pin of the I/O APIC that the PIT drives (interrupt source override of line 0).

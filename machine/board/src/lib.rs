@@ -20,6 +20,7 @@ mod saved;
 pub mod serial;
 pub mod stop;
 pub mod timers;
+pub mod virtio;
 pub mod waker;
 pub mod wiring;
 

@@ -20,6 +20,7 @@ use crate::processor::{ProcessorView, Shared};
 use crate::serial::SerialLine;
 use crate::stop::{StopReason, StopSwitch};
 use crate::timers::TimerService;
+use crate::virtio::Peripheral;
 use crate::waker::Waker;
 use crate::wiring::{self, Chips, IO_APIC_ID, Plan, SerialPort, WiringError};
 use crate::{firmware, isa};
@@ -60,6 +61,8 @@ pub struct Config {
     pub cmdline: String,
     /// COM1, COM2 and so on.
     pub serial: Vec<Arc<SerialLine>>,
+    /// What is plugged into PCI's slots, in order.
+    pub peripherals: Vec<Arc<dyn Peripheral>>,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
     /// Whether a reset starts the machine again rather than ending it.
@@ -212,6 +215,8 @@ impl Machine {
         }
         let mut chips = wiring::wire(Plan {
             map: &map,
+            ram: &ram,
+            peripherals: &config.peripherals,
             physical_bits: cpuid.physical_bits(),
             serial: config
                 .serial
@@ -266,6 +271,9 @@ impl Machine {
         self.processors = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
         for line in &config.serial {
             line.detach();
+        }
+        for peripheral in &config.peripherals {
+            peripheral.detach();
         }
         // No callback into a chip from here on.
         self.timers = None;

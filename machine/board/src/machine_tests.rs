@@ -33,6 +33,7 @@ fn config(code: &[u8]) -> (Config, MemoryPeer) {
         modules: Vec::new(),
         cmdline: String::new(),
         serial: vec![Arc::new(serial)],
+        peripherals: Vec::new(),
         debug_exit: true,
         reboot: true,
     };

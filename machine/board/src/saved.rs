@@ -44,6 +44,9 @@ impl Machine {
             Sections::parse(file)?.check(units)?.commit();
             Ok(())
         })?;
+        for function in &self.chips.functions {
+            function.resume();
+        }
         let shift = self.clock.tsc_shift();
         for processor in &mut self.processors {
             let cpu = processor.dispatcher.cpu_mut();

@@ -16,7 +16,8 @@ use devices::legacy::rtc::Rtc;
 use devices::legacy::uart::Uart;
 use devices::pci::root::SlotError;
 use devices::pci::{HostBridge, PciRoot};
-use devices::wiring::{IrqLine, Notify, SerialSink, Timer, lock, ports};
+use devices::wiring::{IrqLine, Notify, PortDevice, SerialSink, Timer, lock, ports};
+use memory::GuestRam;
 use savestate::{Invalid, Persist, Unit};
 
 use thiserror::Error;
@@ -26,6 +27,7 @@ use crate::isa::{PIT_PIN, irq, port};
 use crate::map::{self, MemoryMap};
 use crate::stop::{StopReason, StopSwitch};
 use crate::timers::TimerService;
+use crate::virtio::{self, Peripheral};
 use crate::waker::Waker;
 
 /// Length of the I/O APIC's register window.
@@ -54,12 +56,16 @@ pub struct SerialPort {
 
 /// What the wiring needs to know.
 pub struct Plan<'a> {
-    /// RAM.
+    /// Where RAM is.
     pub map: &'a MemoryMap,
+    /// RAM.
+    pub ram: &'a GuestRam,
     /// Width of a physical address.
     pub physical_bits: u8,
     /// COM1, COM2 and so on.
     pub serial: Vec<SerialPort>,
+    /// What takes PCI's slots behind the host bridge.
+    pub peripherals: &'a [Arc<dyn Peripheral>],
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
     /// The VM's clock.
@@ -96,6 +102,8 @@ pub struct Chips {
     pub pci: Arc<Mutex<PciRoot>>,
     /// PCI function 00:00.0.
     pub host_bridge: Arc<Mutex<HostBridge>>,
+    /// The functions behind it.
+    pub(crate) functions: Vec<virtio::Function>,
     /// COM1, COM2 and so on.
     pub uarts: Vec<Arc<Mutex<Uart>>>,
     /// Port 92.
@@ -145,10 +153,16 @@ pub fn wire(plan: Plan) -> Result<Chips, WiringError> {
     let host_bridge = shared(HostBridge::new());
     let mut pci = PciRoot::new();
     pci.add(0, 0, host_bridge.clone())?;
+    // As firmware leaves them: the lines that PCI's slots share are level-triggered.
+    let levels = irq::PCI.iter().fold(0_u32, |levels, line| levels | 1 << line);
+    lock(&pic).write(5, 1, levels >> 8);
+    let mmio = Arc::new(MmioBus::new());
+    let bus = virtio::Bus { ram: plan.ram, mmio: &mmio, apic: &apic_bus, pic: &pic, io_apic: &io_apic };
+    let functions = virtio::plug(plan.peripherals, &bus, &mut pci)?;
     let clock = &plan.clock;
     let chips = Chips {
         ports: Arc::new(PortBus::new()),
-        mmio: Arc::new(MmioBus::new()),
+        mmio,
         local_apics: local_apics(&plan, &apic_bus, &pic),
         pit: alarmed(plan.timers, |timer| Pit::new(clock.clone(), timer, line(irq::PIT)), Pit::fire),
         rtc: alarmed(
@@ -168,6 +182,7 @@ pub fn wire(plan: Plan) -> Result<Chips, WiringError> {
         i8042: shared(I8042::new(line(irq::KEYBOARD), line(irq::MOUSE), reset.clone())),
         pci: shared(pci),
         host_bridge,
+        functions,
         uarts: plan
             .serial
             .into_iter()
@@ -244,9 +259,6 @@ impl Chips {
     /// restored: devices drive their lines then, and what the interrupt controllers had seen overrules that. The
     /// local APICs, which come after these, are with their vCPUs.
     pub fn units(&self) -> Vec<(u32, Box<dyn Unit>)> {
-        fn unit<T: Persist + 'static>(chip: &Arc<Mutex<T>>) -> Box<dyn Unit> {
-            Box::new(Locked(chip.clone()))
-        }
         let mut units = vec![
             (0, unit(&self.post_code)),
             (0, unit(&self.system_control_a)),
@@ -259,10 +271,18 @@ impl Chips {
             (0, unit(&self.pit)),
         ];
         units.extend((0..).zip(self.uarts.iter().map(unit)));
+        for (slot, function) in (0..).zip(&self.functions) {
+            units.extend(function.units().map(|unit| (slot, unit)));
+        }
         units.push((0, unit(&self.pic)));
         units.push((0, unit(&self.io_apic)));
         units
     }
+}
+
+/// A handle to a chip for saving and restoring it.
+pub(crate) fn unit<T: Persist + 'static>(chip: &Arc<Mutex<T>>) -> Box<dyn Unit> {
+    Box::new(Locked(chip.clone()))
 }
 
 /// A chip as a unit. It is locked for each step by itself, since one chip's commit drives lines into another.

@@ -81,10 +81,18 @@ fn pci_root() -> Vec<u8> {
             None,
         )
     };
+    // INTA of each slot: address (slot and all functions), pin, no link device, line.
+    let routes: Vec<_> =
+        (0..32_u8).map(|slot| (u32::from(slot) << 16 | 0xffff, 0_u8, 0_u8, irq::pci_line(slot))).collect();
+    let routes: Vec<_> = routes
+        .iter()
+        .map(|(address, pin, source, line)| Package::new(vec![address as &dyn Aml, pin, source, line]))
+        .collect();
     let mut aml = Vec::new();
     Device::new(
         "PCI0".into(),
         vec![
+            &Name::new("_PRT".into(), &Package::new(routes.iter().map(|route| route as &dyn Aml).collect())),
             &Name::new("_HID".into(), &EISAName::new("PNP0A03")),
             &Name::new("_UID".into(), &0_u8),
             &Name::new("_BBN".into(), &0_u8),

@@ -187,13 +187,11 @@ impl Msix {
         require(sane, "an MSI-X table entry has reserved bits")
     }
 
-    /// For the function's `commit`; `control` is from its configuration space. A pending message that is not masked
-    /// goes out.
+    /// For the function's `commit`; `control` is from its configuration space. What pends goes out with
+    /// [`Self::set_control`], once interrupt controllers have their state, too.
     pub fn commit(&self, saved: MsixV1, control: u16) {
         let MsixV1 { entries, pending } = saved;
-        let mut state = lock(&self.state);
-        *state = State { control, entries, pending };
-        self.send_pending(&mut state);
+        *lock(&self.state) = State { control, entries, pending };
     }
 }
 
@@ -271,6 +269,8 @@ mod tests {
         let (to, messages) = msix();
         to.check(&from.save()).unwrap();
         to.commit(from.save(), control::ENABLE);
+        assert_eq!((messages.take(), to.is_enabled()), (vec![], true));
+        to.set_control(control::ENABLE);
         assert_eq!(messages.take(), [(0xfee0_0000, 0x31)]);
         let mut bad = from.save();
         bad.entries[0].address |= 1;

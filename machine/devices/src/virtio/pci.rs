@@ -170,6 +170,22 @@ impl VirtioPci {
         let ready = status::FEATURES_OK | status::DRIVER_OK;
         if self.status & ready == ready && before & status::DRIVER_OK == 0 {
             self.activate(&[]);
+            self.ring_all();
+        }
+    }
+
+    /// A saved state has been restored, here and in the interrupt controllers: what waited goes on.
+    pub fn resume(&mut self) {
+        self.config_changed();
+        if self.is_active() {
+            self.ring_all();
+        }
+    }
+
+    /// What was put into the queues unseen is seen now.
+    fn ring_all(&self) {
+        for queue in 0..self.common.queue_count() {
+            self.doorbell.ring(queue);
         }
     }
 
@@ -200,13 +216,9 @@ impl VirtioPci {
             self.interrupts.needs_reset();
             return;
         }
-        let count = queues.len() as u16;
         let queues = Queues::new(queues);
         let interrupts = self.interrupts.clone();
         lock(&self.device).activate(Activation { features, queues, interrupts });
-        for number in 0..count {
-            self.doorbell.ring(number);
-        }
     }
 
     /// The device works: notifications reach it.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::common::QueueRegisters;
 use super::{VirtioPci, status};
 use crate::pci::ConfigSpaceV1;
+use crate::pci::config::command;
 use crate::pci::msix::MsixV1;
 use crate::virtio::interrupts::{NO_VECTOR, isr};
 use crate::virtio::queue::{QueuePosition, check_setup};
@@ -130,8 +131,7 @@ impl Persist for VirtioPci {
         *lock(&self.interrupts.isr) = isr;
         self.interrupts.needs_reset.store(needs_reset, Ordering::Relaxed);
         self.interrupts.msix.commit(msix, self.message_control());
-        // Drives the line.
-        self.config_changed();
+        self.interrupts.mask_line(self.config.command() & command::INTERRUPT_DISABLE != 0);
         self.status = status;
         // A forged state may claim that a device works whose features were never agreed on.
         if self.is_active() && self.common.features_will_do() && !needs_reset {

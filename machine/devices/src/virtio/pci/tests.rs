@@ -259,6 +259,8 @@ fn a_saved_device_goes_on() {
     let mut to = Bench::with(driver);
     let head = to.driver.offer(&[], &[(0x8000, 6)]);
     transplant(&function, &mut to.function);
+    assert_eq!(to.driver.used(), []);
+    to.function.resume();
     assert_eq!(to.driver.used(), [(head, 6)]);
     assert_eq!(to.messages.take(), [(0xfee0_0000, 0x55)]);
     assert_eq!(to.status(), 0xf);
