@@ -9,7 +9,8 @@
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
 //! | [`terminal`] | raw mode, restored on every way out |
-//! | [`event`], [`signals`] | waiting, being woken, signals from outside |
+//! | [`event`], [`epoll`], [`signals`] | waiting, being woken, signals from outside |
+//! | [`socket`] | what the standard library's sockets cannot do |
 //! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |
 //! | [`seqpacket`] | packets between processes of one host |
 //! | [`clock`], [`timer`], [`cpu`], [`system`], [`entropy`] | time, the processor, memory, randomness |
@@ -20,6 +21,7 @@
 pub mod clock;
 pub mod cpu;
 pub mod entropy;
+pub mod epoll;
 pub mod error;
 pub mod event;
 pub mod fault;
@@ -30,11 +32,13 @@ pub mod memfd;
 pub mod reservation;
 pub mod seqpacket;
 pub mod signals;
+pub mod socket;
 pub mod system;
 pub mod tap;
 pub mod terminal;
 pub mod timer;
 
+pub use epoll::Epoll;
 pub use error::HostError;
 pub use event::EventFd;
 pub use fault::{AltStack, FaultContext, FaultHandler, FaultSignal, install_fault_handler};

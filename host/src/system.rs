@@ -1,4 +1,5 @@
 //! What the host has, and how much of it is left for us.
+#![allow(unsafe_code)] // System calls.
 
 use std::fs;
 use std::path::Path;
@@ -49,6 +50,22 @@ pub fn resident_memory() -> Option<(u64, u64)> {
     Some((field(&status, "VmRSS:")?, field(&status, "RssShmem:")?))
 }
 
+/// Lets this process open as many descriptors as its hard limit allows, and says how many that is. The soft limit is
+/// low for the sake of programs that use select(2), which we do not.
+pub fn raise_descriptor_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the value is ours.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 1024;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: as above.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        limit = raised;
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}
+
 fn meminfo(name: &str) -> Option<u64> {
     field(&fs::read_to_string("/proc/meminfo").ok()?, name)
 }
@@ -70,6 +87,13 @@ mod tests {
         assert!(available <= total && total > 64 << 20, "{available} of {total}");
         let (all, shared) = resident_memory().unwrap();
         assert!(shared <= all && all > 0 && all < total);
+    }
+
+    #[test]
+    fn descriptors_are_allowed_up_to_the_hard_limit() {
+        let count = raise_descriptor_limit();
+        assert!(count >= 256);
+        assert_eq!(raise_descriptor_limit(), count);
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! What the standard library's sockets cannot do: connect without waiting, ping without privileges, end with a
+//! reset.
+#![allow(unsafe_code)] // System calls.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// Begins to connect. The stream does not block; it becomes writable when it is connected or has failed, which
+/// [`TcpStream::take_error`] tells.
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = open(domain(address.ip()), libc::SOCK_STREAM, 0)?;
+    let (raw, length) = raw_address(address);
+    // SAFETY: the address is ours and as long as said.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const raw).cast(), length) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        // An interrupted attempt goes on by itself, too.
+        if !matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) {
+            return Err(error);
+        }
+    }
+    Ok(socket.into())
+}
+
+/// A socket that sends and receives ICMP echo messages and nothing else, from the message's type on (icmp(7),
+/// `net.ipv4.ping_group_range`). The kernel puts in the identifier and the checksum. It does not block.
+pub fn ping(family_of: IpAddr) -> io::Result<UdpSocket> {
+    let protocol = match family_of {
+        IpAddr::V4(_) => libc::IPPROTO_ICMP,
+        IpAddr::V6(_) => libc::IPPROTO_ICMPV6,
+    };
+    open(domain(family_of), libc::SOCK_DGRAM, protocol).map(UdpSocket::from)
+}
+
+/// Has the socket's close send a reset and forget what is unsent (`SO_LINGER` of zero).
+pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the value is ours and as long as said; the descriptor is borrowed for longer than the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn open(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: a plain call.
+    let fd = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn domain(address: IpAddr) -> libc::c_int {
+    match address {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    }
+}
+
+/// The address as the kernel has it, and its length.
+fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: zeroes are a value of it.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let place = &raw mut storage;
+    let length = match address {
+        SocketAddr::V4(address) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: a sockaddr_storage has room for each kind, aligned.
+            unsafe { place.cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(address) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_scope_id: address.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { place.cast::<libc::sockaddr_in6>().write(raw) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, length as libc::socklen_t)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Wait, poll};
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::TcpListener;
+
+    fn finish(stream: &TcpStream) -> Option<io::Error> {
+        poll(&mut [Wait::writable(stream)], None).unwrap();
+        stream.take_error().unwrap()
+    }
+
+    #[test]
+    fn connecting_does_not_wait_and_tells_how_it_went() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut stream = connect(address).unwrap();
+            assert!(finish(&stream).is_none());
+            let (mut peer, from) = listener.accept().unwrap();
+            assert_eq!(stream.local_addr().unwrap(), from);
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            peer.write_all(b"x").unwrap();
+            poll(&mut [Wait::readable(&stream)], None).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 1);
+            drop(listener);
+            // Loopback may answer at once or later; either way it is a refusal.
+            let error = match connect(address) {
+                Ok(stream) => finish(&stream).expect("nobody listens"),
+                Err(error) => error,
+            };
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_a_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        reset_on_close(&stream).unwrap();
+        drop(stream);
+        assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
