@@ -1,7 +1,7 @@
 //! Why there is no network.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// A network could not be made.
@@ -19,6 +19,17 @@ pub enum NetError {
         ip = .0.ip()
     )]
     PortInUse(SocketAddr),
+    /// A published port is for privileged programs.
+    #[error(
+        "port {port} may not be had without privileges: publish one from 1024 on, such as {other}, or lower \
+         net.ipv4.ip_unprivileged_port_start",
+        port = .0.port(),
+        other = 8000 + u32::from(.0.port())
+    )]
+    PortReserved(SocketAddr),
+    /// A port is to be published on an address that is another host's.
+    #[error("{0} is no address of this host: publish the port on 127.0.0.1, or on 0.0.0.0 for everybody")]
+    NoSuchAddress(IpAddr),
     /// A published port cannot be had.
     #[error("cannot listen on {address} for the guest")]
     Listen {
@@ -99,9 +110,6 @@ pub enum NetError {
     /// The host refuses its help.
     #[error("the network cannot be set up")]
     Host(#[from] host::HostError),
-    /// The same, where the standard library asked.
-    #[error("the network cannot be set up")]
-    Socket(#[source] io::Error),
     /// No thread.
     #[error("no thread for the network")]
     Thread(#[source] io::Error),

@@ -13,6 +13,7 @@ mod finish;
 mod header;
 mod switch;
 mod tap;
+pub mod user;
 
 use std::fmt;
 
