@@ -11,6 +11,7 @@
 //! `deny_unknown_fields` for the table; a field of it in a definition is read by [`list`]. A path with a comma can
 //! be written as a table only.
 
+pub mod disk;
 pub mod net;
 pub mod publish;
 pub mod volume;
