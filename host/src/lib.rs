@@ -9,6 +9,7 @@
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
 //! | [`terminal`] | raw mode, restored on every way out |
+//! | [`file`] | locks between processes, holes in files |
 //! | [`event`], [`epoll`], [`signals`] | waiting, being woken, signals from outside |
 //! | [`socket`] | what the standard library's sockets cannot do |
 //! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |
@@ -25,6 +26,7 @@ pub mod epoll;
 pub mod error;
 pub mod event;
 pub mod fault;
+pub mod file;
 pub mod interface;
 pub mod kvm;
 pub mod mapping;
@@ -42,6 +44,7 @@ pub use epoll::Epoll;
 pub use error::HostError;
 pub use event::EventFd;
 pub use fault::{AltStack, FaultContext, FaultHandler, FaultSignal, install_fault_handler};
+pub use file::FileLock;
 pub use mapping::{Advice, Mapping, Protection};
 pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};

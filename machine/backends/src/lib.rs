@@ -1,12 +1,13 @@
-//! What devices stand on: the far ends of serial lines, and networks.
+//! What devices stand on: the far ends of serial lines, networks, and disks.
 //!
 //! A device never waits for the host. [`Serial`] does: a thread writes what the guest sent, in order and to the
 //! last byte, another reads what the user types or pipes in and keeps what the device has no room for yet. The
 //! board joins the two with the [`Handlers`] it gives to [`Serial::start`]. Networks are the same with frames
-//! instead of bytes, see [`net`].
+//! instead of bytes, see [`net`]; disks have requests that are answered, see [`disk`].
 //!
 //! Not modelled: sockets, pseudo-terminals, several machines on one terminal.
 
+pub mod disk;
 mod error;
 mod escape;
 mod input;
