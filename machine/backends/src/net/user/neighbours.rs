@@ -106,7 +106,7 @@ impl Link {
                 // The group of those whose address ends so.
                 let group =
                     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
-                self.send_ndisc(Mac([0x33, 0x33, 0xff, a, b, c]), group, request);
+                self.send_ndisc(Mac([0x33, 0x33, 0xff, a, b, c]), lan::ROUTER6, group, request);
             }
         }
     }
@@ -117,13 +117,13 @@ impl Link {
         self.send_frame(mac, EthernetProtocol::Arp, &bytes);
     }
 
-    fn send_ndisc(&mut self, mac: Mac, to: Ipv6Addr, message: NdiscRepr<'_>) {
+    fn send_ndisc(&mut self, mac: Mac, from: Ipv6Addr, to: Ipv6Addr, message: NdiscRepr<'_>) {
         let message = Icmpv6Repr::Ndisc(message);
         let mut bytes = vec![0; message.buffer_len()];
         let mut packet = Icmpv6Packet::new_unchecked(&mut bytes[..]);
-        message.emit(&lan::ROUTER6, &to, &mut packet, &ChecksumCapabilities::ignored());
+        message.emit(&from, &to, &mut packet, &ChecksumCapabilities::ignored());
         packet.set_checksum(0);
-        self.send_icmp6(mac, lan::ROUTER6, to, &bytes);
+        self.send_icmp6(mac, from, to, &bytes);
     }
 
     fn send_icmp6(&mut self, mac: Mac, from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) {
@@ -183,7 +183,8 @@ impl Link {
                     target_addr,
                     lladdr: Some(EthernetAddress(lan::MAC.0).into()),
                 };
-                self.send_ndisc(mac, to, answer);
+                // Some learn from the packet's source instead of what it says.
+                self.send_ndisc(mac, target_addr, to, answer);
             }
             NdiscRepr::RouterSolicit { .. } => self.advertise(dns),
             _ => {}

@@ -93,7 +93,7 @@ pub(super) struct Endpoint {
     recover: Option<u32>,
     tries: u32,
     since: Instant,
-    /// Send one byte beyond the guest's window, to hear what it is now.
+    /// Ask what the guest's window is now.
     probe: bool,
 
     /// The guest's first sequence number.
@@ -265,9 +265,6 @@ impl Endpoint {
             }
         }
         if window > 0 && self.window == 0 {
-            // What a probe carried was thrown away.
-            self.nxt = self.una;
-            self.recover = None;
             self.since = now;
         }
         if self.nxt == self.una || window == 0 {
@@ -433,8 +430,9 @@ impl Endpoint {
             // A sliver of a window: the rest of it will open.
             len = 0;
         }
-        if len == 0 && std::mem::take(&mut self.probe) && unsent > 0 {
-            len = 1;
+        if std::mem::take(&mut self.probe) && len == 0 {
+            // Something known already has to be answered, and is thrown away.
+            return Some((Segment { seq: self.una.wrapping_sub(1), ..self.acknowledgement() }, 0, 0));
         }
         let fin = unsent == 0 && self.host_ended && flight == self.outgoing.len() && !self.fin_acknowledged;
         if len == 0 && !fin {
@@ -468,11 +466,10 @@ impl Endpoint {
         self.tries += 1;
         self.since = now;
         self.duplicates = 0;
-        if self.phase == Phase::Open && self.window == 0 && !self.outgoing.is_empty() {
-            self.nxt = self.una;
-            self.probe = true;
-        } else if self.nxt != self.una {
+        if self.nxt != self.una {
             self.again();
+        } else {
+            self.probe = true;
         }
         self.tries <= TRIES
     }
