@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::disk::CreateArgs;
 use crate::exit;
 use crate::size::Size;
+use crate::spec::disk::DiskSpec;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -98,6 +100,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHERE", default_value = "stdio", conflicts_with = "command")]
     pub serial: SerialArg,
 
+    /// A disk: an image or block device [,format=raw|qcow2|vmdk][,readonly][,snapshot][,serial=S][,queues=N].
+    #[arg(long, value_name = "PATH[,OPTION...]")]
+    pub disk: Vec<DiskSpec>,
+
     /// Let the guest end popf with an exit status by writing it to port 0xf4.
     #[arg(long)]
     pub debug_exit: bool,
@@ -173,6 +179,8 @@ pub enum ImageCommand {
         #[arg(long)]
         refresh: bool,
     },
+    /// Make an empty disk image, or one that keeps what changes of another.
+    Create(CreateArgs),
     /// List the images that have been built.
     List {
         /// As JSON.

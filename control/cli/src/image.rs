@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::args::ImageCommand;
+use crate::disk;
 use crate::error::CliError;
 use crate::exit::Failure;
 
@@ -30,6 +31,7 @@ pub fn run(command: &ImageCommand) -> Result<(), CliError> {
             let image = build(name, *refresh)?;
             print(format_args!("{}\n", image.directory().display()))
         }
+        ImageCommand::Create(args) => disk::create(args),
         ImageCommand::List { json } => list(*json),
         ImageCommand::Rm { name } => {
             if images::remove(name)? {

@@ -1,6 +1,7 @@
 //! popf: the command line.
 
 mod args;
+mod disk;
 mod doctor;
 mod error;
 mod exit;

@@ -11,13 +11,14 @@ use board::machine::{BuildError, Config, Control, End, Source};
 use board::map::MemoryMap;
 use board::serial::SerialLine;
 use board::stop::StopReason;
+use board::virtio::Peripheral;
 use board::{Serial, SerialError, SerialEvent, SerialKind};
 
 use crate::args::{EngineArg, RunArgs, SerialArg};
 use crate::error::CliError;
 use crate::exit::{Failure, signal_status};
 use crate::size::Size;
-use crate::{image, limits, stats};
+use crate::{disk, image, limits, stats};
 
 /// SIGPIPE: nobody reads.
 const SIGPIPE: i32 = 13;
@@ -54,6 +55,10 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
             return Err(CliError::new(Failure::Usage, "give an image or --kernel"));
         }
     };
+    let mut peripherals: Vec<Arc<dyn Peripheral>> = vec![Arc::new(board::virtio::Rng)];
+    for spec in &args.disk {
+        peripherals.push(Arc::new(disk::open(spec)?));
+    }
     let control = Control::default();
     let mut serial = Vec::new();
     for line in guest.serial {
@@ -70,7 +75,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         modules: guest.modules,
         cmdline: guest.cmdline,
         serial: serial.clone(),
-        peripherals: vec![Arc::new(board::virtio::Rng)],
+        peripherals,
         debug_exit: guest.debug_exit,
         reboot: guest.reboot,
     };

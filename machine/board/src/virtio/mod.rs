@@ -5,8 +5,10 @@
 //! has it [attach](Peripheral::attach) a new device, whose state is the guest's doing, and
 //! [detach](Peripheral::detach) it at the end.
 
+mod disk;
 mod rng;
 
+pub use disk::Disk;
 pub use rng::Rng;
 
 use std::sync::{Arc, Mutex};
