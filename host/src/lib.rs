@@ -15,6 +15,7 @@
 //! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |
 //! | [`seqpacket`] | packets between processes of one host |
 //! | [`clock`], [`timer`], [`cpu`], [`system`], [`entropy`] | time, the processor, memory, randomness |
+//! | [`process`], [`watch`] | users and sessions, files that change |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //!
 //! Not modelled: any host but Linux on x86-64.
@@ -31,6 +32,7 @@ pub mod interface;
 pub mod kvm;
 pub mod mapping;
 pub mod memfd;
+pub mod process;
 pub mod reservation;
 pub mod seqpacket;
 pub mod signals;
@@ -39,6 +41,7 @@ pub mod system;
 pub mod tap;
 pub mod terminal;
 pub mod timer;
+pub mod watch;
 
 pub use epoll::Epoll;
 pub use error::HostError;
