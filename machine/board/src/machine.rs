@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use devices::acpi_pm::AcpiPm;
 use dispatcher::{Dispatcher, Statistics, Stop};
 use memory::{AllocateError, GuestRam};
 use thiserror::Error;
@@ -121,9 +122,18 @@ pub struct Control {
 
 #[derive(Default)]
 struct ControlState {
-    current: Option<Arc<StopSwitch>>,
+    current: Option<Life>,
     /// Asked for while there was no machine.
     early: Option<StopReason>,
+    /// To be called when there is one.
+    on_start: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What of one life of the machine can be reached from outside.
+#[derive(Clone)]
+struct Life {
+    stop: Arc<StopSwitch>,
+    pm: Arc<Mutex<AcpiPm>>,
 }
 
 impl Control {
@@ -138,15 +148,34 @@ impl Control {
             state.current.clone()
         };
         if let Some(current) = current {
-            current.stop(reason);
+            current.stop.stop(reason);
         }
     }
 
-    fn set(&self, switch: Option<&Arc<StopSwitch>>) {
+    /// Presses the power button, which asks the guest to turn itself off. Says whether it listens: one that is
+    /// starting, or has no driver for the button, does not.
+    pub fn power_button(&self) -> bool {
+        // Without our lock: the chip's interrupt may wake a processor, which is no business of it.
+        let life = self.state.lock().unwrap_or_else(PoisonError::into_inner).current.clone();
+        life.is_some_and(|life| devices::wiring::lock(&life.pm).press_power_button())
+    }
+
+    /// Has this called when the machine has been built and is about to run for the first time.
+    pub fn on_start(&self, callback: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).on_start = Some(Box::new(callback));
+    }
+
+    fn set(&self, life: Option<Life>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.current = switch.cloned();
-        if let (Some(switch), Some(early)) = (switch, state.early.take()) {
-            switch.stop(early);
+        state.current = life;
+        let Some(current) = state.current.clone() else { return };
+        if let Some(early) = state.early.take() {
+            current.stop.stop(early);
+        }
+        let on_start = state.on_start.take();
+        drop(state);
+        if let Some(on_start) = on_start {
+            on_start();
         }
     }
 }
@@ -164,7 +193,7 @@ pub struct End {
 pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
     loop {
         let mut machine = Machine::build(config)?;
-        control.set(Some(&machine.stop));
+        control.set(Some(Life { stop: machine.stop.clone(), pm: machine.chips.pm.clone() }));
         let reason = machine.run(config);
         control.set(None);
         let end = End { reason, statistics: machine.statistics() };

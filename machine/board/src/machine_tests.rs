@@ -90,6 +90,40 @@ fn a_reset_starts_again_and_the_line_stays() {
 }
 
 #[test]
+fn the_power_button_asks_a_guest_that_listens() {
+    // Turns ACPI mode and the button's event on, says '.', and powers off at the event.
+    #[rustfmt::skip]
+    let code = [
+        0xb0, 0xf1, 0xe6, 0xb2,                         // mov al, ACPI_ENABLE; out b2, al
+        0x66, 0xba, 0x02, 0x06, 0x66, 0xb8, 0x00, 0x01, // mov dx, PM1a_EN; mov ax, PWRBTN_EN
+        0x66, 0xef,                                     // out dx, ax
+        0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee,       // mov dx, 3f8; mov al, '.'; out dx, al
+        0x66, 0xba, 0x00, 0x06,                         // mov dx, PM1a_STS
+        0x66, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xf9,       // l: in ax, dx; test ah, PWRBTN_STS >> 8; jz l
+        0x66, 0xb8, 0x00, 0x34,                         // mov ax, SLP_EN | S5
+        0x66, 0xba, 0x04, 0x06, 0x66, 0xef,             // mov dx, PM1a_CNT; out dx, ax
+        0xeb, 0xfe,                                     // jmp $
+    ];
+    let (config, peer) = config(&code);
+    let control = Control::default();
+    assert!(!control.power_button(), "there is no machine");
+    let (started, start) = std::sync::mpsc::channel();
+    control.on_start(move || started.send(()).unwrap());
+    let other = control.clone();
+    let machine = thread::spawn(move || run(&config, &other));
+    start.recv_timeout(Duration::from_secs(60)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while peer.output().is_empty() {
+        assert!(Instant::now() < deadline, "the guest has not begun");
+        thread::yield_now();
+    }
+    assert!(control.power_button());
+    let end = machine.join().unwrap().unwrap();
+    assert!(matches!(end.reason, StopReason::PowerOff), "{:?}", end.reason);
+    assert!(!control.power_button());
+}
+
+#[test]
 fn a_stop_from_outside_comes_through_whenever_it_comes() {
     // Before there is a machine.
     let (early, _peer) = config(JUMP_TO_ITSELF);

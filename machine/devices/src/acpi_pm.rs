@@ -3,6 +3,10 @@
 //!
 //! The tables that tell the guest of it are the board's; the layout they need is here.
 //!
+//! The power button is the fixed one (ch. 4.8.2.2.1): its press is an event like the others, and what comes of it is
+//! the guest's to decide. Holding it for four seconds, which would override the guest, is not needed: whoever
+//! has the button can end the machine.
+//!
 //! Not modelled: sleep states other than soft-off, the sleep button, wake-up, system management interrupts
 //! (events in legacy mode go unnoticed), the global lock.
 
@@ -113,10 +117,12 @@ impl AcpiPm {
         self.update();
     }
 
-    /// Somebody presses the power button, briefly.
-    pub fn press_power_button(&mut self) {
+    /// Somebody presses the power button, briefly. Says whether the guest has asked to be told of that: if not,
+    /// the press is noted, and it learns of it should it ask later.
+    pub fn press_power_button(&mut self) -> bool {
         self.regs.pm1_sts |= pm1::PWRBTN;
         self.update();
+        self.regs.pm1_cnt & control::SCI_EN != 0 && self.regs.pm1_en & pm1::PWRBTN != 0
     }
 
     /// General-purpose event `number`, 0 to 15, happens.
@@ -308,11 +314,13 @@ mod tests {
     #[test]
     fn power_button() {
         let mut bench = Bench::new();
+        assert!(!bench.pm.press_power_button());
         bench.pm.write(2, 2, 0x100);
-        bench.pm.press_power_button();
+        assert!(!bench.pm.press_power_button());
         assert!(!bench.sci.level(), "legacy mode");
         bench.pm.write(0x10, 1, ACPI_ENABLE.into());
         assert_eq!((bench.sci.level(), bench.pm.read(4, 2)), (true, 1));
+        assert!(bench.pm.press_power_button());
         bench.pm.write(0, 2, 0xffff & !0x100);
         assert!(bench.sci.level());
         bench.pm.write(1, 1, 0x01);

@@ -204,7 +204,7 @@ proptest! {
                 pm.write(offset, size, value & (u32::MAX >> (32 - 8 * u32::from(size))));
             }
             Step::Read(offset) => drop(pm.read(offset, 1)),
-            Step::Outside(value) if value & 1 == 0 => pm.press_power_button(),
+            Step::Outside(value) if value & 1 == 0 => drop(pm.press_power_button()),
             Step::Outside(value) => pm.raise_gpe(value as u8),
             Step::Time(_) => {}
         };

@@ -16,6 +16,7 @@ const CENTURY: u8 = 0x32;
 
 pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
     let block = |offset: u16| u32::from(port::PM + offset).into();
+    // PWR_BUTTON stays clear, which says that the button is the fixed one; SLP_BUTTON says that there is none.
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .firmware_ctrl_64(facs)
         .dsdt_64(dsdt)
