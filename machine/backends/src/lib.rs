@@ -11,6 +11,7 @@ pub mod disk;
 mod error;
 mod escape;
 mod input;
+mod log;
 pub mod net;
 mod output;
 mod serial;
@@ -18,6 +19,7 @@ mod worker;
 
 pub use error::SerialError;
 pub use input::InputWaker;
+pub use log::{LOG_LIMIT, earlier};
 pub use output::SerialOutput;
 pub use serial::{Handlers, MemoryPeer, Receive, Serial, SerialEvent, SerialKind};
 pub use worker::{Bell, Worker};

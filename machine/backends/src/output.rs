@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use host::event::{EventFd, Wait, poll};
 
+use crate::log::Log;
 use crate::serial::{Handlers, SerialEvent};
 
 /// How much is kept.
@@ -26,6 +27,7 @@ const GATHER: Duration = Duration::from_millis(1);
 pub(crate) enum Target {
     Null,
     File(File),
+    Log(Log),
     Memory(Arc<Mutex<Vec<u8>>>),
 }
 
@@ -158,6 +160,8 @@ impl Queue {
                 memory.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
                 return Ok(());
             }
+            // A regular file never keeps its writer waiting.
+            Target::Log(log) => return log.write(bytes),
             Target::File(file) => file,
         };
         while !bytes.is_empty() {

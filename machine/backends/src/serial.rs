@@ -12,6 +12,7 @@ use host::{RawMode, terminal};
 
 use crate::SerialError;
 use crate::input::{InputWaker, Reader};
+use crate::log::{LOG_LIMIT, Log};
 use crate::output::{Queue, SerialOutput, Target};
 
 /// What a serial line leads to.
@@ -25,6 +26,8 @@ pub enum SerialKind {
     Null,
     /// A file, made anew; no input.
     File(PathBuf),
+    /// A file that is added to, and begins anew when it has grown to [`crate::LOG_LIMIT`]; no input.
+    Log(PathBuf),
 }
 
 impl FromStr for SerialKind {
@@ -97,6 +100,10 @@ impl Serial {
             SerialKind::File(path) => {
                 let create = |source| SerialError::Create { path: path.clone(), source };
                 Self::new(None, Target::File(File::create(path).map_err(create)?), None)
+            }
+            SerialKind::Log(path) => {
+                let create = |source| SerialError::Create { path: path.clone(), source };
+                Self::new(None, Target::Log(Log::open(path, LOG_LIMIT).map_err(create)?), None)
             }
             SerialKind::Stdio => {
                 let (source, raw) = open_stdin()?;
