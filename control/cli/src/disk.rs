@@ -70,7 +70,7 @@ fn disk_error(error: DiskError) -> CliError {
     let failure = match &error {
         DiskError::Open { .. } | DiskError::Kind(_) => Failure::NoInput,
         DiskError::Image { .. } | DiskError::Backing { .. } => Failure::Data,
-        DiskError::InUse { .. } => Failure::Unavailable,
+        DiskError::InUse { .. } => Failure::Busy,
         _ => Failure::Host,
     };
     CliError::new(failure, error.to_string()).because(error)

@@ -12,12 +12,13 @@ pub struct CliError {
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
     hint: Option<String>,
+    command_mode: bool,
 }
 
 impl CliError {
     /// With what happened.
     pub fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into(), source: None, hint: None }
+        Self { failure, message: message.into(), source: None, hint: None, command_mode: false }
     }
 
     /// Because of this.
@@ -32,9 +33,15 @@ impl CliError {
         self
     }
 
+    /// In a run whose exit status is a command's, if `command_mode`.
+    pub fn in_command_mode(mut self, command_mode: bool) -> Self {
+        self.command_mode = command_mode;
+        self
+    }
+
     /// The exit status.
-    pub fn status(&self, command_mode: bool) -> u8 {
-        self.failure.status(command_mode)
+    pub fn status(&self) -> u8 {
+        self.failure.status(self.command_mode)
     }
 
     /// What happened and why: each cause follows what it caused, unless that has said it already.
@@ -70,7 +77,26 @@ impl From<images::Error> for CliError {
         };
         let message = error.to_string();
         let source = error.source().map(|source| chain(source).into());
-        Self { failure, message, source, hint: None }
+        Self { failure, message, source, hint: None, command_mode: false }
+    }
+}
+
+impl From<vms::Error> for CliError {
+    fn from(error: vms::Error) -> Self {
+        use vms::Error as E;
+        let (failure, hint) = match &error {
+            E::Taken { name } => (Failure::Busy, Some(format!("`popf stop {name}` ends it"))),
+            E::Unknown { .. } => (Failure::NoInput, Some("`popf ps -a` lists those there are".to_owned())),
+            E::Stopped { name } => (Failure::NoInput, Some(format!("`popf run --name {name}` starts it"))),
+            E::NoDataDirectory => (Failure::Host, Some("set HOME or XDG_DATA_HOME".to_owned())),
+            E::NotOurs { .. } => (
+                Failure::Host,
+                Some("set XDG_RUNTIME_DIR to a directory of your own, or remove it".to_owned()),
+            ),
+            _ => (Failure::Host, None),
+        };
+        let source = error.source().map(|source| chain(source).into());
+        Self { failure, message: error.to_string(), source, hint, command_mode: false }
     }
 }
 
@@ -101,14 +127,14 @@ mod tests {
         assert_eq!(error.report(), "popf: cannot: outer: inner\npopf: try");
         let error = CliError::new(Failure::Data, "cannot inner").because(io::Error::other("inner"));
         assert_eq!(error.report(), "popf: cannot inner");
-        assert_eq!((error.status(false), error.status(true)), (65, 125));
+        assert_eq!((error.status(), error.in_command_mode(true).status()), (65, 125));
     }
 
     #[test]
     fn image_errors_have_their_status() {
         let unknown = images::Error::UnknownImage { name: "x".into(), known: vec!["busybox"] };
         let error = CliError::from(unknown);
-        assert_eq!(error.status(false), 66);
+        assert_eq!(error.status(), 66);
         assert!(error.report().contains("busybox"), "{}", error.report());
     }
 }

@@ -23,11 +23,19 @@ Exit status of everything else:
   69   an image cannot be built (no apt, no network, a damaged package)
   70   the engine cannot go on, or a bug in popf
   71   the host refused something (memory, a thread, the terminal)
+  75   a VM of that name runs, or another one has the disk
   80   the guest's processor shut down after a triple fault
   81   the guest halted its last processor for good
   82   quit by the escape key (Ctrl-] q)
+  83   the guest did not shut down when it was asked to
   129, 130, 131, 143  ended by SIGHUP, SIGINT, SIGQUIT, SIGTERM
-  141  nobody reads popf's output any more";
+  137  ended by `popf kill`
+  141  nobody reads popf's output any more
+
+With --detach, popf's status says whether the VM runs; how it ended says `popf ps -a`.";
+
+/// `popf kill`: what a process gets that is ended without being asked.
+pub const KILLED: u8 = 137;
 
 /// A failure's number outside of COMMAND mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +53,16 @@ pub enum Failure {
     Software = 70,
     /// The host refused something.
     Host = 71,
+    /// A name or a disk is in use.
+    Busy = 75,
     /// Triple fault.
     TripleFault = 80,
     /// Halted with interrupts off.
     Dead = 81,
     /// The escape key.
     Quit = 82,
+    /// A guest that goes on.
+    GoesOn = 83,
 }
 
 impl Failure {
@@ -82,14 +94,16 @@ mod tests {
             Failure::Unavailable,
             Failure::Software,
             Failure::Host,
+            Failure::Busy,
             Failure::TripleFault,
             Failure::Dead,
             Failure::Quit,
+            Failure::GoesOn,
         ] {
             let row = format!("\n  {:<5}", failure as u8);
             assert_eq!(table.matches(&row).count(), 1, "{failure:?}");
             assert_eq!(failure.status(true), 125);
         }
-        assert_eq!([1, 2, 3, 13, 15].map(signal_status), [129, 130, 131, 141, 143]);
+        assert_eq!([1, 2, 3, 9, 13, 15].map(signal_status), [129, 130, 131, KILLED, 141, 143]);
     }
 }

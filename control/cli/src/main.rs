@@ -1,6 +1,7 @@
 //! popf: the command line.
 
 mod args;
+mod definition;
 mod disk;
 mod doctor;
 mod error;
@@ -14,6 +15,7 @@ mod size;
 #[allow(dead_code)]
 mod spec;
 mod stats;
+mod vm;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -31,21 +33,31 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log::start();
-    let (command_mode, result) = match &cli.command {
-        Command::Run(args) => (!args.command.is_empty(), run::run(args)),
-        Command::Image(command) => (false, image::run(command).map(|()| 0)),
-        Command::Doctor(args) => (false, doctor::run(args)),
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::RunDetached => run::run_detached(),
+        Command::Ps(args) => vm::ps(args),
+        Command::Stop(args) => vm::stop(args),
+        Command::Kill(args) => vm::kill(args),
+        Command::Rm(args) => vm::rm(args),
+        Command::Logs(args) => vm::logs(args),
+        Command::Image(command) => image::run(command).map(|()| 0),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut args::shown(), "popf", &mut std::io::stdout());
+            Ok(0)
+        }
     };
     match result {
         Ok(status) => ExitCode::from(status),
-        Err(error) => fail(&error, command_mode),
+        Err(error) => fail(&error),
     }
 }
 
-fn fail(error: &CliError, command_mode: bool) -> ExitCode {
+fn fail(error: &CliError) -> ExitCode {
     // With standard error closed the status has to do.
     let _ = writeln!(std::io::stderr(), "{}", error.report());
-    ExitCode::from(error.status(command_mode))
+    ExitCode::from(error.status())
 }
 
 /// Help and version are answers; everything else is wrong usage.

@@ -108,11 +108,17 @@ impl Registry {
 
     fn claimed(&self, name: Name, runtime: Hold) -> Result<Claim> {
         runtime.clear()?;
-        let mut claim =
-            Claim { name, runtime: Some(runtime), state: None, base: self.state.clone(), keep: false };
+        let mut claim = Claim {
+            name,
+            runtime: Some(runtime),
+            state: None,
+            base: self.state.clone(),
+            keep: false,
+            old: false,
+        };
         // The lock here counts too: a session elsewhere may have another runtime directory and the same home.
         if claim.base.as_ref().is_some_and(|state| state.directory(&claim.name).exists()) {
-            claim.keep = true;
+            (claim.keep, claim.old) = (true, true);
             claim.state()?;
         }
         Ok(claim)
@@ -195,6 +201,8 @@ pub struct Claim {
     base: Option<Base>,
     /// Whether the state directory outlives this.
     keep: bool,
+    /// Whether it was there before.
+    old: bool,
 }
 
 impl Claim {
@@ -243,6 +251,11 @@ impl Claim {
         }
         self.keep |= record.kept;
         record.store(self.runtime())
+    }
+
+    /// Says that it came to nothing: a name that was new is forgotten again.
+    pub fn undo(&mut self) {
+        self.keep = self.old;
     }
 
     /// Writes down how it ended.

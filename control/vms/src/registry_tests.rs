@@ -99,9 +99,16 @@ fn a_run_that_does_not_begin_leaves_nothing() {
     let mut web = registry.claim(&name("web")).unwrap();
     web.write(crate::DISK, b"...").unwrap();
     drop(web);
-    for directory in ["run/web", "vms/web"] {
-        assert!(!root.path().join(directory).exists(), "{directory}");
-    }
+    let nothing = || ["run/web", "vms/web"].iter().all(|directory| !root.path().join(directory).exists());
+    assert!(nothing());
+    let mut web = registry.claim(&name("web")).unwrap();
+    web.publish(&record(&name("web"), true)).unwrap();
+    web.undo();
+    drop(web);
+    assert!(nothing());
+    registry.claim(&name("web")).unwrap().publish(&record(&name("web"), true)).unwrap();
+    registry.claim(&name("web")).unwrap().undo();
+    assert_eq!(names(&registry), [("web".to_owned(), false)], "it was there before");
 }
 
 #[test]

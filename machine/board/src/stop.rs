@@ -29,6 +29,8 @@ pub enum StopReason {
     Quit,
     /// A signal of this number asked popf to end.
     Signal(i32),
+    /// The machine's owner ended it from another process.
+    Killed,
     /// The host takes no more of what the guest sends.
     OutputFailed(std::io::Error),
 }

@@ -21,7 +21,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Waiting};
 pub use server::{Handler, Server, ServerError};
 
 use crate::{End, Record};

@@ -1,0 +1,43 @@
+//! Whether a definition's fields go together, wherever each was said.
+
+use super::Definition;
+
+/// Fields that do not go together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The field to be changed or left out.
+    pub field: &'static str,
+    /// Why.
+    pub message: String,
+}
+
+impl Definition {
+    /// Holds the fields against each other.
+    pub fn check(&self) -> Result<(), Misfit> {
+        let image = self.image.is_some();
+        let kernel = self.kernel.is_some();
+        let command = self.command_mode();
+        let detached = self.detached();
+        let given = |value: Option<bool>| value == Some(true);
+        // Field, whether it is given wrongly, why that is wrong.
+        #[rustfmt::skip]
+        let table = [
+            ("image",      !image && !kernel,                        "there is nothing to run: give an image or a kernel"),
+            ("image",      image && kernel,                          "an image has its own kernel: give one of image and kernel"),
+            ("image",      self.image.as_ref().is_some_and(|image| image.ends_with(".toml")), "a definition cannot name another definition"),
+            ("initrd",     !self.initrd.is_empty() && !kernel,       "an initial RAM disk goes with a kernel of your own, an image has its own"),
+            ("command",    command && !image,                        "a command needs an image to run in"),
+            ("stdin",      given(self.stdin) && !command,            "standard input is given to a command, and there is none"),
+            ("serial",     self.serial.is_some() && command,         "with a command, the serial ports are its output"),
+            ("command",    command && detached,                      "a command's output and exit status are popf's, which must not leave then"),
+            ("serial",     detached && self.serial == Some(super::SerialArg::Stdio), "a detached VM has no standard input and output"),
+            ("stats",      detached && given(self.stats),            "a detached VM has no standard error to list them on"),
+            ("cpus",       self.cpus == Some(0),                     "a machine needs a processor"),
+            ("cpus",       self.cpus > Some(1),                      "popf runs guests on one processor so far; leave it out or give 1"),
+        ];
+        match table.into_iter().find(|(_, wrong, _)| *wrong) {
+            Some((field, _, message)) => Err(Misfit { field, message: message.to_owned() }),
+            None => Ok(()),
+        }
+    }
+}

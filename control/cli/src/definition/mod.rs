@@ -1,0 +1,197 @@
+//! What a VM is to be, as `popf run` is told it: by flags, by a TOML file, or by both.
+//!
+//! There is one struct for both, so that no flag can be without its field or the other way round. A field that was
+//! not given is `None` or empty, and its default is applied last, by the methods at the end; so what flags say can be
+//! laid [over](Definition::over) what a file says.
+
+mod check;
+mod file;
+mod values;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+pub use check::Misfit;
+pub use file::DefinitionFile;
+pub use values::{EngineArg, SerialArg};
+
+use crate::size::Size;
+use crate::spec;
+use crate::spec::disk::DiskSpec;
+
+/// The guest's memory, unless it is said.
+const MEMORY: Size = Size(512 << 20);
+
+/// A VM to be run. Each field is a flag of `popf run` and a key of a definition.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Definition {
+    /// Name of an image, built first when it is missing; or a definition, FILE.toml.
+    #[arg(value_name = "IMAGE", conflicts_with = "kernel", required_unless_present_any = ["kernel", "name"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// A kernel: Linux bzImage, or ELF with a PVH note or a multiboot header.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM disk, or multiboot module; given several times, Linux sees them as one.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub initrd: Vec<PathBuf>,
+
+    /// Kernel command line [default with --kernel: console=ttyS0; added to an image's own].
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<String>,
+
+    /// What the VM is called. A VM with a name keeps its disk, and without IMAGE is run again as it was.
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<vms::Name>,
+
+    /// Come back when the VM runs and print its name; its console goes to `popf logs`.
+    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detach: Option<bool>,
+
+    /// The guest's memory: bytes, or with K, M, G [default: 512M].
+    #[arg(long, short, value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+
+    /// A disk: an image or block device [,format=raw|qcow2|vmdk][,readonly][,snapshot][,serial=S][,queues=N].
+    #[arg(long, value_name = "PATH[,OPTION...]")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
+    pub disk: Vec<DiskSpec>,
+
+    /// The guest's processors; only 1 for now.
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u8>,
+
+    /// How guest code runs [default: auto].
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineArg>,
+
+    /// Where the first serial port goes: stdio, null or file:PATH [default: stdio; a log with --detach].
+    #[arg(long, value_name = "WHERE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<SerialArg>,
+
+    /// Let the guest end popf with an exit status by writing it to port 0xf4.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debug_exit: Option<bool>,
+
+    /// End when the guest resets instead of starting it again.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_reboot: Option<bool>,
+
+    /// Give COMMAND popf's standard input, read to its end first; a terminal is given without this.
+    #[arg(long, short = 'i', value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<bool>,
+
+    /// When the guest has ended, list what made it leave guest code, on standard error.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<bool>,
+
+    /// Run just this in the guest; its output and exit status are popf's.
+    #[arg(last = true, value_name = "COMMAND")]
+    #[serde(skip_serializing_if = "Vec::is_empty", with = "values::text")]
+    pub command: Vec<OsString>,
+}
+
+impl Definition {
+    /// This laid over `base`: what it does not say, `base` does. Lists replace each other as a whole.
+    pub fn over(self, base: Self) -> Self {
+        fn list<T>(own: Vec<T>, base: Vec<T>) -> Vec<T> {
+            if own.is_empty() { base } else { own }
+        }
+        // In full, so that a field cannot be forgotten.
+        let Self {
+            image,
+            kernel,
+            initrd,
+            cmdline,
+            name,
+            detach,
+            memory,
+            disk,
+            cpus,
+            engine,
+            serial,
+            debug_exit,
+            no_reboot,
+            stdin,
+            stats,
+            command,
+        } = self;
+        Self {
+            image: image.or(base.image),
+            kernel: kernel.or(base.kernel),
+            initrd: list(initrd, base.initrd),
+            cmdline: cmdline.or(base.cmdline),
+            name: name.or(base.name),
+            detach: detach.or(base.detach),
+            memory: memory.or(base.memory),
+            disk: list(disk, base.disk),
+            cpus: cpus.or(base.cpus),
+            engine: engine.or(base.engine),
+            serial: serial.or(base.serial),
+            debug_exit: debug_exit.or(base.debug_exit),
+            no_reboot: no_reboot.or(base.no_reboot),
+            stdin: stdin.or(base.stdin),
+            stats: stats.or(base.stats),
+            command: list(command, base.command),
+        }
+    }
+
+    /// Takes every relative path as seen from `directory`.
+    pub fn seen_from(&mut self, directory: &Path) {
+        let serial = match &mut self.serial {
+            Some(SerialArg::File(path)) => Some(path),
+            _ => None,
+        };
+        let disks = self.disk.iter_mut().map(|disk| &mut disk.path);
+        for path in self.kernel.iter_mut().chain(&mut self.initrd).chain(serial).chain(disks) {
+            *path = directory.join(&*path);
+        }
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> Size {
+        self.memory.unwrap_or(MEMORY)
+    }
+
+    /// The guest's processors.
+    pub fn cpus(&self) -> u8 {
+        self.cpus.unwrap_or(1)
+    }
+
+    /// Whether a command's status and output are popf's.
+    pub fn command_mode(&self) -> bool {
+        !self.command.is_empty()
+    }
+
+    /// Whether it runs on no terminal.
+    pub fn detached(&self) -> bool {
+        self.detach.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests;

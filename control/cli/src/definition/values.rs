@@ -1,0 +1,86 @@
+//! Values of a definition's fields, each written alike in a flag and in TOML.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// `--engine`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineArg {
+    /// The best that works on this host.
+    #[default]
+    Auto,
+    /// Binary translation: needs nothing of the host.
+    Translator,
+}
+
+/// `--serial`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SerialArg {
+    /// Standard input and output.
+    Stdio,
+    /// Nowhere.
+    Null,
+    /// What the guest sends, to a file.
+    File(PathBuf),
+}
+
+impl FromStr for SerialArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("file:")) {
+            ("stdio", _) => Ok(Self::Stdio),
+            ("null", _) => Ok(Self::Null),
+            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("expected stdio, null or file:PATH".into()),
+        }
+    }
+}
+
+impl TryFrom<String> for SerialArg {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<SerialArg> for String {
+    fn from(serial: SerialArg) -> Self {
+        serial.to_string()
+    }
+}
+
+impl fmt::Display for SerialArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio => f.write_str("stdio"),
+            Self::Null => f.write_str("null"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+/// A command's words: text in TOML, where the command line may have other bytes.
+pub mod text {
+    use std::ffi::OsString;
+
+    use serde::de::{Deserialize, Deserializer};
+    use serde::ser::{Error, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(words: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
+        let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
+        words.ok_or_else(|| S::Error::custom("the command is not UTF-8"))?.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OsString>, D::Error> {
+        let words = Vec::<String>::deserialize(deserializer)?;
+        Ok(words.into_iter().map(OsString::from).collect())
+    }
+}
