@@ -1,4 +1,4 @@
-//! Builds the guest's first process (`guest/init.rs`), which the crate embeds.
+//! Builds the programs that run inside guests, which the crate embeds: the images' first processes and the agent.
 
 #[path = "guest/compile.rs"]
 mod compile;
@@ -7,5 +7,9 @@ use std::path::Path;
 
 fn main() {
     println!("cargo::rerun-if-changed=guest");
-    compile::compile("init", Path::new("guest/init.rs"));
+    // The agent's protocol, which the host's side shares.
+    println!("cargo::rerun-if-changed=../agent/src/protocol.rs");
+    for name in ["init", "debian", "agent"] {
+        compile::compile(name, &Path::new("guest").join(name).with_extension("rs"));
+    }
 }

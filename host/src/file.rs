@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -119,6 +120,24 @@ fn allocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result
     }
 }
 
+/// The first stretch of data at or behind an offset; `None` if there are only holes, which read as zeroes. Moves the
+/// file's own position. A file system that knows no holes says that all is data.
+pub fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    let start = match seek(file, offset, libc::SEEK_DATA) {
+        Ok(start) => start,
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(start..seek(file, start, libc::SEEK_HOLE)?))
+}
+
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<u64> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: a plain call on an open descriptor.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt};
@@ -167,6 +186,20 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         }
         assert_eq!(file.metadata().unwrap().len(), 64 << 10, "neither changes the size");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn data_is_found_behind_a_hole() {
+        let path = scratch("data");
+        let file = open(&path);
+        file.set_len(8 << 20).unwrap();
+        assert!(next_data(&file, 0).unwrap().is_none_or(|all| all == (0..8 << 20)));
+        file.write_all_at(b"data", 5 << 20).unwrap();
+        let found = next_data(&file, 0).unwrap().unwrap();
+        assert!(found.contains(&(5 << 20)), "{found:?}");
+        assert!(found.end <= 8 << 20, "{found:?}");
+        assert_eq!(next_data(&file, 8 << 20).unwrap(), None);
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -42,6 +42,17 @@ impl Signal {
     }
 }
 
+/// Sends a signal to a child that has not been waited for: until then its number is no other process's.
+pub fn send(child: u32, signal: Signal) -> Result<(), HostError> {
+    let pid = libc::pid_t::try_from(child).ok().filter(|pid| *pid > 0);
+    // SAFETY: a plain call.
+    match pid.map(|pid| unsafe { libc::kill(pid, signal.number()) }) {
+        Some(0) => Ok(()),
+        Some(_) => Err(HostError::last("kill")),
+        None => Err(HostError::Call { call: "kill", source: std::io::ErrorKind::InvalidInput.into() }),
+    }
+}
+
 /// Signals noted and not yet delivered, one bit each.
 static PENDING: AtomicU32 = AtomicU32::new(0);
 /// What handlers set. Made once and kept for good: a handler on its way must not find the descriptor closed, or

@@ -14,16 +14,17 @@
 #![no_main]
 
 mod bare;
+mod execute;
 mod parse;
+#[allow(dead_code, reason = "shared with other guests' programs")]
 mod sys;
 
 use core::ffi::CStr;
+use execute::{NOT_EXECUTABLE, NOT_FOUND, execute};
 use sys::{Line, Signals};
 
 /// Where popf, and QEMU's `isa-debug-exit`, take an exit status.
 const DEBUG_EXIT_PORT: u16 = 0xf4;
-const NOT_EXECUTABLE: i32 = 126;
-const NOT_FOUND: i32 = 127;
 
 const DEFAULT_PATH: &CStr = c"PATH=/sbin:/usr/sbin:/bin:/usr/bin";
 /// What `halt`, `poweroff` and `reboot` send to the first process, besides the children's signal.
@@ -31,8 +32,6 @@ const TAKEN: Signals = Signals::of(&[sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM, s
 
 /// The longest `popf.term` that is taken, with `TERM=` before it and a NUL after.
 const TERM_SIZE: usize = 64;
-/// The longest directory of PATH and program name joined.
-const PATH_SIZE: usize = 4096;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
@@ -54,7 +53,7 @@ extern "C" fn main(_arguments: *const usize) -> ! {
         install_links();
     }
     let mut buffer = [0; 4096];
-    let command_line = read_command_line(&mut buffer);
+    let command_line = sys::read_start(c"/proc/cmdline", &mut buffer);
     let mut term = [0; TERM_SIZE];
     let term = term_variable(command_line, &mut term);
     let command = sys::read_file(c"/popf/command");
@@ -117,15 +116,6 @@ fn install_links() {
     while sys::reap(true).is_some_and(|(pid, _)| pid != child) {}
 }
 
-fn read_command_line(buffer: &mut [u8]) -> &[u8] {
-    let Some(fd) = sys::open_read(c"/proc/cmdline") else {
-        return &[];
-    };
-    let length = sys::read(fd, buffer);
-    sys::close(fd);
-    buffer.get(..length).unwrap_or_default()
-}
-
 /// `TERM=...` for the child, from `popf.term`.
 fn term_variable<'a>(command_line: &[u8], buffer: &'a mut [u8; TERM_SIZE]) -> &'a CStr {
     const PREFIX: &[u8] = b"TERM=";
@@ -179,7 +169,8 @@ fn run(command: &[u8], tty: bool, output: i32, errors: i32, term: &CStr) -> ! {
     }
     sys::chdir(c"/");
     let environment = sys::read_file(c"/popf/environment").unwrap_or(&[]);
-    let status = execute(command, environment, term).unwrap_or(NOT_EXECUTABLE);
+    let defaults = [DEFAULT_PATH, c"HOME=/root", term];
+    let status = execute(command, environment, &defaults).unwrap_or(NOT_EXECUTABLE);
     sys::write(2, b"popf: ");
     sys::write(
         2,
@@ -197,64 +188,6 @@ fn run(command: &[u8], tty: bool, output: i32, errors: i32, term: &CStr) -> ! {
         },
     );
     sys::exit(status)
-}
-
-/// Returns only if the command cannot be executed: with the status for that.
-fn execute(command: &[u8], environment: &[u8], term: &CStr) -> Option<i32> {
-    let argv = sys::allocate_pointers(parse::strings(command).count() + 1)?;
-    for (slot, argument) in argv.iter_mut().zip(parse::strings(command)) {
-        *slot = sys::pointer(argument);
-    }
-    let defaults = [DEFAULT_PATH, c"HOME=/root", term];
-    let given = |name: &[u8]| {
-        parse::strings(environment)
-            .filter(move |v| parse::name(v.to_bytes()) == name)
-            .last()
-    };
-    let inherited = defaults
-        .into_iter()
-        .filter(|v| given(parse::name(v.to_bytes())).is_none());
-    let variables = parse::strings(environment).chain(inherited);
-    let envp = sys::allocate_pointers(variables.clone().count() + 1)?;
-    for (slot, variable) in envp.iter_mut().zip(variables) {
-        *slot = sys::pointer(variable);
-    }
-    let program = parse::strings(command).next()?.to_bytes();
-    if program == b"-sh" {
-        // A login shell is told so by the dash; its file has none.
-        return Some(status_of(sys::exec(sys::pointer(c"/bin/sh"), argv, envp)));
-    }
-    if program.contains(&b'/') {
-        return Some(status_of(sys::exec(argv[0], argv, envp)));
-    }
-    let path = given(b"PATH")
-        .unwrap_or(DEFAULT_PATH)
-        .to_bytes()
-        .strip_prefix(b"PATH=")?;
-    let mut worst = NOT_FOUND;
-    for directory in path.split(|byte| *byte == b':') {
-        let mut file = [0u8; PATH_SIZE];
-        let joined = [directory, b"/", program];
-        let mut at = 0;
-        for part in joined {
-            // One byte stays for the NUL.
-            let Some(into) = file[..PATH_SIZE - 1].get_mut(at..at + part.len()) else {
-                return Some(NOT_FOUND);
-            };
-            into.copy_from_slice(part);
-            at += part.len();
-        }
-        worst = worst.min(status_of(sys::exec(file.as_ptr(), argv, envp)));
-    }
-    Some(worst)
-}
-
-fn status_of(error: isize) -> i32 {
-    if error == sys::ENOENT {
-        NOT_FOUND
-    } else {
-        NOT_EXECUTABLE
-    }
 }
 
 /// Reaps whatever ends, until `child` does or somebody asks for a shutdown.

@@ -8,8 +8,6 @@ use core::arch::asm;
 use core::ffi::CStr;
 use core::ptr;
 
-use crate::bare::{padded, syscall};
-
 /// "No such file or directory".
 pub const ENOENT: isize = -2;
 /// "Interrupted system call".
@@ -31,12 +29,15 @@ const O_CLOEXEC: usize = 0o2_000_000;
 /// A call whose arguments are numbers or pointers that the kernel checks and only reads or fills during it.
 macro_rules! call {
     ($number:expr $(, $arg:expr)*) => {{
-        let args = padded([$($arg as usize),*]);
+        let args = $crate::bare::padded([$($arg as usize),*]);
         // SAFETY: each wrapper below passes pointers to objects that outlive the call and have the length
         // and layout which the call expects.
-        unsafe { syscall($number, args) }
+        unsafe { $crate::bare::syscall($number, args) }
     }};
 }
+
+#[allow(unused_imports, reason = "not every program has calls of its own")]
+pub(crate) use call;
 
 /// Opens without making the file a controlling terminal.
 fn open(path: &CStr, flags: usize) -> Option<i32> {
@@ -68,6 +69,16 @@ pub fn close(fd: i32) {
 
 pub fn read(fd: i32, buffer: &mut [u8]) -> usize {
     call!(0, fd, buffer.as_mut_ptr(), buffer.len()).max(0) as usize
+}
+
+/// The beginning of a file that cannot say how long it is, as those of /proc cannot.
+pub fn read_start<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    let Some(fd) = open_read(path) else {
+        return &[];
+    };
+    let length = read(fd, buffer);
+    close(fd);
+    buffer.get(..length).unwrap_or_default()
 }
 
 pub fn write(fd: i32, bytes: &[u8]) {
@@ -215,6 +226,11 @@ impl Signals {
 
     pub fn unblock(self) {
         call!(14, 1, &raw const self.0, 0, 8);
+    }
+
+    /// signalfd(2): a descriptor by which the blocked signals are taken, or the negative error number.
+    pub fn descriptor(self, flags: usize) -> isize {
+        call!(289, -1isize, &raw const self.0, 8, flags)
     }
 
     /// Sleeps until one of the blocked signals is pending, and takes it.

@@ -5,12 +5,15 @@
 //! software centre) is left out, as are the lists that only other programs read. Not modelled: sources, and
 //! architectures other than the guest's.
 
+use crate::cancel::Cancel;
 use crate::error::{Error, IoContext, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Total};
+use crate::recipe::BuildOptions;
+use crate::running::{Errors, Running};
+use crate::tools::Tools;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,24 +31,6 @@ Acquire::IndexTargets::deb::Packages {
     Optional "0";
 };
 "#;
-/// No answer of `apt-cache` that is asked for here is as long.
-const ANSWER_LIMIT: u64 = 4 << 20;
-
-/// The programs of apt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tools {
-    /// Updates and downloads.
-    pub apt_get: PathBuf,
-    /// Describes packages.
-    pub apt_cache: PathBuf,
-}
-
-impl Default for Tools {
-    /// As found along PATH.
-    fn default() -> Self {
-        Self { apt_get: "apt-get".into(), apt_cache: "apt-cache".into() }
-    }
-}
 
 /// The fields of a package's description, by name.
 pub(crate) type Stanza = BTreeMap<String, String>;
@@ -60,10 +45,19 @@ pub(crate) struct Description {
     pub(crate) size: u64,
 }
 
+/// A list of packages that the host's sources name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IndexTarget {
+    pub(crate) uri: String,
+    pub(crate) suite: String,
+    pub(crate) component: String,
+}
+
 /// apt with a private state directory.
 #[derive(Debug)]
 pub(crate) struct Apt {
     tools: Tools,
+    cancel: Cancel,
     directory: PathBuf,
     /// What the update said, for when a package is missing.
     complaints: String,
@@ -71,7 +65,7 @@ pub(crate) struct Apt {
 
 impl Apt {
     /// Sets an empty state up in `directory`.
-    pub(crate) fn new(tools: &Tools, directory: &Path) -> Result<Self> {
+    pub(crate) fn new(options: &BuildOptions, directory: &Path) -> Result<Self> {
         for sub in ["lists/partial", "cache/archives/partial"] {
             let path = directory.join(sub);
             fs::create_dir_all(&path).at("create", &path)?;
@@ -80,7 +74,12 @@ impl Apt {
             let path = directory.join(name);
             fs::write(&path, content).at("write", &path)?;
         }
-        Ok(Self { tools: tools.clone(), directory: directory.to_owned(), complaints: String::new() })
+        Ok(Self {
+            tools: options.tools.clone(),
+            cancel: options.cancel.clone(),
+            directory: directory.to_owned(),
+            complaints: String::new(),
+        })
     }
 
     /// Fetches the package lists. A source that fails is no error as long as the others have what is needed.
@@ -123,21 +122,49 @@ impl Apt {
         progress: &mut dyn Progress,
     ) -> Result<()> {
         fs::create_dir_all(directory).at("create", directory)?;
-        progress.begin(&format!("downloading {}", package.name), Some(package.size));
+        progress.begin(&format!("downloading {}", package.name), Some(Total::Bytes(package.size)));
         let mut command = self.command(&self.tools.apt_get);
         // Status lines among the messages, as a further file descriptor cannot be given to a child.
         command.args(["-q", "-o", "APT::Status-Fd=1", "download"]);
         command.arg(format!("{}={}", package.name, package.version)).current_dir(directory);
-        let program = self.tools.apt_get.display().to_string();
-        let mut child = Running::start(command, &program, &self.directory)?;
-        child.lines(|line| {
+        let mut child = self.start(command)?;
+        child.lines(&mut |line| {
             if let Some(share) = downloaded_share(line) {
                 progress.reached((share * package.size as f64) as u64);
             }
         })?;
-        child.succeed(&program)?;
+        child.succeed()?;
         progress.end();
         Ok(())
+    }
+
+    /// The lists that an update would fetch.
+    pub(crate) fn index_targets(&self) -> Result<Vec<IndexTarget>> {
+        let mut command = self.command(&self.tools.apt_get);
+        command.args(["indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]);
+        let mut targets = Vec::new();
+        let mut child = self.start(command)?;
+        child.lines(&mut |line| targets.extend(index_target(line)))?;
+        child.succeed()?;
+        Ok(targets)
+    }
+
+    /// The host's settings for proxies, each as apt.conf(5) has it.
+    pub(crate) fn proxies(&self) -> Result<Vec<String>> {
+        let mut command = self.command(&self.tools.apt_config);
+        command.arg("dump");
+        let mut proxies = Vec::new();
+        let mut child = self.start(command)?;
+        child.lines(&mut |line| {
+            let line = line.trim_end();
+            let lower = line.to_ascii_lowercase();
+            if ["http", "https"].iter().any(|method| lower.starts_with(&format!("acquire::{method}::proxy")))
+            {
+                proxies.push(line.to_owned());
+            }
+        })?;
+        child.succeed()?;
+        Ok(proxies)
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -172,67 +199,21 @@ impl Apt {
 
     /// Whether it succeeded, and what it said on standard error.
     fn run(&self, command: Command, line: &mut dyn FnMut(&str)) -> Result<(bool, String)> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let mut child = Running::start(command, &program, &self.directory)?;
+        let mut child = self.start(command)?;
         child.lines(line)?;
         let (status, message) = child.finish()?;
         Ok((status.success(), message))
     }
-}
 
-/// A running program, which does not outlive this value.
-struct Running {
-    child: std::process::Child,
-    errors: PathBuf,
-}
-
-impl Running {
-    fn start(mut command: Command, program: &str, directory: &Path) -> Result<Self> {
-        // A file, not a pipe: nobody reads it while the program runs.
-        let errors = directory.join("errors");
-        let file = File::create(&errors).at("create", &errors)?;
-        match command.stdout(Stdio::piped()).stderr(file).spawn() {
-            Ok(child) => Ok(Self { child, errors }),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(Error::NoApt { program: program.to_owned() })
-            }
-            Err(source) => Err(Error::Io { action: "run", path: program.into(), source }),
-        }
-    }
-
-    fn lines(&mut self, mut each: impl FnMut(&str)) -> Result<()> {
-        let Some(output) = self.child.stdout.take() else {
-            return Ok(());
-        };
-        for line in BufReader::new(output.take(ANSWER_LIMIT)).split(b'\n') {
-            let line = line.at("read the output of", Path::new("apt"))?;
-            each(&String::from_utf8_lossy(&line));
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(std::process::ExitStatus, String)> {
-        let status = self.child.wait().at("wait for", Path::new("apt"))?;
-        let message = fs::read(&self.errors).at("read", &self.errors)?;
-        Ok((status, String::from_utf8_lossy(&message).trim().to_owned()))
-    }
-
-    fn succeed(self, program: &str) -> Result<()> {
-        let (status, message) = self.finish()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(Error::Apt { program: program.to_owned(), status, message })
-        }
+    fn start(&self, command: Command) -> Result<Running> {
+        Running::start(command, Errors::File(self.directory.join("errors")), &self.cancel)
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // After an error in the middle; a program that has been waited for is not signalled.
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
+fn index_target(line: &str) -> Option<IndexTarget> {
+    let mut words = line.split(' ').map(str::to_owned);
+    let (uri, suite, component) = (words.next()?, words.next()?, words.next()?);
+    words.next().is_none().then_some(IndexTarget { uri, suite, component })
 }
 
 /// The lines which say that a list is missing; there are warnings besides, of old keys for instance.
@@ -364,11 +345,19 @@ mod tests {
     }
 
     #[test]
+    fn index_targets_have_three_parts() {
+        let target = index_target("http://mirror/debian/ bookworm main").unwrap();
+        assert_eq!((target.suite.as_str(), target.component.as_str()), ("bookworm", "main"));
+        assert_eq!(index_target("http://mirror/debian/ bookworm"), None);
+        assert_eq!(index_target("N: a notice of four words"), None);
+    }
+
+    #[test]
     fn a_host_without_apt_is_told_what_to_pass() {
         let directory = tempfile::tempdir().unwrap();
-        let missing = directory.path().join("apt-get");
-        let tools = Tools { apt_get: missing.clone(), apt_cache: missing };
-        let mut apt = Apt::new(&tools, &directory.path().join("apt")).unwrap();
+        let tools = Tools { apt_get: directory.path().join("apt-get"), ..Tools::default() };
+        let options = BuildOptions { tools, ..BuildOptions::default() };
+        let mut apt = Apt::new(&options, &directory.path().join("apt")).unwrap();
         let error = apt.update(&mut crate::progress::Silent).unwrap_err();
         assert!(matches!(error, Error::NoApt { .. }));
         assert!(error.to_string().contains("popf run --kernel F --initrd F"), "{error}");

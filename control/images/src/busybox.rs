@@ -3,14 +3,13 @@
 //! Neither package is installed: one file is taken out of each. The kernel's modules are left out, as all that
 //! the board has drivers are needed for is built in.
 
-use crate::apt::{Apt, Description, Tools, dependencies};
-use crate::cache::Cache;
+use crate::apt::{Apt, Description, dependencies};
 use crate::deb::{Wanted, extract};
 use crate::error::{Error, IoContext, PackageError, Result};
-use crate::image::Image;
 use crate::initramfs;
-use crate::manifest::{BUSYBOX, Files, INITRD, KERNEL, Manifest, Package, Record, hex};
+use crate::manifest::{KERNEL, Package, hex};
 use crate::progress::Progress;
+use crate::recipe::{Recipe, Site};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Permissions};
 use std::io::Read;
@@ -19,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub(crate) const NAME: &str = "busybox";
-pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
-pub(crate) const COMMAND_CMDLINE: &str = "console=ttyS1 quiet loglevel=1 panic=-1";
+/// The busybox program.
+const BUSYBOX: &str = "busybox";
 
 /// Depends on the current kernel of its kind.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -28,62 +27,56 @@ const BUSYBOX_PACKAGE: &str = "busybox-static";
 const KERNEL_LIMIT: u64 = 256 << 20;
 const BUSYBOX_LIMIT: u64 = 32 << 20;
 
-/// How an image is built.
-#[derive(Clone, Debug, Default)]
-pub struct BuildOptions {
-    /// Fetch the packages, even if the image is there.
-    pub refresh: bool,
-    /// Where it is put; by default the user's cache.
-    pub cache: Option<Cache>,
-    /// The programs that fetch packages.
-    pub tools: Tools,
-}
+/// The recipe.
+#[derive(Debug)]
+pub(crate) struct Busybox;
 
-/// Finds the image, or makes it. Nothing is fetched that is there already.
-pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Image> {
-    let cache = options.cache.clone().map_or_else(Cache::of_user, Ok)?;
-    let recipe = recipe()?;
-    let lock = cache.lock(progress)?;
-    let existing = if options.refresh { None } else { cache.load_undamaged(NAME)? };
-    if let Some((manifest, directory)) = &existing
-        && manifest.recipe == recipe
-    {
-        return Ok(Image::new(manifest.clone(), directory.clone()));
+impl Recipe for Busybox {
+    fn name(&self) -> &'static str {
+        NAME
     }
-    let workshop = cache.workshop(&lock)?;
-    let target = workshop.path().join("image");
-    fs::create_dir(&target).at("create", &target)?;
-    let reused = existing.and_then(|(manifest, directory)| reuse(&manifest, &directory, &target));
-    let packages = match reused {
-        Some(packages) => packages,
-        None => fetch(&options.tools, workshop.path(), &target, progress)?,
-    };
-    progress.begin("writing initramfs", None);
-    write_initramfs(&target)?;
-    let record = |name: &str| Record::of(&target.join(name));
-    let files = Files { vmlinuz: record(KERNEL)?, busybox: record(BUSYBOX)?, initrd: record(INITRD)? };
-    let image = cache.commit(&lock, &target, Manifest::new(NAME, recipe, packages, files))?;
-    progress.end();
-    Ok(image)
-}
 
-/// The digest of all that popf puts into the image, the packages' files left out.
-pub(crate) fn recipe() -> Result<String> {
-    let own = initramfs::write(&[], &[]).map_err(Error::Archive)?;
-    Ok(hex(&Sha256::digest(own)))
-}
-
-/// The packages of an image made by another recipe, its files put into `target`, if they are still whole.
-fn reuse(manifest: &Manifest, directory: &Path, target: &Path) -> Option<Vec<Package>> {
-    manifest.verify(directory, &[KERNEL, BUSYBOX]).ok()?;
-    for name in [KERNEL, BUSYBOX] {
-        fs::copy(directory.join(name), target.join(name)).ok()?;
+    fn cmdline(&self) -> &'static str {
+        "console=ttyS0 quiet panic=-1"
     }
-    Some(manifest.packages.clone())
+
+    fn command_cmdline(&self) -> &'static str {
+        "console=ttyS1 quiet loglevel=1 panic=-1"
+    }
+
+    fn fetched(&self) -> &'static [&'static str] {
+        &[KERNEL, BUSYBOX]
+    }
+
+    fn disk(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Files out of packages, as they are.
+    fn base(&self) -> String {
+        hex(&Sha256::digest([META_PACKAGE, BUSYBOX_PACKAGE].join(" ")))
+    }
+
+    fn finish(&self) -> Result<String> {
+        let own = initramfs::write(&[], &[]).map_err(Error::Archive)?;
+        Ok(hex(&Sha256::digest(own)))
+    }
+
+    fn fetch(&self, site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
+        fetch(site, progress)
+    }
+
+    fn initramfs(&self, target: &Path) -> Result<Vec<u8>> {
+        let program = target.join(BUSYBOX);
+        let busybox = fs::read(&program).at("read", &program)?;
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).at("make executable", &program)?;
+        initramfs::write(&busybox, &applet_links(&program)).map_err(Error::Archive)
+    }
 }
 
-fn fetch(tools: &Tools, workshop: &Path, target: &Path, progress: &mut dyn Progress) -> Result<Vec<Package>> {
-    let mut apt = Apt::new(tools, &workshop.join("apt"))?;
+fn fetch(site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
+    let Site { options, workshop, target } = *site;
+    let mut apt = Apt::new(options, &workshop.join("apt"))?;
     apt.update(progress)?;
     let meta = apt.describe(META_PACKAGE)?;
     let kernel_name = kernel_package(&meta.depends)
@@ -140,15 +133,6 @@ fn is_amd64_program(path: &Path) -> Result<bool> {
     let mut header = Vec::new();
     File::open(path).and_then(|file| file.take(20).read_to_end(&mut header)).at("read", path)?;
     Ok(header.starts_with(b"\x7fELF\x02\x01") && header.get(18..20) == Some(&[62, 0]))
-}
-
-fn write_initramfs(target: &Path) -> Result<()> {
-    let program = target.join(BUSYBOX);
-    let busybox = fs::read(&program).at("read", &program)?;
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).at("make executable", &program)?;
-    let archive = initramfs::write(&busybox, &applet_links(&program)).map_err(Error::Archive)?;
-    let path = target.join(INITRD);
-    fs::write(&path, archive).at("write", &path)
 }
 
 /// Asks the program itself, which runs on this host as it does in the guest. Where it may not (a file system

@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::ar::tests::write as write_ar;
+use crate::cache::Cache;
+use crate::image::Image;
 use crate::newc::tests::read;
 use crate::progress::{Silent, tests::Recorded};
+use crate::recipe::BuildOptions;
+use crate::tools::Tools;
 use std::io::ErrorKind;
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -32,6 +36,10 @@ for last; do :; done
 cat "$host/$last"
 "#;
 
+fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Image> {
+    crate::build(NAME, options, progress)
+}
+
 /// The programs above, in files.
 fn scripts() -> &'static (TempDir, Tools) {
     static SCRIPTS: OnceLock<(TempDir, Tools)> = OnceLock::new();
@@ -49,7 +57,11 @@ fn scripts() -> &'static (TempDir, Tools) {
             }
             path
         };
-        let tools = Tools { apt_get: write("apt-get", APT_GET), apt_cache: write("apt-cache", APT_CACHE) };
+        let tools = Tools {
+            apt_get: write("apt-get", APT_GET),
+            apt_cache: write("apt-cache", APT_CACHE),
+            ..Tools::default()
+        };
         (directory, tools)
     })
 }
@@ -84,7 +96,7 @@ impl Host {
         describe("busybox-static", "1:1.3-4", "");
         let tools = scripts().1.clone();
         let cache = Some(Cache::at(at("cache")));
-        Self { directory, options: BuildOptions { refresh: false, cache, tools } }
+        Self { directory, options: BuildOptions { cache, tools, ..BuildOptions::default() } }
     }
 
     fn cache(&self) -> &Cache {
@@ -101,7 +113,10 @@ impl Host {
 
     fn offline(&self) -> BuildOptions {
         let none = self.path("none");
-        BuildOptions { tools: Tools { apt_get: none.clone(), apt_cache: none }, ..self.options.clone() }
+        BuildOptions {
+            tools: Tools { apt_get: none.clone(), apt_cache: none, ..Tools::default() },
+            ..self.options.clone()
+        }
     }
 
     /// After a failure: the lock, and nothing else.
@@ -157,13 +172,15 @@ fn another_recipe_needs_no_apt_either() {
     let image = build(&host.options, &mut Silent).unwrap();
     let manifest = image.directory().join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, text.replace(&recipe().unwrap(), "older")).unwrap();
+    fs::write(&manifest, text.replace(&Busybox.finish().unwrap(), "older")).unwrap();
     assert_eq!(host.cache().find(NAME).unwrap(), None);
     let remade = build(&host.offline(), &mut Silent).unwrap();
     assert_eq!(remade, image);
     remade.verify().unwrap();
-    // Unless what would be reused is damaged.
-    fs::write(&manifest, text.replace(&recipe().unwrap(), "older")).unwrap();
+    // Unless the base is to be made in another way, or what would be reused is damaged.
+    fs::write(&manifest, text.replace(&Busybox.base(), "older")).unwrap();
+    assert!(matches!(build(&host.offline(), &mut Silent), Err(Error::NoApt { .. })));
+    fs::write(&manifest, text.replace(&Busybox.finish().unwrap(), "older")).unwrap();
     fs::write(&image.kernel, b"A kernel").unwrap();
     assert!(matches!(build(&host.offline(), &mut Silent), Err(Error::NoApt { .. })));
     assert_eq!(build(&host.options, &mut Silent).unwrap(), image);
@@ -184,7 +201,7 @@ fn a_failed_download_leaves_nothing() {
     let host = Host::new();
     fs::remove_file(host.path("busybox-static=1:1.3-4")).unwrap();
     let error = build(&host.options, &mut Silent).unwrap_err();
-    assert!(matches!(error, Error::Apt { .. }), "{error:?}");
+    assert!(matches!(error, Error::Program { .. }), "{error:?}");
     assert!(error.to_string().contains("busybox-static=1:1.3-4"), "it quotes the program: {error}");
     host.assert_nothing_left();
 }

@@ -12,9 +12,10 @@
 //! lock, sees the old one or the new one, whole.
 
 use crate::error::{Error, IoContext, Result};
-use crate::image::{Image, recipe_of};
+use crate::image::Image;
 use crate::manifest::Manifest;
 use crate::progress::Progress;
+use crate::recipe::{self, Recipe};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -61,21 +62,23 @@ impl Cache {
 
     /// The image of a name if it has been built, by this popf's recipe, and its files have their sizes.
     pub fn find(&self, name: &str) -> Result<Option<Image>> {
-        let recipe = recipe_of(name)?;
-        let loaded = self.load_undamaged(name)?;
-        Ok(loaded
-            .filter(|(manifest, _)| manifest.recipe == recipe)
-            .map(|(m, directory)| Image::new(m, directory)))
+        let recipe = recipe::of(name)?;
+        match self.load_undamaged(recipe)? {
+            Some((manifest, directory)) if manifest.is_current(recipe)? => {
+                Ok(Some(Image::new(recipe, manifest, directory)))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Every image that [`Self::find`] would find.
     pub fn list(&self) -> Result<Vec<Image>> {
-        crate::KNOWN.iter().filter_map(|name| self.find(name).transpose()).collect()
+        recipe::KNOWN.iter().filter_map(|name| self.find(name).transpose()).collect()
     }
 
     /// Removes an image; `false` if there was none.
     pub fn remove(&self, name: &str) -> Result<bool> {
-        recipe_of(name)?;
+        recipe::of(name)?;
         if !self.root.exists() {
             return Ok(false);
         }
@@ -91,8 +94,8 @@ impl Cache {
     }
 
     /// An image as it lies there, whichever recipe made it; one that is damaged is none.
-    pub(crate) fn load_undamaged(&self, name: &str) -> Result<Option<(Manifest, PathBuf)>> {
-        match self.load(name) {
+    pub(crate) fn load_undamaged(&self, recipe: &dyn Recipe) -> Result<Option<(Manifest, PathBuf)>> {
+        match self.load(recipe) {
             Err(error @ Error::Damaged { .. }) => {
                 tracing::warn!("{error}");
                 Ok(None)
@@ -101,8 +104,8 @@ impl Cache {
         }
     }
 
-    fn load(&self, name: &str) -> Result<Option<(Manifest, PathBuf)>> {
-        let link = self.root.join(name);
+    fn load(&self, recipe: &dyn Recipe) -> Result<Option<(Manifest, PathBuf)>> {
+        let link = self.root.join(recipe.name());
         let target = match fs::read_link(&link) {
             Ok(target) => target,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -118,7 +121,7 @@ impl Cache {
             return Err(Error::Damaged { path: link, reason: "the link leads out of the cache".to_owned() });
         };
         let directory = self.root.join(target);
-        Manifest::load(&directory, name).map(|manifest| Some((manifest, directory)))
+        Manifest::load(&directory, recipe).map(|manifest| Some((manifest, directory)))
     }
 
     /// Waits until nobody else changes the cache.
@@ -147,7 +150,13 @@ impl Cache {
     }
 
     /// Makes the finished image in `from` the current one of its name.
-    pub(crate) fn commit(&self, _: &Lock, from: &Path, manifest: Manifest) -> Result<Image> {
+    pub(crate) fn commit(
+        &self,
+        _: &Lock,
+        recipe: &dyn Recipe,
+        from: &Path,
+        manifest: Manifest,
+    ) -> Result<Image> {
         manifest.store(from)?;
         for entry in fs::read_dir(from).at("read", from)? {
             let path = entry.at("read", from)?.path();
@@ -167,7 +176,7 @@ impl Cache {
         symlink(&directory_name, &new_link).at("create", &new_link)?;
         fs::rename(&new_link, &link).at("rename", &new_link)?;
         self.sweep(&name, Some(&directory_name))?;
-        Ok(Image::new(manifest, directory))
+        Ok(Image::new(recipe, manifest, directory))
     }
 
     /// Removes a name's other images and what interrupted builds left. The lock is held.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::busybox::NAME;
-use crate::manifest::{BUSYBOX, Files, INITRD, KERNEL, Package, Record};
+use crate::manifest::{INITRD, KERNEL, Package};
 use crate::progress::Silent;
 
 /// A cache with an image in it, of three short files.
@@ -18,14 +18,16 @@ fn put(cache: &Cache, kernel: &str) -> Image {
     let workshop = cache.workshop(&lock).unwrap();
     let target = workshop.path().join("image");
     fs::create_dir(&target).unwrap();
-    for (name, content) in [(KERNEL, kernel), (BUSYBOX, "busybox"), (INITRD, "initrd")] {
+    for (name, content) in [(KERNEL, kernel), ("busybox", "busybox"), (INITRD, "initrd")] {
         fs::write(target.join(name), content).unwrap();
     }
-    let record = |name: &str| Record::of(&target.join(name)).unwrap();
-    let files = Files { vmlinuz: record(KERNEL), busybox: record(BUSYBOX), initrd: record(INITRD) };
     let packages = vec![Package { name: "p".to_owned(), version: "1".to_owned() }];
-    let manifest = Manifest::new(NAME, recipe_of(NAME).unwrap(), packages, files);
-    cache.commit(&lock, &target, manifest).unwrap()
+    let manifest = Manifest::describe(recipe(), packages, &target).unwrap();
+    cache.commit(&lock, recipe(), &target, manifest).unwrap()
+}
+
+fn recipe() -> &'static dyn Recipe {
+    recipe::of(NAME).unwrap()
 }
 
 fn edit_manifest(image: &Image, from: &str, to: &str) {
@@ -59,7 +61,7 @@ fn an_unknown_name_lists_the_known_ones() {
     for name in ["ubuntu", "", "..", "busybox/", "lock"] {
         for error in [cache.find(name).unwrap_err(), cache.remove(name).unwrap_err()] {
             assert!(matches!(error, Error::UnknownImage { .. }), "{error:?}");
-            assert!(error.to_string().ends_with("known images: busybox"), "{error}");
+            assert!(error.to_string().ends_with("known images: busybox, debian"), "{error}");
         }
     }
 }
@@ -89,7 +91,7 @@ type Damage = fn(&Image);
 
 #[test]
 fn a_damaged_image_is_no_image() {
-    let damages: [(&str, Damage); 9] = [
+    let damages: [(&str, Damage); 10] = [
         ("a truncated kernel", |image| fs::write(&image.kernel, "kern").unwrap()),
         ("no initrd", |image| fs::remove_file(&image.initrd).unwrap()),
         ("a directory for a file", |image| {
@@ -101,14 +103,15 @@ fn a_damaged_image_is_no_image() {
         ("a huge manifest", |image| {
             fs::write(image.directory().join("manifest.json"), " ".repeat(1 << 20)).unwrap();
         }),
-        ("another format", |image| edit_manifest(image, "\"format\": 1", "\"format\": 2")),
+        ("another format", |image| edit_manifest(image, "\"format\": 2", "\"format\": 1")),
         ("another name", |image| edit_manifest(image, "\"name\": \"busybox\"", "\"name\": \"other\"")),
+        ("another file", |image| edit_manifest(image, "\"busybox\": {", "\"../busybox\": {")),
         ("an unknown field", |image| edit_manifest(image, "\"format\"", "\"x\": 1, \"format\"")),
     ];
     for (what, damage) in damages {
         let (_directory, cache, image) = filled();
         damage(&image);
-        assert!(matches!(cache.load(NAME), Err(Error::Damaged { .. })), "{what}");
+        assert!(matches!(cache.load(recipe()), Err(Error::Damaged { .. })), "{what}");
         assert_eq!(cache.find(NAME).unwrap(), None, "{what}");
         assert_eq!(put(&cache, "kernel"), image, "{what}");
         image.verify().unwrap();

@@ -44,10 +44,21 @@ pub enum Error {
         /// The program that was not found.
         program: String,
     },
-    /// apt ran and failed.
+    /// Programs that this image is made with.
+    #[error(
+        "this host has no {} to make the image with; install what is missing: sudo apt-get install {}",
+        programs.join(", "), packages.join(" ")
+    )]
+    MissingTools {
+        /// Their names.
+        programs: Vec<String>,
+        /// The packages that they come in.
+        packages: Vec<&'static str>,
+    },
+    /// A program of the host's ran and failed.
     #[error("{program} failed ({status}){}", indented(message))]
-    Apt {
-        /// Which program of apt's.
+    Program {
+        /// Which.
         program: String,
         /// How it ended.
         status: ExitStatus,
@@ -90,6 +101,12 @@ pub enum Error {
         /// What is wrong.
         source: PackageError,
     },
+    /// What was made has not got what an image needs.
+    #[error("the root file system that mmdebstrap made has no {0}")]
+    Incomplete(String),
+    /// The build was ended from outside.
+    #[error("the build was cancelled; nothing of it is left")]
+    Cancelled,
     /// A cached image no longer is what was written.
     #[error("the cached image in {} is damaged: {reason}; `popf image build --refresh` makes it anew", path.display())]
     Damaged {

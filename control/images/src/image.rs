@@ -1,7 +1,8 @@
 //! An image as its user sees it.
 
-use crate::error::{Error, IoContext, Result};
-use crate::manifest::{BUSYBOX, INITRD, KERNEL, Manifest, Package};
+use crate::error::{IoContext, Result};
+use crate::manifest::{INITRD, KERNEL, Manifest, Package};
+use crate::recipe::Recipe;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ pub struct Image {
     pub kernel: PathBuf,
     /// An uncompressed initramfs.
     pub initrd: PathBuf,
+    /// The first disk, as a raw file with holes. It is never written: a run gets an overlay. A guest with a disk runs
+    /// commands by its agent, one without by [`crate::overlay()`].
+    pub disk: Option<PathBuf>,
     /// The kernel command line for an interactive run. `popf.term=`, `popf.rows=` and `popf.cols=` may be added.
     pub cmdline: String,
     /// The kernel command line for a run with a command: the first serial port is the command's alone, and the
@@ -26,13 +30,14 @@ pub struct Image {
 }
 
 impl Image {
-    pub(crate) fn new(manifest: Manifest, directory: PathBuf) -> Self {
+    pub(crate) fn new(recipe: &dyn Recipe, manifest: Manifest, directory: PathBuf) -> Self {
         Self {
             name: manifest.name.clone(),
             kernel: directory.join(KERNEL),
             initrd: directory.join(INITRD),
-            cmdline: crate::busybox::CMDLINE.to_owned(),
-            command_cmdline: crate::busybox::COMMAND_CMDLINE.to_owned(),
+            disk: recipe.disk().map(|disk| directory.join(disk)),
+            cmdline: recipe.cmdline().to_owned(),
+            command_cmdline: recipe.command_cmdline().to_owned(),
             packages: manifest.packages.clone(),
             manifest,
             directory,
@@ -46,7 +51,7 @@ impl Image {
 
     /// Reads every file and compares it with the digest recorded when it was written.
     pub fn verify(&self) -> Result<()> {
-        self.manifest.verify(&self.directory, &[KERNEL, BUSYBOX, INITRD])
+        self.manifest.verify(&self.directory, |_| true)
     }
 
     /// The initramfs, followed by a run's own archive.
@@ -54,13 +59,5 @@ impl Image {
         let mut initrd = fs::read(&self.initrd).at("read", &self.initrd)?;
         crate::overlay::append(&mut initrd, overlay);
         Ok(initrd)
-    }
-}
-
-/// The digest of the recipe for a known image.
-pub(crate) fn recipe_of(name: &str) -> Result<String> {
-    match name {
-        crate::busybox::NAME => crate::busybox::recipe(),
-        _ => Err(Error::UnknownImage { name: name.to_owned(), known: crate::KNOWN.to_vec() }),
     }
 }

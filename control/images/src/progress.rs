@@ -3,12 +3,21 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 
+/// How much there is to do in a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Total {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many steps of a kind that the stage's name tells.
+    Steps(u64),
+}
+
 /// Is told the stages of a build, one after the other.
 pub trait Progress {
-    /// A stage begins, of `total` bytes if that is known.
-    fn begin(&mut self, stage: &str, total: Option<u64>);
-    /// So many bytes of the stage are done.
-    fn reached(&mut self, bytes: u64);
+    /// A stage begins, with so much to do if that is known.
+    fn begin(&mut self, stage: &str, total: Option<Total>);
+    /// So much of the stage is done.
+    fn reached(&mut self, position: u64);
     /// The stage is done.
     fn end(&mut self);
 }
@@ -18,7 +27,7 @@ pub trait Progress {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn begin(&mut self, _: &str, _: Option<u64>) {}
+    fn begin(&mut self, _: &str, _: Option<Total>) {}
     fn reached(&mut self, _: u64) {}
     fn end(&mut self) {}
 }
@@ -44,18 +53,21 @@ impl Default for Display {
 }
 
 impl Progress for Display {
-    fn begin(&mut self, stage: &str, total: Option<u64>) {
+    fn begin(&mut self, stage: &str, total: Option<Total>) {
         if !self.bars {
             // A closed standard error is no reason to stop a build.
             _ = writeln!(io::stderr(), "{stage}");
             return;
         }
-        let template = match total {
-            Some(_) => "{msg:<44} {bar:24} {bytes:>10}/{total_bytes:<10} {eta}",
-            None => "{msg:<44} {spinner}",
+        let (template, length) = match total {
+            Some(Total::Bytes(bytes)) => {
+                ("{msg:<44} {bar:24} {bytes:>10}/{total_bytes:<10} {eta}", Some(bytes))
+            }
+            Some(Total::Steps(steps)) => ("{msg:<44} {bar:24} {pos:>10}/{len:<10} {eta}", Some(steps)),
+            None => ("{msg:<44} {spinner}", None),
         };
         // The bar hides itself if the terminal goes away.
-        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
         bar.set_style(
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
@@ -66,8 +78,8 @@ impl Progress for Display {
         self.bar = bar;
     }
 
-    fn reached(&mut self, bytes: u64) {
-        self.bar.set_position(bytes);
+    fn reached(&mut self, position: u64) {
+        self.bar.set_position(position);
     }
 
     fn end(&mut self) {
@@ -90,20 +102,22 @@ pub(crate) mod tests {
     #[derive(Debug, Default)]
     pub(crate) struct Recorded {
         pub(crate) stages: Vec<String>,
+        pub(crate) totals: Vec<Option<Total>>,
         pub(crate) open: bool,
         pub(crate) most: u64,
     }
 
     impl Progress for Recorded {
-        fn begin(&mut self, stage: &str, _: Option<u64>) {
+        fn begin(&mut self, stage: &str, total: Option<Total>) {
             assert!(!self.open, "{stage} begins before the last stage's end");
             self.open = true;
             self.stages.push(stage.to_owned());
+            self.totals.push(total);
         }
 
-        fn reached(&mut self, bytes: u64) {
+        fn reached(&mut self, position: u64) {
             assert!(self.open);
-            self.most = self.most.max(bytes);
+            self.most = self.most.max(position);
         }
 
         fn end(&mut self) {
