@@ -66,7 +66,8 @@ fn create_empty(path: &Path, size: Size) -> Result<(), DiskError> {
     disk::create(path, size.0.next_multiple_of(disk::SECTOR))
 }
 
-fn disk_error(error: DiskError) -> CliError {
+/// As the user sees it.
+pub fn disk_error(error: DiskError) -> CliError {
     let failure = match &error {
         DiskError::Open { .. } | DiskError::Kind(_) => Failure::NoInput,
         DiskError::Image { .. } | DiskError::Backing { .. } => Failure::Data,

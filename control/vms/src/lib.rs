@@ -17,6 +17,7 @@
 //!         vm.json                    the same record, with how it ended
 //!         definition.toml            what it was started with
 //!         disk.qcow2                 its disk, over its image's
+//!         disk.base, disk.json       a link to the image's disk, and what tells that from another
 //!         console.log                what a detached VM's console said, and console.log.1 before that
 //!         popf.log                   what popf itself said
 //! ```

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use board::SerialKind;
 use board::machine::Source;
@@ -23,6 +23,8 @@ pub struct Guest {
     pub kernel: Source,
     pub modules: Vec<Source>,
     pub cmdline: String,
+    /// The image's disk, which is not to be written.
+    pub disk: Option<PathBuf>,
     /// COM1 and COM2.
     pub serial: [Line; 2],
     pub debug_exit: bool,
@@ -64,6 +66,7 @@ fn shell(definition: &Definition, name: &str) -> Result<Guest, CliError> {
         kernel: Source::File(image.kernel.clone()),
         modules: vec![Source::File(image.initrd.clone())],
         cmdline,
+        disk: image.disk.clone(),
         serial: [console, Line::Kind(SerialKind::Null)],
         debug_exit: definition.debug_exit.unwrap_or(false),
         reboot: !definition.no_reboot.unwrap_or(false),
@@ -89,6 +92,7 @@ fn command(definition: &Definition, name: &str) -> Result<Guest, CliError> {
         kernel: Source::File(image.kernel.clone()),
         modules: vec![Source::File(image.initrd.clone()), Source::Bytes(overlay.into())],
         cmdline,
+        disk: image.disk.clone(),
         serial: [
             if tty { Line::Kind(SerialKind::Stdio) } else { Line::Output },
             Line::Kind(SerialKind::Stderr),
@@ -107,6 +111,7 @@ fn own_kernel(definition: &Definition, kernel: &Path) -> Result<Guest, CliError>
         kernel: Source::File(kernel.into()),
         modules: definition.initrd.iter().cloned().map(Source::File).collect(),
         cmdline: definition.cmdline.clone().unwrap_or_else(|| DEFAULT_CMDLINE.into()),
+        disk: None,
         serial: [console(definition), Line::Kind(SerialKind::Null)],
         debug_exit: definition.debug_exit.unwrap_or(false),
         reboot: !definition.no_reboot.unwrap_or(false),

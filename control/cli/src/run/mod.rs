@@ -8,6 +8,7 @@ mod devices;
 mod end;
 mod guest;
 mod memory;
+mod overlay;
 mod resolve;
 mod serial;
 
@@ -88,7 +89,7 @@ fn launch(
         modules: guest.modules,
         cmdline: guest.cmdline,
         serial,
-        peripherals: devices::open(definition)?,
+        peripherals: devices::open(definition, guest.disk.as_deref(), &mut claim)?,
         debug_exit: guest.debug_exit,
         reboot: guest.reboot,
     };

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{self, Path};
 
 use imago::file::File as ImagoFile;
 use imago::qcow2::Qcow2 as Driver;
@@ -27,7 +27,8 @@ pub fn create_overlay(path: &Path, backing: &Path, format: Format) -> Result<(),
             "a VMDK image cannot be a backing file; convert it (qemu-img convert -O qcow2 OLD NEW.qcow2)";
         return Err(DiskError::Create { path: path.to_owned(), source: io::Error::other(problem) });
     }
-    let absolute = fs::canonicalize(backing).and_then(|path| {
+    // Links stay: whoever made one may mean it to lead elsewhere one day.
+    let absolute = path::absolute(backing).and_then(|path| {
         path.into_os_string().into_string().map_err(|_| io::Error::other("its path is not UTF-8"))
     });
     let absolute =
