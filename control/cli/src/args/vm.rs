@@ -25,7 +25,7 @@ pub struct PsArgs {
 }
 
 const STOP_HELP: &str = "\
-The guest is asked by its power button. popf comes back when the VM has ended; if that takes longer than the timeout,
+The guest is asked by its power button and, if it does not listen to that or takes long, by the agent in it. popf comes back when the VM has ended; if that takes longer than the timeout,
 the guest goes on shutting down, or does whatever it does, and popf says so.
 
 Examples:

@@ -1,7 +1,8 @@
 //! `popf stop`, `popf kill` and `popf rm`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use agent::{Event, Program, Session};
 use vms::control::{ClientError, Waiting};
 use vms::{End, Error, Name, Registry, Running};
 
@@ -11,21 +12,31 @@ use crate::exit::Failure;
 
 /// How long a VM that was told to end may take: it has a few threads to stop and files to remove.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an agent may take to answer, and its `poweroff` to pass the word on.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `popf stop`.
 pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
     let name = &args.name;
     let vm = Registry::of_user()?.running(name)?;
     let mut waiting = wait(&vm)?;
-    if !vm.control()?.power_button().map_err(|error| no_answer(name, error))? {
-        let message = format!("the guest of {name} does not listen to its power button");
-        let hint = format!(
-            "it may be starting still, or have no driver for the button; `popf kill {name}` ends it at once"
-        );
-        return Err(CliError::new(Failure::GoesOn, message).hint(hint));
+    let mut ended = None;
+    let mut left = args.timeout;
+    let listens = vm.control()?.power_button().map_err(|error| no_answer(name, error))?;
+    if listens {
+        tell(&format!("pressed the power button of {name}"));
+        left = args.timeout / 2;
+        ended = waiting.ended(left).map_err(|error| no_answer(name, error))?;
     }
-    tell(&format!("pressed the power button of {name}"));
-    match waiting.ended(args.timeout).map_err(|error| no_answer(name, error))? {
+    if ended.is_none() {
+        match power_off(&vm) {
+            Ok(()) => tell(&format!("told the agent of {name} to power off")),
+            Err(_) if listens => {}
+            Err(error) => return Err(deaf(name, error)),
+        }
+        ended = waiting.ended(left).map_err(|error| no_answer(name, error))?;
+    }
+    match ended {
         Some(end) => Ok(say(name, end)),
         None => {
             let message = format!("{name} has not shut down in {} s", args.timeout.as_secs_f64());
@@ -34,6 +45,32 @@ pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
             Err(CliError::new(Failure::GoesOn, message).hint(hint))
         }
     }
+}
+
+/// Has the agent in the guest turn the guest off.
+fn power_off(vm: &Running) -> Result<(), agent::Error> {
+    let program = Program { arguments: vec!["poweroff".into()], directory: "/".into(), ..Program::default() };
+    let stream = agent::connect(&vm.path(vms::VSOCK_SOCKET), Instant::now() + AGENT_TIMEOUT)?;
+    stream.set_read_timeout(Some(AGENT_TIMEOUT)).map_err(agent::Error::Lost)?;
+    let mut session = Session::start(stream, &program)?;
+    // The program ends with the session, so it is let come to its end; but the guest does not say how long that is.
+    let deadline = Instant::now() + AGENT_TIMEOUT;
+    loop {
+        match session.receiver.next_event() {
+            Ok(Event::Output(_) | Event::Errors(_)) if Instant::now() < deadline => {}
+            Err(error @ agent::Error::Refused(_)) => return Err(error),
+            // It may be gone before it could say more.
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Nobody in the guest can be asked.
+fn deaf(name: &Name, error: agent::Error) -> CliError {
+    let message = format!("the guest of {name} does not listen to its power button and has no agent to ask");
+    CliError::new(Failure::GoesOn, message).because(error).hint(format!(
+        "it may be starting still, or be no system that can be turned off; `popf kill {name}` ends it at once"
+    ))
 }
 
 /// `popf kill`.
