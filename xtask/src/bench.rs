@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod console;
+pub mod disk;
 
 use std::time::Duration;
 
@@ -15,12 +16,15 @@ use clap::Subcommand;
 pub enum BenchCommand {
     /// From nothing to a guest's shell prompt, and on until it has powered off: popf beside QEMU's TCG.
     Boot(boot::BootArgs),
+    /// Blocks read and written per second, in sequence and at random: popf beside QEMU's TCG.
+    Disk(disk::DiskArgs),
 }
 
 /// Measures.
 pub fn run(command: &BenchCommand) -> Result<(), String> {
     match command {
         BenchCommand::Boot(args) => boot::run(args),
+        BenchCommand::Disk(args) => disk::run(args),
     }
 }
 

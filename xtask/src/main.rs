@@ -1,8 +1,10 @@
-//! The project's own chores: `cargo xtask check`, `deps`, `bench` and `soak`.
+//! The project's own chores: `cargo xtask check`, `deps`, `bench`, `soak` and `durability`.
 
 mod bench;
 mod check;
 mod deps;
+mod durability;
+mod guest;
 mod metadata;
 mod soak;
 
@@ -13,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::check::Step;
+use crate::durability::DurabilityArgs;
 use crate::soak::SoakArgs;
 
 const EXAMPLES: &str = "\
@@ -21,7 +24,9 @@ Examples:
   cargo xtask check fmt clippy      just these steps
   cargo xtask deps                  who may depend on whom
   cargo xtask bench boot            popf's boot beside QEMU's, interleaved
+  cargo xtask bench disk            reads and writes per second beside QEMU's
   cargo xtask soak                  a hundred boots in a row, and an idle guest's cost
+  cargo xtask durability            kill popf while its guest writes, fifty times
 ";
 
 /// popf's own chores.
@@ -47,6 +52,8 @@ enum Chore {
     Bench(BenchCommand),
     /// Boot many guests in a row, then measure an idle one.
     Soak(SoakArgs),
+    /// Kill popf while its guest writes, and see whether what was acknowledged is there.
+    Durability(DurabilityArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Deps => deps::run(),
         Chore::Bench(command) => bench::run(&command),
         Chore::Soak(args) => soak::run(&args),
+        Chore::Durability(args) => durability::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

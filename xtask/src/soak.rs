@@ -73,7 +73,7 @@ struct Idle {
 /// Boots, measures and prints.
 pub fn run(args: &SoakArgs) -> Result<(), String> {
     let popf = boot::build()?;
-    boot::find_image(&popf)?;
+    boot::find_image(&popf, IMAGE)?;
     let command = || {
         let mut command = Command::new(&popf);
         command.args(["run", IMAGE]);

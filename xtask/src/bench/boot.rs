@@ -1,6 +1,6 @@
 //! Boot of the busybox image: the same kernel, initramfs, command line and memory under popf and under QEMU.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{cargo, metadata};
 pub const IMAGE: &str = "busybox";
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 const MEMORY_MIB: u32 = 512;
-const QEMU: &str = "qemu-system-x86_64";
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// `cargo xtask bench boot`.
 #[derive(Args)]
@@ -35,8 +35,8 @@ pub struct BootArgs {
 #[derive(Deserialize)]
 pub struct Image {
     name: String,
-    kernel: PathBuf,
-    initrd: PathBuf,
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
 }
 
 /// What was measured of one of the two.
@@ -68,7 +68,7 @@ struct Report {
 /// Measures and prints.
 pub fn run(args: &BootArgs) -> Result<(), String> {
     let popf = build()?;
-    let image = find_image(&popf)?;
+    let image = find_image(&popf, IMAGE)?;
     let limit = Duration::from_secs(args.timeout);
     let mut times: [Vec<Times>; 2] = Default::default();
     for round in 1..=args.rounds {
@@ -147,14 +147,14 @@ pub fn build() -> Result<PathBuf, String> {
     }
 }
 
-/// The image, made first if it is missing.
-pub fn find_image(popf: &PathBuf) -> Result<Image, String> {
+/// An image, made first if it is missing.
+pub fn find_image(popf: &Path, name: &str) -> Result<Image, String> {
     // Makes it if it is missing, and is quick if not.
-    output(Command::new(popf).args(["image", "build", IMAGE]))?;
+    output(Command::new(popf).args(["image", "build", name]))?;
     let list = output(Command::new(popf).args(["image", "list", "--json"]))?;
     let images: Vec<Image> =
         serde_json::from_str(&list).map_err(|error| format!("cannot read the list of images: {error}"))?;
-    images.into_iter().find(|image| image.name == IMAGE).ok_or_else(|| format!("there is no image {IMAGE}"))
+    images.into_iter().find(|image| image.name == name).ok_or_else(|| format!("there is no image {name}"))
 }
 
 fn popf_command(popf: &PathBuf, image: &Image) -> Command {
@@ -175,12 +175,13 @@ fn qemu_command(image: &Image) -> Command {
 }
 
 /// The first line of `--version`.
-fn version(mut command: Command) -> Result<String, String> {
+pub fn version(mut command: Command) -> Result<String, String> {
     let text = output(command.arg("--version"))?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-fn output(command: &mut Command) -> Result<String, String> {
+/// What a program has written, if it has ended well.
+pub fn output(command: &mut Command) -> Result<String, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| format!("cannot start {program}: {error}"))?;
