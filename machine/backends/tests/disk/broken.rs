@@ -6,7 +6,7 @@ use std::path::Path;
 
 use backends::disk::{Access, Format, create, create_overlay};
 
-use crate::{Folder, MIB, contents, open_as, pattern, qemu_img, read_write, story, text};
+use crate::{Folder, MIB, Random, contents, open_as, pattern, qemu_img, read_write, story, text};
 
 /// Opening it fails, for reading and for writing, with a word of why.
 fn assert_refused(path: &Path, format: Option<Format>, told: &str) {
@@ -161,4 +161,45 @@ fn a_repair_does_not_trust_what_it_repairs() {
         fs::write(&hurt, &bytes).unwrap();
     }
     open_as(&hurt, None, Access::ReadWrite).unwrap();
+}
+
+/// What the fuzz target `images` does at length.
+#[test]
+fn bytes_changed_at_random_do_no_harm() {
+    let folder = Folder::new();
+    let [base, path, hurt] = ["base.img", "a.qcow2", "hurt.qcow2"].map(|name| folder.path(name));
+    folder.file("base.img", &pattern(300_000, 1));
+    create_overlay(&path, &base, Format::Raw).unwrap();
+    let disk = read_write(&path);
+    disk.write(70_000 / 512 * 512, &pattern(100 * 512, 2)).unwrap();
+    // In use, so that it bears the dirty bit and is repaired.
+    disk.flush().unwrap();
+    let dirty = fs::read(&path).unwrap();
+    drop(disk);
+    let sound = fs::read(&path).unwrap();
+    let mut opened = 0;
+    for seed in 0..600 {
+        let mut random = Random(seed);
+        let mut image = if seed % 2 == 0 { sound.clone() } else { dirty.clone() };
+        for _ in 0..1 + random.below(4) {
+            // The header, or a table's first entries.
+            let cluster = random.below(image.len() as u64 / 65536) * 65536;
+            let at = (cluster + random.below(if cluster == 0 { 128 } else { 64 })) as usize;
+            image[at] = random.next() as u8;
+        }
+        fs::write(&hurt, &image).unwrap();
+        for access in [Access::ReadWrite, Access::ReadOnly] {
+            let Ok(disk) = open_as(&hurt, Some(Format::Qcow2), access) else { continue };
+            opened += 1;
+            let mut bytes = vec![0; 70_000];
+            for offset in [0, 65_536 - 512, disk.size() / 2, disk.size().saturating_sub(70_000)] {
+                let _ = disk.read(offset, &mut bytes);
+                let _ = disk.write(offset, &bytes[..1024]);
+            }
+            let _ = disk.write_zeroes(0, 65_536, true);
+            let _ = disk.discard(65_536, 131_072);
+            let _ = disk.flush();
+        }
+    }
+    assert!(opened > 100, "most of them are still images: {opened}");
 }
