@@ -25,6 +25,7 @@
 pub mod block;
 pub mod chain;
 pub mod interrupts;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;

@@ -1,6 +1,7 @@
 //! A virtqueue with split rings (2.7), on rust-vmm's.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use memory::GuestRam;
 use savestate::{Invalid, require};
@@ -41,8 +42,17 @@ pub struct Virtqueue {
     queue: Queue,
     /// The driver has been asked to notify at the next chain.
     armed: bool,
+    /// The index into the used ring up to which the driver has been told.
+    told: u16,
     broken: bool,
 }
+
+/// Lengths in the rings (2.7.6, 2.7.8): of what stands before the entries, and of a used entry.
+const AVAILABLE_HEADER: u64 = 4;
+const USED_HEADER: u64 = 4;
+const USED_ENTRY: u64 = 8;
+/// VIRTQ_AVAIL_F_NO_INTERRUPT.
+const NO_INTERRUPT: u16 = 1;
 
 impl Virtqueue {
     /// `None` if the rings are not aligned or not in RAM.
@@ -68,7 +78,14 @@ impl Virtqueue {
         queue.set_ready(true);
         let sound =
             taken == [setup.desc, setup.driver, setup.device] && queue.is_valid(ram.as_guest_memory());
-        sound.then(|| Self { ram: ram.clone(), interrupt, queue, armed: false, broken: false })
+        sound.then(|| Self {
+            ram: ram.clone(),
+            interrupt,
+            queue,
+            armed: false,
+            told: position.next_used,
+            broken: false,
+        })
     }
 
     /// Takes the next chain that the driver has made available. When there is none, the driver has been asked to
@@ -113,8 +130,7 @@ impl Virtqueue {
 
     /// Whether a chain waits. Asks for no notification.
     pub fn has_more(&self) -> bool {
-        let available =
-            self.queue.avail_idx(self.ram.as_guest_memory(), std::sync::atomic::Ordering::Acquire);
+        let available = self.queue.avail_idx(self.ram.as_guest_memory(), Ordering::Acquire);
         !self.broken && available.is_ok_and(|index| index.0 != self.queue.next_avail())
     }
 
@@ -147,12 +163,48 @@ impl Virtqueue {
         }
     }
 
-    /// Tells the driver of the chains that have been given back, if it wants to be told.
-    pub fn interrupt(&mut self) {
+    /// Gives several chains back by their heads, with the bytes written to each, in one step: a driver that sees one
+    /// of them sees all.
+    pub fn push_together(&mut self, used: &[(u16, u32)]) {
+        let Some((&(last, written), others)) = used.split_last() else { return };
         if self.broken {
             return;
         }
-        match self.queue.needs_notification(self.ram.as_guest_memory()) {
+        // Entries beyond the index mean nothing to the driver; the last one's `add_used` moves the index past all.
+        let first = self.queue.next_used();
+        let mut next = first;
+        for &(head, written) in others {
+            let slot = u64::from(next % self.queue.size());
+            let at = self.queue.used_ring() + USED_HEADER + slot * USED_ENTRY;
+            let entry = u64::from(head) | u64::from(written) << 32;
+            if self.ram.write_u64(at, entry).is_err() {
+                self.break_down(&"the used ring is not in RAM");
+                return;
+            }
+            next = next.wrapping_add(1);
+        }
+        self.queue.set_next_used(next);
+        self.push_head(last, written);
+    }
+
+    /// Tells the driver of the chains that have been given back since it was last told, if it wants to be (2.7.7).
+    pub fn interrupt(&mut self) {
+        let (used, told) = (self.queue.next_used(), self.told);
+        if self.broken || used == told {
+            return;
+        }
+        // The driver asks for an interrupt and then looks at the index; here the index was written, and now it is seen
+        // whether one was asked for.
+        fence(Ordering::SeqCst);
+        let driver = self.queue.avail_ring();
+        let wanted = if self.queue.event_idx_enabled() {
+            let event = self.ram.read_u16(driver + AVAILABLE_HEADER + 2 * u64::from(self.queue.size()));
+            event.map(|event| used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(told))
+        } else {
+            self.ram.read_u16(driver).map(|flags| flags & NO_INTERRUPT == 0)
+        };
+        self.told = used;
+        match wanted {
             Ok(true) => self.interrupt.interrupts.queue(self.interrupt.queue),
             Ok(false) => {}
             Err(error) => self.break_down(&error),
@@ -241,6 +293,50 @@ mod tests {
         queue.interrupt();
         // The driver has not looked since, but without EVENT_IDX it is told each time.
         assert_eq!(driver.messages().len(), 1);
+    }
+
+    #[test]
+    fn several_go_back_in_one_step() {
+        let mut driver = Driver::new(4);
+        let mut queue = driver.queue();
+        // Around the end of the ring.
+        for round in 0..5 {
+            let heads = [0x8000, 0x9000, 0xa000].map(|at| driver.offer(&[], &[(at, 16)]));
+            while queue.pop().is_some() {}
+            queue.push_together(&[]);
+            queue.push_together(&heads.map(|head| (head, round + u32::from(head))));
+            queue.interrupt();
+            assert_eq!(driver.used(), heads.map(|head| (head, round + u32::from(head))));
+            assert_eq!(driver.messages().len(), 1, "round {round}");
+            queue.interrupt();
+            assert_eq!(driver.messages().len(), 0, "nothing new");
+        }
+    }
+
+    #[test]
+    fn the_driver_says_when_it_is_told() {
+        let mut driver = Driver::new(4);
+        let mut queue = driver.queue();
+        let ring = driver.setup(0).driver;
+        driver.ram().write_u16(ring, 1).unwrap();
+        let mut give_back = |driver: &mut Driver| {
+            driver.offer(&[], &[(0x8000, 16)]);
+            let chain = queue.pop().unwrap();
+            queue.finish(chain, 0);
+            driver.messages().len()
+        };
+        assert_eq!(give_back(&mut driver), 0);
+        driver.ram().write_u16(ring, 0).unwrap();
+        assert_eq!(give_back(&mut driver), 1);
+        // With EVENT_IDX, at the entry that it names: one was passed in the middle of a step, one is yet to come.
+        let mut queue = driver.queue_with_event_idx();
+        let used = queue.position().next_used;
+        for (event, told) in [(used.wrapping_add(1), 1), (used.wrapping_add(9), 0)] {
+            driver.ram().write_u16(ring + 4 + 2 * 4, event).unwrap();
+            queue.push_together(&[(0, 0), (1, 0), (2, 0)]);
+            queue.interrupt();
+            assert_eq!(driver.messages().len(), told);
+        }
     }
 
     #[test]

@@ -72,9 +72,18 @@ impl Driver {
     }
 
     fn queue_at(&self, queue: u16) -> Virtqueue {
+        self.make_queue(queue, false)
+    }
+
+    /// Queue 0 of a driver that has agreed to EVENT_IDX.
+    pub fn queue_with_event_idx(&self) -> Virtqueue {
+        self.make_queue(0, true)
+    }
+
+    fn make_queue(&self, queue: u16, event_idx: bool) -> Virtqueue {
         let interrupt = interrupt_of(&self.interrupts, queue);
         let position = QueuePosition::default();
-        Virtqueue::new(self.setup(queue), position, false, &self.ram, interrupt).unwrap()
+        Virtqueue::new(self.setup(queue), position, event_idx, &self.ram, interrupt).unwrap()
     }
 
     /// What a device is activated with.
@@ -97,7 +106,8 @@ impl Driver {
         self.describe_in(0, index, gpa, len, flags, next);
     }
 
-    fn describe_in(&mut self, queue: u16, index: u16, gpa: u64, len: u32, flags: u16, next: u16) {
+    /// The same in another queue.
+    pub fn describe_in(&mut self, queue: u16, index: u16, gpa: u64, len: u32, flags: u16, next: u16) {
         let at = self.setup(queue).desc + 16 * u64::from(index);
         self.ram.write_u64(at, gpa).unwrap();
         self.ram.write_u32(at + 8, len).unwrap();
@@ -130,7 +140,8 @@ impl Driver {
         self.make_available_in(0, head);
     }
 
-    fn make_available_in(&mut self, queue: u16, head: u16) {
+    /// The same in another queue.
+    pub fn make_available_in(&mut self, queue: u16, head: u16) {
         let (_, index, _) = &mut self.rings[usize::from(queue)];
         let slot = *index % self.size;
         *index = index.wrapping_add(1);
