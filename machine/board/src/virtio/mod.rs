@@ -6,9 +6,11 @@
 //! [detach](Peripheral::detach) it at the end.
 
 mod disk;
+mod net;
 mod rng;
 
 pub use disk::Disk;
+pub use net::Net;
 pub use rng::Rng;
 
 use std::sync::{Arc, Mutex};

@@ -97,7 +97,7 @@ mod tests {
         for length in 0..whole.len() {
             assert!(flow(&whole[..length]) < ENTRIES);
         }
-        let mut six = vec![0x5a; 100];
+        let mut six = [0x5a; 100];
         six[12..14].copy_from_slice(&[0x86, 0xdd]);
         for length in 0..six.len() {
             assert!(flow(&six[..length]) < ENTRIES);
