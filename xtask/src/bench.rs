@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod console;
 pub mod disk;
+pub mod net;
 
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub enum BenchCommand {
     Boot(boot::BootArgs),
     /// Blocks read and written per second, in sequence and at random: popf beside QEMU's TCG.
     Disk(disk::DiskArgs),
+    /// TCP between guests and with the host: popf's networks beside QEMU's. Takes root.
+    Net(net::NetArgs),
 }
 
 /// Measures.
@@ -25,6 +28,7 @@ pub fn run(command: &BenchCommand) -> Result<(), String> {
     match command {
         BenchCommand::Boot(args) => boot::run(args),
         BenchCommand::Disk(args) => disk::run(args),
+        BenchCommand::Net(args) => net::run(args),
     }
 }
 
