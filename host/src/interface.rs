@@ -77,8 +77,19 @@ impl Interface {
 
     /// Its first IPv4 address.
     pub fn address(&self) -> Option<Ipv4Addr> {
+        self.ask_address(libc::SIOCGIFADDR, "ioctl(SIOCGIFADDR)")
+    }
+
+    /// Bits of that which are the network's.
+    pub fn prefix(&self) -> Option<u8> {
+        let mask = self.ask_address(libc::SIOCGIFNETMASK, "ioctl(SIOCGIFNETMASK)")?;
+        // At most 32.
+        Some(mask.to_bits().leading_ones() as u8)
+    }
+
+    fn ask_address(&self, number: libc::c_ulong, call: &'static str) -> Option<Ipv4Addr> {
         let mut request = request(&self.name).ok()?;
-        self.call(libc::SIOCGIFADDR, "ioctl(SIOCGIFADDR)", &mut request).ok()?;
+        self.call(number, call, &mut request).ok()?;
         // SAFETY: the call has filled in an IPv4 address, as the socket is of that family.
         let address = unsafe { request.ifr_ifru.ifru_addr };
         let [_, _, a, b, c, d, ..] = address.sa_data.map(|byte| byte as u8);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use backends::net::{Checksum, Handlers, NetError, Network, Offload, Offloads, Tap};
+use backends::net::{Checksum, Handlers, HostOnly, Mac, NetError, Network, Offload, Offloads, Tap};
 use host::interface::Interface;
 
 /// What nothing here takes on any machine.
@@ -160,4 +160,56 @@ fn refusals_say_what_to_do() {
     let queue = host::tap::Tap::open("popftest2", true).unwrap();
     assert_eq!(Tap::open("popftest2").unwrap().name(), "popftest2");
     drop(queue);
+}
+
+/// A client's first message, which asks for an address.
+fn discover() -> Vec<u8> {
+    let mut message = vec![0; 240];
+    message[..8].copy_from_slice(&[1, 1, 6, 0, 1, 2, 3, 4]);
+    message[28..34].copy_from_slice(&MAC);
+    message[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, 1, 255]);
+    let length = (8 + message.len()) as u16;
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + length).to_be_bytes());
+    packet.extend([0, 1, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]);
+    let header = !sum(&[&packet]);
+    packet[10..12].copy_from_slice(&header.to_be_bytes());
+    packet.extend([0, 68, 0, 67]);
+    packet.extend(length.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(message);
+    [&[0xff; 6][..], &MAC, &[8, 0], &packet].concat()
+}
+
+#[test]
+fn a_host_only_network_has_the_host_and_leases_addresses() {
+    if !in_namespace("a_host_only_network_has_the_host_and_leases_addresses") {
+        return;
+    }
+    let network = HostOnly::join("lab", Mac(MAC)).unwrap();
+    let bridge = Interface::find("popf-lab").unwrap();
+    let (host, prefix) = (bridge.address().unwrap(), bridge.prefix());
+    assert_eq!((host.octets()[0], host.octets()[3], prefix), (10, 1, Some(16)));
+    let frames = start(&network);
+    assert!(network.send(&discover(), Offload::default()));
+    let (offer, _) = next(&frames, [8, 0]);
+    let leased: [u8; 4] = offer[42 + 16..42 + 20].try_into().unwrap();
+    assert_eq!(leased[..2], host.octets()[..2]);
+    assert_eq!((&offer[26..30], &offer[..6]), (&host.octets()[..], &MAC[..]));
+    // The same card gets the same in another run, another gets another; the bridge stays as it is.
+    drop((network, frames));
+    let others = [MAC, [0x52, 0, 0, 0, 0, 3]].map(|mac| HostOnly::join("lab", Mac(mac)).unwrap());
+    assert_eq!(bridge.address(), Some(host));
+    let again: Vec<_> = others
+        .iter()
+        .map(|network| {
+            let frames = start(network);
+            assert!(network.send(&discover(), Offload::default()));
+            let offer = next(&frames, [8, 0]).0;
+            offer[42 + 16..42 + 20].to_vec()
+        })
+        .collect();
+    assert_eq!(again[0], leased);
+    assert_ne!(again[1], leased);
 }

@@ -2,13 +2,14 @@
 //!
 //! The guest gets the address it always gets; further cards or guests within the guest get the ones after it. A lease
 //! is a promise about a table that nobody else writes, so there is nothing to check, to expire or to save.
+//!
+//! The user network has one for all it leases, a host-only network one in each VM, for that VM's card.
 
 use std::net::Ipv4Addr;
 
 use smoltcp::wire::{DhcpMessageType, DhcpOpCode, DhcpPacket};
 
-use super::lan;
-use crate::net::Mac;
+use super::Mac;
 
 pub(super) const SERVER_PORT: u16 = 67;
 pub(super) const CLIENT_PORT: u16 = 68;
@@ -22,9 +23,35 @@ const SHORTEST: usize = 300;
 
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 
-/// What the server tells, beyond addresses.
-#[derive(Clone, Debug, Default)]
+/// The network in which addresses are leased.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subnet {
+    /// Who leases them.
+    pub server: Ipv4Addr,
+    /// The first that is leased.
+    pub first: Ipv4Addr,
+    /// Bits that all addresses share.
+    pub prefix: u8,
+    /// The way out, if there is one.
+    pub router: Option<Ipv4Addr>,
+    /// Who answers questions about names.
+    pub dns: Option<Ipv4Addr>,
+}
+
+impl Subnet {
+    fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0))
+    }
+
+    fn broadcast(&self) -> Ipv4Addr {
+        self.server | !self.mask()
+    }
+}
+
+/// The server, with what it tells beyond addresses.
+#[derive(Clone, Debug)]
 pub(super) struct Dhcp {
+    subnet: Subnet,
     pub hostname: Option<String>,
     pub search: Vec<String>,
     pub mtu: u16,
@@ -44,8 +71,13 @@ pub(super) struct Answer {
 }
 
 impl Dhcp {
-    pub(super) fn new(hostname: Option<String>, search: Vec<String>, mtu: u16) -> Self {
-        Self { hostname, search, mtu, leases: Vec::new(), next: 0 }
+    pub(super) fn new(subnet: Subnet, hostname: Option<String>, search: Vec<String>, mtu: u16) -> Self {
+        Self { subnet, hostname, search, mtu, leases: Vec::new(), next: 0 }
+    }
+
+    /// Who leases.
+    pub(super) fn server(&self) -> Ipv4Addr {
+        self.subnet.server
     }
 
     fn lease(&mut self, mac: Mac) -> Ipv4Addr {
@@ -58,7 +90,7 @@ impl Dhcp {
             }
             place
         });
-        Ipv4Addr::from_bits(lan::GUEST.to_bits() + place as u32)
+        Ipv4Addr::from_bits(self.subnet.first.to_bits() + place as u32)
     }
 
     /// Answers a client's message, if it wants an answer.
@@ -73,7 +105,7 @@ impl Dhcp {
         let option = |kind| packet.options().find(|option| option.kind == kind).map(|option| option.data);
         let address = |kind| option(kind).and_then(|data| <[u8; 4]>::try_from(data).ok()).map(Ipv4Addr::from);
         let kind = DhcpMessageType::from(*option(53)?.first()?);
-        if address(54).is_some_and(|server| server != lan::GATEWAY) {
+        if address(54).is_some_and(|server| server != self.subnet.server) {
             return None;
         }
         let mac = Mac(packet.client_hardware_address().0);
@@ -112,22 +144,26 @@ impl Dhcp {
             message[12..16].fill(0);
         }
         message[16..20].copy_from_slice(&leased.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
-        message[20..24].copy_from_slice(&lan::GATEWAY.octets());
+        message[20..24].copy_from_slice(&self.subnet.server.octets());
         message[236..240].copy_from_slice(&COOKIE);
         let mut option = |kind: u8, data: &[u8]| {
             message.extend_from_slice(&[kind, data.len() as u8]);
             message.extend_from_slice(data);
         };
         option(53, &[u8::from(kind)]);
-        option(54, &lan::GATEWAY.octets());
+        option(54, &self.subnet.server.octets());
         if kind != DhcpMessageType::Nak {
             if leased.is_some() {
                 option(51, &LEASE_TIME.to_be_bytes());
             }
-            option(1, &lan::MASK.octets());
-            option(28, &lan::BROADCAST.octets());
-            option(3, &lan::GATEWAY.octets());
-            option(6, &lan::DNS.octets());
+            option(1, &self.subnet.mask().octets());
+            option(28, &self.subnet.broadcast().octets());
+            if let Some(router) = self.subnet.router {
+                option(3, &router.octets());
+            }
+            if let Some(dns) = self.subnet.dns {
+                option(6, &dns.octets());
+            }
             option(26, &self.mtu.to_be_bytes());
             if let Some(name) = self.hostname.as_deref().filter(|name| (1..=63).contains(&name.len())) {
                 option(12, name.as_bytes());

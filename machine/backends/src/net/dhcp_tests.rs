@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::user::SUBNET;
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 
@@ -15,7 +16,7 @@ fn request(kind: u8, options: &[u8]) -> Vec<u8> {
 }
 
 fn server() -> Dhcp {
-    Dhcp::new(Some("web".into()), vec!["a.example".into(), "b.example".into()], 1500)
+    Dhcp::new(SUBNET, Some("web".into()), vec!["a.example".into(), "b.example".into()], 1500)
 }
 
 fn option(message: &[u8], kind: u8) -> Option<Vec<u8>> {
@@ -51,11 +52,19 @@ fn an_offer_says_all_there_is_to_know() {
 }
 
 #[test]
+fn a_network_without_a_way_out_says_so() {
+    let subnet = Subnet { router: None, dns: None, prefix: 16, ..SUBNET };
+    let answer = Dhcp::new(subnet, None, Vec::new(), 1500).answer(&request(1, &[])).unwrap();
+    let told = [1, 28, 3, 6, 12].map(|kind| option(&answer.message, kind));
+    assert_eq!(told, [Some(vec![255, 255, 0, 0]), Some(vec![10, 0, 255, 255]), None, None, None]);
+}
+
+#[test]
 fn who_asks_for_another_address_begins_again() {
     let mut server = server();
     let ack = server.answer(&request(3, &[50, 4, 10, 0, 2, 15, 54, 4, 10, 0, 2, 2])).unwrap();
     assert_eq!(option(&ack.message, 53), Some(vec![5]));
-    assert_eq!(ack.leased, Some(lan::GUEST));
+    assert_eq!(ack.leased, Some(SUBNET.first));
     let nak = server.answer(&request(3, &[50, 4, 192, 168, 0, 7])).unwrap();
     assert_eq!((option(&nak.message, 53), option(&nak.message, 3)), (Some(vec![6]), None));
     assert_eq!((nak.mac, nak.leased), (Mac([0xff; 6]), None));
@@ -70,7 +79,7 @@ fn a_renewal_is_answered_where_the_client_is() {
     let mut renewal = request(3, &[]);
     renewal[12..16].copy_from_slice(&[10, 0, 2, 15]);
     let answer = server().answer(&renewal).unwrap();
-    assert_eq!((answer.to, answer.mac), (lan::GUEST, Mac(MAC)));
+    assert_eq!((answer.to, answer.mac), (SUBNET.first, Mac(MAC)));
     let mut inform = request(8, &[]);
     inform[12..16].copy_from_slice(&[10, 0, 2, 77]);
     let answer = server().answer(&inform).unwrap();
@@ -87,7 +96,7 @@ fn cards_keep_their_addresses_while_there_are_enough() {
             assert_eq!(server.lease(mac).octets()[3], 15 + index as u8, "{round}");
         }
     }
-    assert_eq!(server.lease(Mac(MAC)), lan::GUEST);
+    assert_eq!(server.lease(Mac(MAC)), SUBNET.first);
     assert_eq!(server.leases.len(), LEASES);
 }
 

@@ -87,6 +87,12 @@ pub enum NetError {
         /// Its name.
         name: String,
     },
+    /// A host-only network may not be made.
+    #[error(
+        "a host-only network takes CAP_NET_ADMIN: run popf with it; without, switch:NAME joins VMs, and a published \
+         port of the user network lets the host reach a guest"
+    )]
+    HostOnlyPrivilege,
     /// The folder of a switch cannot be used.
     #[error("cannot use {path} to find the VMs on the switch", path = path.display())]
     Folder {

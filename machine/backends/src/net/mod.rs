@@ -8,9 +8,11 @@
 //! [`Network`] is all that a card knows of its network. Back-pressure runs both ways and the same way: who has no
 //! room says so at once, keeps nothing, and tells when there is room again.
 
+mod dhcp;
 mod error;
 mod finish;
 mod header;
+mod host_only;
 mod switch;
 mod tap;
 pub mod user;
@@ -19,6 +21,7 @@ use std::fmt;
 
 pub use error::NetError;
 pub use header::{HEADER_LENGTH, Unknown};
+pub use host_only::HostOnly;
 pub use switch::Switch;
 pub use tap::Tap;
 

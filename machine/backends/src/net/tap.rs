@@ -9,9 +9,10 @@
 //!
 //! Not modelled: queues of their own for several processors. An interface made with `multi_queue` can be used.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use host::event::{EventFd, Wait, poll};
@@ -23,6 +24,8 @@ use super::{Handlers, MAX_FRAME, NetError, Network, Offload, Offloads};
 
 /// Interfaces that are made for bridges are called so; the kernel puts a number.
 const MADE_NAME: &str = "popf%d";
+/// Frames that wait to be delivered and are not the kernel's.
+const MOST_OWN: usize = 16;
 
 /// A tap interface as a network.
 pub struct Tap {
@@ -37,6 +40,8 @@ struct Shared {
     wake: EventFd,
     /// The guest waits for the kernel.
     full: AtomicBool,
+    /// Frames for the guest that are not the kernel's.
+    own: Mutex<VecDeque<Vec<u8>>>,
     ending: AtomicBool,
 }
 
@@ -78,9 +83,20 @@ impl Tap {
             tap,
             wake: EventFd::new()?,
             full: AtomicBool::new(false),
+            own: Mutex::default(),
             ending: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared), mtu, thread: Mutex::new(None) })
+    }
+
+    /// Brings the guest a frame that is not the kernel's, when its turn comes; dropped if there are many.
+    pub(super) fn deliver(&self, frame: Vec<u8>) {
+        let mut own = lock(&self.shared.own);
+        if own.len() < MOST_OWN {
+            own.push_back(frame);
+            drop(own);
+            self.shared.wake.notify();
+        }
     }
 
     /// The interface's name.
@@ -114,7 +130,7 @@ impl Network for Tap {
     }
 
     fn start(&self, handlers: Handlers) -> Result<(), NetError> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = lock(&self.thread);
         if thread.is_none() {
             let shared = self.shared.clone();
             let run = move || {
@@ -181,6 +197,14 @@ impl Shared {
             }
             held = held.filter(|(length, offload)| !(handlers.receive)(&buffer[..*length], *offload));
             while held.is_none() {
+                let own = lock(&self.own).pop_front();
+                if let Some(frame) = own {
+                    buffer[..frame.len()].copy_from_slice(&frame);
+                    if !(handlers.receive)(&frame, Offload::default()) {
+                        held = Some((frame.len(), Offload::default()));
+                    }
+                    continue;
+                }
                 let mut header = [0; HEADER_LENGTH];
                 let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut buffer)];
                 let length = match self.tap.receive(&mut parts) {
@@ -196,6 +220,11 @@ impl Shared {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that holds these locks can panic half-way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Tap {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 /// A TCP frame as a guest leaves it: the pseudo-header's sum where the sum belongs.
@@ -153,5 +155,35 @@ fn nonsense_gives_nothing() {
     for (start, offset) in [(0xffff, 0), (0, 0xffff), (good.len() as u16 - 1, 0), (40, u16::MAX - 39)] {
         let wild = Offload { checksum: Checksum::Missing { start, offset }, segments: None };
         assert_eq!(finished(&good, wild, Offloads::NONE), [], "{start}+{offset}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any bytes anywhere in a frame, and any words about it: what comes out are frames, and not many times what went
+    /// in.
+    #[test]
+    fn nothing_grows_without_bound(
+        six in any::<bool>(),
+        payload in 1..3000_usize,
+        changes in prop::collection::vec((0..120_usize, any::<u8>()), 0..4),
+        size in any::<u16>(),
+        (start, offset) in (0..4000_u16, 0..4000_u16),
+        cut in any::<bool>(),
+    ) {
+        let kind = if six { SegmentKind::Tcp6 } else { SegmentKind::Tcp4 };
+        let (mut frame, _) = frame(kind, false, payload, 0);
+        for (at, byte) in changes {
+            if let Some(place) = frame.get_mut(at) {
+                *place = byte;
+            }
+        }
+        let segments = cut.then_some(Segments { kind, size, header_len: size, ecn: false });
+        let offload = Offload { checksum: Checksum::Missing { start, offset }, segments };
+        let all = finished(&frame, offload, Offloads::NONE);
+        prop_assert!(all.iter().all(|(part, offload)| part.len() <= frame.len() && *offload == Offload::default()));
+        // At worst 32 bytes behind headers of at most 14 + 60 + 60.
+        prop_assert!(all.iter().map(|(part, _)| part.len()).sum::<usize>() <= frame.len() * 6);
     }
 }

@@ -20,7 +20,7 @@ pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub(super) const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 /// The first that is leased.
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-pub(super) const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+pub(super) const PREFIX_LENGTH: u8 = 24;
 pub(super) const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 255);
 /// A local prefix (RFC 4193), "popf" written where chance should be.
 pub(super) const PREFIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x706f, 0x7066, 0, 0, 0, 0, 0);

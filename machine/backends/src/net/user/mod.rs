@@ -18,7 +18,6 @@
 //! options and extension headers; hole punching (see [`udp`]); traceroute; several guests on one of these networks.
 
 mod context;
-mod dhcp;
 mod dns;
 mod fragments;
 mod icmp;
@@ -43,7 +42,6 @@ use std::time::{Duration, Instant};
 use host::Epoll;
 use host::system::raise_descriptor_limit;
 
-use self::dhcp::Dhcp;
 use self::dns::Dns;
 use self::inbox::{Batch, Inbox};
 use self::lan::Lan;
@@ -52,7 +50,17 @@ use self::nat::{Nat, Parts};
 use self::resolvers::Resolvers;
 use self::tcp::Tcp;
 use self::udp::Udp;
+use super::dhcp::{Dhcp, Subnet};
 use super::{ETHERNET_MTU, Handlers, NetError, Network, Offload, Offloads};
+
+/// What is leased in the guest's network.
+pub(super) const SUBNET: Subnet = Subnet {
+    server: lan::GATEWAY,
+    first: lan::GUEST,
+    prefix: lan::PREFIX_LENGTH,
+    router: Some(lan::GATEWAY),
+    dns: Some(lan::DNS),
+};
 
 /// The most connections and flows, on a host that allows as many descriptors.
 const CONNECTIONS: usize = 8192;
@@ -128,7 +136,7 @@ impl UserNetwork {
             tcp: Tcp::new(tcp, CONNECTIONS.min(descriptors / 2)),
             udp: Udp::new(udp, FLOWS.min(descriptors / 8)),
             dns: Dns::new(servers),
-            dhcp: Dhcp::new(config.hostname.clone(), of_host.search, ETHERNET_MTU),
+            dhcp: Dhcp::new(SUBNET, config.hostname.clone(), of_host.search, ETHERNET_MTU),
         };
         let inbox = Arc::new(Inbox::new()?);
         parts.register(&inbox)?;

@@ -11,7 +11,6 @@ use smoltcp::wire::{
 };
 
 use super::context::{Context, Key};
-use super::dhcp::{self, Dhcp};
 use super::dns::{self, Dns};
 use super::fragments::{Fragments, Name};
 use super::icmp::Echoes;
@@ -23,6 +22,7 @@ use super::sum::Sum;
 use super::tcp::Tcp;
 use super::timers::{Alarm, Timers};
 use super::udp::{Udp, udp, udp_header};
+use crate::net::dhcp::{self, Dhcp};
 use crate::net::{Checksum, Mac, Offload};
 
 /// The longest datagram the host can give us.

@@ -226,7 +226,8 @@ fn advertisement(mtu: u16, advice: &Advice<'_>) -> Vec<u8> {
     message.extend_from_slice(&lifetime);
     message.extend_from_slice(&lan::DNS6.octets());
     // DNS search list, to a multiple of eight bytes.
-    let mut names: Vec<u8> = advice.search.iter().flat_map(|name| super::dhcp::encode_name(name)).collect();
+    let mut names: Vec<u8> =
+        advice.search.iter().flat_map(|name| crate::net::dhcp::encode_name(name)).collect();
     names.resize(names.len().next_multiple_of(8), 0);
     if !names.is_empty() && names.len() < 1024 {
         message.extend_from_slice(&[31, 1 + (names.len() / 8) as u8, 0, 0]);
