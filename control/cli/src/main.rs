@@ -9,6 +9,7 @@ mod exit;
 mod image;
 mod limits;
 mod log;
+mod net;
 mod run;
 mod size;
 // Read by the definition, which each device's type is a field of.

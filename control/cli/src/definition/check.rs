@@ -1,6 +1,7 @@
 //! Whether a definition's fields go together, wherever each was said.
 
 use super::Definition;
+use crate::spec::net::Network;
 
 /// Fields that do not go together.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +19,7 @@ impl Definition {
         let kernel = self.kernel.is_some();
         let command = self.command_mode();
         let detached = self.detached();
+        let user_network = self.networks().iter().any(|spec| spec.to == Network::User);
         let given = |value: Option<bool>| value == Some(true);
         // Field, whether it is given wrongly, why that is wrong.
         #[rustfmt::skip]
@@ -32,6 +34,7 @@ impl Definition {
             ("command",    command && detached,                      "a command's output and exit status are popf's, which must not leave then"),
             ("serial",     detached && self.serial == Some(super::SerialArg::Stdio), "a detached VM has no standard input and output"),
             ("stats",      detached && given(self.stats),            "a detached VM has no standard error to list them on"),
+            ("publish",    !self.publish.is_empty() && !user_network, "ports are published by a user network, and there is none"),
             ("cpus",       self.cpus == Some(0),                     "a machine needs a processor"),
             ("cpus",       self.cpus > Some(1),                      "popf runs guests on one processor so far; leave it out or give 1"),
         ];

@@ -21,6 +21,8 @@ pub use values::{EngineArg, SerialArg};
 use crate::size::Size;
 use crate::spec;
 use crate::spec::disk::DiskSpec;
+use crate::spec::net::{NetSpec, Network};
+use crate::spec::publish::PublishSpec;
 
 /// The guest's memory, unless it is said.
 const MEMORY: Size = Size(512 << 20);
@@ -68,6 +70,17 @@ pub struct Definition {
     #[arg(long, value_name = "PATH[,OPTION...]")]
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
     pub disk: Vec<DiskSpec>,
+
+    /// A network: user, tap:IFNAME, bridge:BR, hostonly:NAME, switch:NAME or none [,mac=ADDRESS][,queues=N]
+    /// [default: user with an image, else none].
+    #[arg(long, value_name = "NETWORK[,OPTION...]")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
+    pub net: Vec<NetSpec>,
+
+    /// A port of the host that leads to one of the guest's, over the user network.
+    #[arg(long, short, value_name = "[ADDR:]HOSTPORT:GUESTPORT[/udp]")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
+    pub publish: Vec<PublishSpec>,
 
     /// The guest's processors; only 1 for now.
     #[arg(long, value_name = "N")]
@@ -126,6 +139,8 @@ impl Definition {
             detach,
             memory,
             disk,
+            net,
+            publish,
             cpus,
             engine,
             serial,
@@ -144,6 +159,8 @@ impl Definition {
             detach: detach.or(base.detach),
             memory: memory.or(base.memory),
             disk: list(disk, base.disk),
+            net: list(net, base.net),
+            publish: list(publish, base.publish),
             cpus: cpus.or(base.cpus),
             engine: engine.or(base.engine),
             serial: serial.or(base.serial),
@@ -175,6 +192,14 @@ impl Definition {
     /// The guest's memory.
     pub fn memory(&self) -> Size {
         self.memory.unwrap_or(MEMORY)
+    }
+
+    /// The networks it is on.
+    pub fn networks(&self) -> Vec<NetSpec> {
+        match self.net.as_slice() {
+            [] if self.image.is_some() => vec![NetSpec::new(Network::User)],
+            given => given.to_vec(),
+        }
     }
 
     /// The guest's processors.

@@ -34,6 +34,8 @@ name = "web"
 detach = true
 memory = "1G"
 disk = ["/disk,format=qcow2", { path = "/with,comma", readonly = true }]
+net = ["user", { to = "switch:lab", queues = 2 }]
+publish = ["8080:80", "[::]:53:53/udp"]
 cpus = 1
 engine = "translator"
 serial = "file:/log"
@@ -126,7 +128,8 @@ fn every_flag_is_a_field_and_every_field_a_flag() {
 #[test]
 fn flags_say_what_fields_say() {
     let line = "popf run --kernel /boot/vmlinuz --initrd /a --initrd /b --cmdline quiet --name web -d -m 1G \
-                --disk /disk,format=qcow2 --cpus 1 --engine translator --serial file:/log --debug-exit --no-reboot -i --stats";
+                --disk /disk,format=qcow2 --net user --net switch:lab,queues=2 -p 8080:80 -p [::]:53:53/udp \
+                --cpus 1 --engine translator --serial file:/log --debug-exit --no-reboot -i --stats";
     let definition = flags(line).unwrap();
     let full = toml(FULL).unwrap();
     // A path with a comma cannot be said by a flag.

@@ -10,6 +10,7 @@ use super::overlay;
 use crate::definition::Definition;
 use crate::disk;
 use crate::error::CliError;
+use crate::net;
 use crate::spec::disk::{DiskFormat, DiskSpec};
 
 /// Opens all that is plugged in, in the order in which the guest finds it. An image's disk comes first, as `disk`.
@@ -26,6 +27,9 @@ pub fn open(
     }
     for spec in &definition.disk {
         all.push(Arc::new(disk::open(spec)?));
+    }
+    for card in net::open(definition, claim)? {
+        all.push(Arc::new(card));
     }
     Ok(all)
 }

@@ -140,7 +140,7 @@ fn record(definition: &Definition, claim: &Claim) -> Record {
         image: definition.image.clone().or_else(kernel).unwrap_or_default(),
         memory: definition.memory().0,
         cpus: definition.cpus(),
-        ports: Vec::new(),
+        ports: definition.publish.iter().map(ToString::to_string).collect(),
         pid: std::process::id(),
         started: vms::now(),
         detached: definition.detached(),

@@ -24,6 +24,8 @@ use super::{Handlers, MAX_FRAME, NetError, Network, Offload, Offloads};
 
 /// Interfaces that are made for bridges are called so; the kernel puts a number.
 const MADE_NAME: &str = "popf%d";
+/// Frames taken from the kernel until it is seen whether there is something else to do.
+const BATCH: usize = 64;
 /// Frames that wait to be delivered and are not the kernel's.
 const MOST_OWN: usize = 16;
 
@@ -196,7 +198,10 @@ impl Shared {
                 (handlers.drained)();
             }
             held = held.filter(|(length, offload)| !(handlers.receive)(&buffer[..*length], *offload));
-            while held.is_none() {
+            for _ in 0..BATCH {
+                if held.is_some() {
+                    break;
+                }
                 let own = lock(&self.own).pop_front();
                 if let Some(frame) = own {
                     buffer[..frame.len()].copy_from_slice(&frame);

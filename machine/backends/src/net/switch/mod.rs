@@ -319,7 +319,7 @@ impl Port {
                 lock(&self.shared.members).add(Id(id), stranger, false);
                 // It may have taken the place of a connection that was waited for.
                 (self.handlers.drained)();
-            } else {
+            } else if length > 0 {
                 tracing::warn!("somebody on the switch does not speak as this version of popf does");
             }
         }
