@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
+//! | [`files`] | files below a folder, for somebody who may not leave it |
 //! | [`terminal`] | raw mode, restored on every way out |
 //! | [`file`] | locks between processes, holes in files |
 //! | [`event`], [`epoll`], [`signals`] | waiting, being woken, signals from outside |
@@ -28,6 +29,7 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod file;
+pub mod files;
 pub mod interface;
 pub mod kvm;
 pub mod mapping;
