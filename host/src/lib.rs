@@ -8,9 +8,8 @@
 //! | --- | --- |
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
-//! | [`files`] | files below a folder, for somebody who may not leave it |
 //! | [`terminal`] | raw mode, restored on every way out |
-//! | [`file`] | locks between processes, holes in files |
+//! | [`file`], [`tree`] | locks and holes of files; files below a folder, for somebody who may not leave it |
 //! | [`event`], [`epoll`], [`signals`] | waiting, being woken, signals from outside |
 //! | [`socket`] | what the standard library's sockets cannot do |
 //! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |
@@ -29,7 +28,6 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod file;
-pub mod files;
 pub mod interface;
 pub mod kvm;
 pub mod mapping;
@@ -43,6 +41,7 @@ pub mod system;
 pub mod tap;
 pub mod terminal;
 pub mod timer;
+pub mod tree;
 pub mod watch;
 
 pub use epoll::Epoll;

@@ -1,9 +1,9 @@
-//! What devices stand on: the far ends of serial lines, networks, and disks.
+//! What devices stand on: the far ends of serial lines, networks, disks, and shared folders.
 //!
 //! A device never waits for the host. [`Serial`] does: a thread writes what the guest sent, in order and to the
 //! last byte, another reads what the user types or pipes in and keeps what the device has no room for yet. The
 //! board joins the two with the [`Handlers`] it gives to [`Serial::start`]. Networks are the same with frames
-//! instead of bytes, see [`net`]; disks have requests that are answered, see [`disk`].
+//! instead of bytes, see [`net`]; disks and folders have requests that are answered, see [`disk`] and [`share`].
 //!
 //! Not modelled: sockets, pseudo-terminals, several machines on one terminal.
 
@@ -15,6 +15,7 @@ mod log;
 pub mod net;
 mod output;
 mod serial;
+pub mod share;
 mod worker;
 
 pub use error::SerialError;

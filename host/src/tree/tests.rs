@@ -10,7 +10,7 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("popf-files-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("popf-tree-{}-{name}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -74,7 +74,7 @@ fn no_way_leads_into_the_processes_files() {
 fn pipes_are_not_opened() {
     let folder = Temporary::new("pipes");
     let root = folder.node();
-    root.make_node(name(c"pipe"), libc::S_IFIFO | 0o600, 0).unwrap();
+    root.make_node(name(c"pipe"), S_IFIFO | 0o600).unwrap();
     let pipe = root.lookup(name(c"pipe")).unwrap().0;
     // Would wait for a writer.
     assert_eq!(refusal(pipe.open(OpenHow { read: true, ..OpenHow::default() })), libc::ENXIO);
@@ -123,18 +123,20 @@ fn a_folder_is_listed_from_anywhere() {
     }
     let mut listing = folder.node().list().unwrap();
     let mut found = Vec::new();
-    while let Some(entry) = listing.next_entry().unwrap() {
+    while let Some(entry) = listing.peek().unwrap() {
         found.push((entry.name.to_owned(), entry.next));
+        listing.pass();
     }
     assert_eq!(found.len(), 2002);
     for index in [1999, 0, 700, 701, 5] {
         listing.seek(found[index].1).unwrap();
         for (expected, _) in found.iter().skip(index + 1).take(3) {
-            assert_eq!(listing.next_entry().unwrap().unwrap().name, expected.as_c_str());
+            assert_eq!(listing.peek().unwrap().unwrap().name, expected.as_c_str());
+            listing.pass();
         }
     }
     listing.seek(0).unwrap();
-    assert_eq!(listing.next_entry().unwrap().unwrap().name, found[0].0.as_c_str());
+    assert_eq!(listing.peek().unwrap().unwrap().name, found[0].0.as_c_str());
 }
 
 #[test]

@@ -26,14 +26,11 @@ use std::time::Duration;
 
 pub use attributes::{FileSystem, SetTime};
 pub use directory::{Directory, DirectoryEntry};
-pub use open::{Allocate, OpenFile, OpenHow, SeekTo};
+pub use open::{OpenFile, OpenHow, SeekTo};
 
 /// The errors that a server of files has of its own.
 pub mod errno {
-    pub use libc::{
-        EACCES, EBADF, EEXIST, EINVAL, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENFILE, ENODATA, ENOENT, ENOSYS,
-        ENOTDIR, ENXIO, EOPNOTSUPP, EPERM, EPROTO, ERANGE, EROFS, ESTALE,
-    };
+    pub use libc::{E2BIG, EBADF, EEXIST, EINVAL, EIO, ENFILE, ENOSYS, EPERM, EPROTO, ERANGE, EROFS, ESTALE};
 }
 
 /// The longest name of a file, without the NUL (NAME_MAX).
@@ -47,6 +44,12 @@ pub const S_IFDIR: u32 = libc::S_IFDIR;
 pub const S_IFREG: u32 = libc::S_IFREG;
 /// A symbolic link's.
 pub const S_IFLNK: u32 = libc::S_IFLNK;
+/// A pipe's.
+pub const S_IFIFO: u32 = libc::S_IFIFO;
+/// A socket's.
+pub const S_IFSOCK: u32 = libc::S_IFSOCK;
+/// The mode's bit by which a folder gives its group to what is made in it.
+pub const S_ISGID: u32 = libc::S_ISGID;
 
 /// Where no folder leads, mounted in it or not: the processes' files are ways into them, popf's own among them.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -170,10 +173,13 @@ impl Node {
         check(unsafe { libc::mkdirat(self.raw(), name.as_ptr(), mode) })
     }
 
-    /// Makes an empty file of any type but a folder.
-    pub fn make_node(&self, name: Name, mode: u32, rdev: u64) -> io::Result<()> {
+    /// Makes an empty regular file, a pipe or a socket: by the mode's type, which is no device's.
+    pub fn make_node(&self, name: Name, mode: u32) -> io::Result<()> {
+        if matches!(mode & S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
+            return Err(error(libc::EPERM));
+        }
         // SAFETY: as above.
-        check(unsafe { libc::mknodat(self.raw(), name.as_ptr(), mode, rdev) })
+        check(unsafe { libc::mknodat(self.raw(), name.as_ptr(), mode, 0) })
     }
 
     /// Makes a symbolic link. What it says is text here, whatever it would lead to.
@@ -242,6 +248,12 @@ pub fn clear_mask() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process acts as the superuser.
+pub fn acts_as_root() -> bool {
+    // SAFETY: a plain call.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Lets this process have as many descriptors as it may, and says how many that is.
 pub fn raise_descriptor_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -306,7 +318,8 @@ fn status(fd: BorrowedFd) -> io::Result<Status> {
     })
 }
 
-fn error(errno: i32) -> io::Error {
+/// An error of the host's, by its number.
+pub fn error(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 

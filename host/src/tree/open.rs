@@ -43,17 +43,6 @@ pub enum SeekTo {
     Hole,
 }
 
-/// What fallocate(2) does, by its mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allocate(i32);
-
-impl Allocate {
-    /// By the bits of linux/falloc.h, which are the same for everybody.
-    pub fn from_bits(bits: u32) -> io::Result<Self> {
-        i32::try_from(bits).map(Self).map_err(|_| error(libc::EOPNOTSUPP))
-    }
-}
-
 /// A regular file, open.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -185,11 +174,12 @@ impl OpenFile {
         u64::try_from(found).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Allocates room, punches a hole or the like.
-    pub fn allocate(&self, mode: Allocate, offset: u64, length: u64) -> io::Result<()> {
+    /// Allocates room, punches a hole or the like, by the mode of fallocate(2).
+    pub fn allocate(&self, mode: u32, offset: u64, length: u64) -> io::Result<()> {
         let (offset, length) = (signed(offset)?, signed(length)?);
+        let mode = i32::try_from(mode).map_err(|_| error(libc::EOPNOTSUPP))?;
         // SAFETY: a plain call.
-        check(unsafe { libc::fallocate(self.file.as_raw_fd(), mode.0, offset, length) })
+        check(unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, length) })
     }
 
     /// Copies within the host.

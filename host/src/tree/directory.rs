@@ -20,7 +20,7 @@ pub struct Directory {
     buffer: Vec<u8>,
     /// What of the buffer has not been given out.
     unread: std::ops::Range<usize>,
-    /// The offset of the next entry.
+    /// The offset of the entry here.
     position: u64,
 }
 
@@ -60,8 +60,8 @@ impl Directory {
         Ok(())
     }
 
-    /// The entry here, and goes on behind it; none at the end.
-    pub fn next_entry(&mut self) -> io::Result<Option<DirectoryEntry<'_>>> {
+    /// The entry here; none at the end.
+    pub fn peek(&mut self) -> io::Result<Option<DirectoryEntry<'_>>> {
         if self.unread.is_empty() {
             self.buffer.resize(BUFFER, 0);
             let (buffer, length) = (self.buffer.as_mut_ptr(), self.buffer.len());
@@ -69,17 +69,27 @@ impl Directory {
             let read = unsafe { libc::syscall(libc::SYS_getdents64, self.file.as_raw_fd(), buffer, length) };
             self.unread = 0..count(read as isize)?;
         }
+        let Some((ino, next, length)) = self.fixed_part() else { return Ok(None) };
         let bytes = &self.buffer[self.unread.clone()];
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let number = |at: usize| bytes[at..at + 8].try_into().map(u64::from_ne_bytes);
-        let (Ok(ino), Ok(next)) = (number(0), number(8)) else { unreachable!("eight bytes each") };
-        let length = usize::from(u16::from_ne_bytes([bytes[16], bytes[17]]));
         let name = CStr::from_bytes_until_nul(&bytes[NAME..length]).map_err(|_| error(libc::EIO))?;
-        self.unread.start += length;
-        self.position = next;
         Ok(Some(DirectoryEntry { ino, next, kind: bytes[18], name }))
+    }
+
+    /// Goes on behind the entry here.
+    pub fn pass(&mut self) {
+        if let Some((_, next, length)) = self.fixed_part() {
+            self.unread.start += length;
+            self.position = next;
+        }
+    }
+
+    /// Of the entry at the front of the buffer: `d_ino`, `d_off` and `d_reclen`.
+    fn fixed_part(&self) -> Option<(u64, u64, usize)> {
+        let bytes = &self.buffer[self.unread.clone()];
+        let (ino, rest) = bytes.split_first_chunk()?;
+        let (next, rest) = rest.split_first_chunk()?;
+        let (length, _) = rest.split_first_chunk()?;
+        Some((u64::from_ne_bytes(*ino), u64::from_ne_bytes(*next), u16::from_ne_bytes(*length).into()))
     }
 
     /// Waits until the disk has it.
