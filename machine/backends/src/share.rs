@@ -31,8 +31,13 @@
 //! The guest believes what it knows of names and attributes for a second ([`VALID`]), and asks at every open(2): pages
 //! it has of a file that has changed since it was last opened are dropped then. Its writes go through at once.
 //!
+//! # What does not survive
+//! Numbers of files and of what is open are good for one session. A guest that is reset begins another; one that goes on
+//! from saved state is told that its numbers mean nothing (ESTALE, EBADF), on which its kernel finds files anew by their
+//! paths. What it had open is lost. No number of one session is one of another's, so it never gets the wrong file.
+//!
 //! Not modelled: DAX, locks between guest and host (the guest's own work), ioctl and poll, O_TMPFILE, writing to
-//! append-only files, access control lists with idea of the guest's users.
+//! append-only files, access control lists that name users of the guest.
 
 mod attributes;
 mod data;

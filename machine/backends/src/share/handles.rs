@@ -31,7 +31,7 @@ pub(super) struct Handles {
 
 impl Handles {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, slots: Mutex::new(Slots::new(limit)) }
+        Self { limit, slots: Mutex::new(Slots::new(limit).scatter()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots<Handle>> {
@@ -41,7 +41,7 @@ impl Handles {
 
     /// Closes all.
     pub(super) fn reset(&self) {
-        *self.lock() = Slots::new(self.limit);
+        *self.lock() = Slots::new(self.limit).scatter();
     }
 
     pub(super) fn add_file(&self, file: OpenFile, node: Arc<Node>) -> io::Result<u64> {

@@ -240,7 +240,7 @@ impl State {
         });
         assert_eq!(number, Some(ROOT), "the first number is 1");
         let by_identity = HashMap::from([(identity, ROOT)]);
-        Self { known, by_identity, open: 1, hand: 0, devices: vec![identity.dev] }
+        Self { known: known.scatter(), by_identity, open: 1, hand: 0, devices: vec![identity.dev] }
     }
 
     /// A file's descriptor, if it has one; stale if the number means nothing.

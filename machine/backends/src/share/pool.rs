@@ -11,18 +11,22 @@ const THREADS: usize = 4;
 
 /// Where requests come from and answers go, called on threads of the pool.
 pub trait Requests: Send + Sync {
-    /// Takes a request and puts it into `request`, which holds no more than [`super::MAX_REQUEST`] bytes to be any good.
-    fn take(&self, request: &mut Vec<u8>) -> Option<Ticket>;
+    /// By which a request that has been taken is known.
+    type Token;
+
+    /// Takes a request and puts it into `request`, which holds no more than [`super::MAX_REQUEST`] bytes to be any
+    /// good.
+    fn take(&self, request: &mut Vec<u8>) -> Option<Ticket<Self::Token>>;
 
     /// A request has been carried out. Without a byte in it there is no answer.
-    fn answer(&self, ticket: Ticket, reply: &[u8]);
+    fn answer(&self, token: Self::Token, reply: &[u8]);
 }
 
 /// A request that has been taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// By which it is known to [`Requests`].
-    pub token: u64,
+pub struct Ticket<T> {
+    /// For [`Requests::answer`].
+    pub token: T,
     /// Bytes there is room for in the answer.
     pub room: usize,
     /// Another request waits.
@@ -98,7 +102,7 @@ impl PoolBell {
 
 impl Pool {
     /// Starts the threads.
-    pub fn start(share: &Share, requests: &Arc<dyn Requests>) -> Result<Self, ShareError> {
+    pub fn start<R: Requests + 'static>(share: &Share, requests: &Arc<R>) -> Result<Self, ShareError> {
         let mut pool = Self { shared: Arc::default(), threads: Vec::new() };
         for _ in 0..THREADS {
             let (share, shared, requests) = (share.clone(), pool.shared.clone(), requests.clone());
@@ -116,7 +120,7 @@ impl Pool {
                             shared.ring();
                         }
                         worker.handle(&request, ticket.room, &mut reply);
-                        requests.answer(ticket, &reply);
+                        requests.answer(ticket.token, &reply);
                     }
                     shared.rest();
                 }

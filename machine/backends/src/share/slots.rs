@@ -7,6 +7,8 @@ pub(super) struct Slots<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     limit: usize,
+    /// The generation of a slot that is new.
+    first: u32,
 }
 
 #[derive(Debug)]
@@ -18,7 +20,18 @@ struct Slot<T> {
 impl<T> Slots<T> {
     /// An empty table that will hold so many.
     pub(super) fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), limit: limit.min(u32::MAX as usize) }
+        Self { slots: Vec::new(), free: Vec::new(), limit: limit.min(u32::MAX as usize), first: 0 }
+    }
+
+    /// Begins at some other generation, so that numbers of another table, which somebody may remember, mean nothing
+    /// in this one.
+    pub(super) fn scatter(mut self) -> Self {
+        let mut bytes = [0; 4];
+        // Without randomness the numbers of two tables are the same, as if this had not been called.
+        let _ = host::entropy::fill(&mut bytes);
+        // Far from the end.
+        self.first = u32::from_le_bytes(bytes) >> 1;
+        self
     }
 
     /// Puts a value in; its number, the first time 1, or none if the table is full.
@@ -26,7 +39,7 @@ impl<T> Slots<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() < self.limit => {
-                self.slots.push(Slot { generation: 0, value: None });
+                self.slots.push(Slot { generation: self.first, value: None });
                 (self.slots.len() - 1) as u32
             }
             None => return None,
@@ -79,6 +92,12 @@ impl<T> Slots<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_tables_have_other_numbers() {
+        let numbers: Vec<_> = (0..8).map(|_| Slots::new(2).scatter().insert(()).unwrap()).collect();
+        assert!(numbers.iter().any(|number| *number != numbers[0]), "{numbers:?}");
+    }
 
     #[test]
     fn numbers_are_not_used_twice() {

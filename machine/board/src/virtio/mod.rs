@@ -8,10 +8,12 @@
 mod disk;
 mod net;
 mod rng;
+mod share;
 
 pub use disk::Disk;
 pub use net::Net;
 pub use rng::Rng;
+pub use share::Share;
 
 use std::sync::{Arc, Mutex};
 

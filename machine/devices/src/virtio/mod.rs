@@ -24,6 +24,7 @@
 
 pub mod block;
 pub mod chain;
+pub mod fs;
 pub mod interrupts;
 pub mod net;
 pub mod pci;

@@ -16,15 +16,17 @@ struct Queue {
 }
 
 impl Requests for Queue {
-    fn take(&self, request: &mut Vec<u8>) -> Option<Ticket> {
+    type Token = u64;
+
+    fn take(&self, request: &mut Vec<u8>) -> Option<Ticket<u64>> {
         let mut waiting = self.waiting.lock().unwrap();
         let (token, bytes) = waiting.pop_front()?;
         *request = bytes;
         Some(Ticket { token, room: 4096, more: !waiting.is_empty() })
     }
 
-    fn answer(&self, ticket: Ticket, reply: &[u8]) {
-        self.answers.lock().unwrap().push((ticket.token, reply.to_vec()));
+    fn answer(&self, token: u64, reply: &[u8]) {
+        self.answers.lock().unwrap().push((token, reply.to_vec()));
         self.answered.notify_all();
     }
 }
@@ -36,7 +38,7 @@ fn each_request_is_answered_once() {
         fs::write(guest.path(&format!("{index}")), vec![0; index]).unwrap();
     }
     let queue = Arc::new(Queue::default());
-    let pool = Pool::start(&guest.share, &(queue.clone() as Arc<dyn Requests>)).unwrap();
+    let pool = Pool::start(&guest.share, &queue).unwrap();
     for index in 0..100 {
         let request = guest.request(opcode::LOOKUP, ROOT, Body::default().name(format!("{index}")));
         queue.waiting.lock().unwrap().push_back((index, request));
