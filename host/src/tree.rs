@@ -2,8 +2,8 @@
 //!
 //! A [`Node`] is a file of any type, held by a descriptor that opens nothing (O_PATH): it stays the same file
 //! whatever becomes of its name. From a folder's node one gets to another by a [`Name`], a single component, which
-//! openat2(2) resolves beneath that folder and through no link. There is no way up, and none across: a node cannot
-//! lead out of the folder that the first one was opened as.
+//! openat2(2) (Linux 5.6) resolves beneath that folder and through no link. There is no way up, and none across: a
+//! node cannot lead out of the folder that the first one was opened as.
 //!
 //! To read or change what a node is, it is opened anew through `/proc/self/fd`, which names the file and not a
 //! path to it. Only regular files and folders are opened: opening a pipe may wait for ever, opening a device may

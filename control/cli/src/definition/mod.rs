@@ -23,6 +23,7 @@ use crate::spec;
 use crate::spec::disk::DiskSpec;
 use crate::spec::net::{NetSpec, Network};
 use crate::spec::publish::PublishSpec;
+use crate::spec::volume::VolumeSpec;
 
 /// The guest's memory, unless it is said.
 const MEMORY: Size = Size(512 << 20);
@@ -81,6 +82,10 @@ pub struct Definition {
     #[arg(long, short, value_name = "[ADDR:]HOSTPORT:GUESTPORT[/udp]")]
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
     pub publish: Vec<PublishSpec>,
+    /// A folder of the host's, mounted at GUEST by popf's images.
+    #[arg(long, short = 'v', value_name = "HOST:GUEST[:ro]")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
+    pub volume: Vec<VolumeSpec>,
 
     /// The guest's processors; only 1 for now.
     #[arg(long, value_name = "N")]
@@ -141,6 +146,7 @@ impl Definition {
             disk,
             net,
             publish,
+            volume,
             cpus,
             engine,
             serial,
@@ -161,6 +167,7 @@ impl Definition {
             disk: list(disk, base.disk),
             net: list(net, base.net),
             publish: list(publish, base.publish),
+            volume: list(volume, base.volume),
             cpus: cpus.or(base.cpus),
             engine: engine.or(base.engine),
             serial: serial.or(base.serial),
@@ -179,7 +186,9 @@ impl Definition {
             _ => None,
         };
         let disks = self.disk.iter_mut().map(|disk| &mut disk.path);
-        for path in self.kernel.iter_mut().chain(&mut self.initrd).chain(serial).chain(disks) {
+        let volumes = self.volume.iter_mut().map(|volume| &mut volume.host);
+        let files = self.kernel.iter_mut().chain(&mut self.initrd).chain(serial);
+        for path in files.chain(disks).chain(volumes) {
             *path = directory.join(&*path);
         }
     }

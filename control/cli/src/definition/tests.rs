@@ -36,6 +36,7 @@ memory = "1G"
 disk = ["/disk,format=qcow2", { path = "/with,comma", readonly = true }]
 net = ["user", { to = "switch:lab", queues = 2 }]
 publish = ["8080:80", "[::]:53:53/udp"]
+volume = ["/src:/src:ro"]
 cpus = 1
 engine = "translator"
 serial = "file:/log"
@@ -129,7 +130,7 @@ fn every_flag_is_a_field_and_every_field_a_flag() {
 fn flags_say_what_fields_say() {
     let line = "popf run --kernel /boot/vmlinuz --initrd /a --initrd /b --cmdline quiet --name web -d -m 1G \
                 --disk /disk,format=qcow2 --net user --net switch:lab,queues=2 -p 8080:80 -p [::]:53:53/udp \
-                --cpus 1 --engine translator --serial file:/log --debug-exit --no-reboot -i --stats";
+                -v /src:/src:ro --cpus 1 --engine translator --serial file:/log --debug-exit --no-reboot -i --stats";
     let definition = flags(line).unwrap();
     let full = toml(FULL).unwrap();
     // A path with a comma cannot be said by a flag.
@@ -187,10 +188,12 @@ fn errors_point_at_line_and_field() {
 
 #[test]
 fn paths_are_seen_from_where_the_definition_lies() {
-    let text = "kernel = 'k'\ninitrd = ['i', '/j']\nserial = 'file:s'\ndisk = ['d', '/e,snapshot']";
+    let text = "kernel = 'k'\ninitrd = ['i', '/j']\nserial = 'file:s'\ndisk = ['d', '/e,snapshot']
+                volume = ['v:/v']";
     let definition = toml(text).unwrap();
     assert_eq!(definition.disk[0].path, PathBuf::from("/dir/d"));
     assert_eq!(definition.disk[1].path, PathBuf::from("/e"));
+    assert_eq!(definition.volume[0].host, PathBuf::from("/dir/v"));
     assert_eq!(definition.kernel, Some("/dir/k".into()));
     assert_eq!(definition.initrd, [PathBuf::from("/dir/i"), "/j".into()]);
     assert_eq!(definition.serial, Some(SerialArg::File("/dir/s".into())));

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use board::virtio::{Peripheral, Rng};
+use backends::share::{ShareConfig, ShareError};
+use board::virtio::{Peripheral, Rng, Share};
 use vms::Claim;
 
 use super::overlay;
@@ -11,7 +12,9 @@ use crate::definition::Definition;
 use crate::disk;
 use crate::error::CliError;
 use crate::net;
+use crate::exit::Failure;
 use crate::spec::disk::{DiskFormat, DiskSpec};
+use crate::spec::volume::VolumeSpec;
 
 /// Opens all that is plugged in, in the order in which the guest finds it. An image's disk comes first, as `disk`.
 pub fn open(
@@ -31,5 +34,19 @@ pub fn open(
     for card in net::open(definition, claim)? {
         all.push(Arc::new(card));
     }
+    for (index, spec) in definition.volume.iter().enumerate() {
+        all.push(Arc::new(share(index, spec)?));
+    }
     Ok(all)
+}
+
+fn share(index: usize, spec: &VolumeSpec) -> Result<Share, CliError> {
+    let config = ShareConfig { path: spec.host.clone(), readonly: spec.readonly };
+    Share::open(&VolumeSpec::tag(index), &config).map_err(|error| {
+        let failure = match &error {
+            ShareError::Folder { .. } => Failure::NoInput,
+            _ => Failure::Host,
+        };
+        CliError::new(failure, error.to_string()).because(error)
+    })
 }

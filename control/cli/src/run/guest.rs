@@ -34,12 +34,16 @@ pub struct Guest {
 impl Guest {
     /// Finds what a definition names; an image that is missing is built.
     pub fn of(definition: &Definition) -> Result<Self, CliError> {
-        match (&definition.image, &definition.kernel) {
-            (Some(name), _) if definition.command_mode() => command(definition, name),
-            (Some(name), _) => shell(definition, name),
-            (None, Some(kernel)) => own_kernel(definition, kernel),
-            (None, None) => Err(CliError::new(Failure::Usage, "give an image or --kernel")),
+        let mut guest = match (&definition.image, &definition.kernel) {
+            (Some(name), _) if definition.command_mode() => command(definition, name)?,
+            (Some(name), _) => shell(definition, name)?,
+            (None, Some(kernel)) => own_kernel(definition, kernel)?,
+            (None, None) => return Err(CliError::new(Failure::Usage, "give an image or --kernel")),
+        };
+        for (index, volume) in definition.volume.iter().enumerate() {
+            add(&mut guest.cmdline, Some(&volume.parameter(index)));
         }
+        Ok(guest)
     }
 }
 

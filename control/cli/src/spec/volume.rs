@@ -27,7 +27,7 @@ pub struct VolumeSpec {
     pub readonly: bool,
 }
 
-/// An absolute path that the kernel's command line can carry, and a mount can cover.
+/// An absolute path that the kernel's command line can carry, and a mount unit name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GuestPath(String);
@@ -41,11 +41,9 @@ pub enum VolumeError {
     /// Not absolute, or with components that mean other ones.
     #[error("{0:?} will not do in the guest: give an absolute path without `.` and `..`, other than /")]
     GuestPath(String),
-    /// With characters that would end the parameter.
-    #[error(
-        "{0:?} cannot go through the kernel's command line: leave out blanks, quotes, `:` and control characters"
-    )]
-    Unprintable(String),
+    /// With characters that mean something on the way to a mount in the guest.
+    #[error("{0:?} will not do in the guest: leave out blanks, quotes, `:`, `%` and all that is not ASCII")]
+    Characters(String),
 }
 
 impl VolumeSpec {
@@ -87,9 +85,9 @@ impl TryFrom<String> for GuestPath {
         if inner.split('/').any(|component| matches!(component, "" | "." | "..")) {
             return Err(VolumeError::GuestPath(path));
         }
-        let unfit = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | ':' | '\\');
+        let unfit = |c: char| !c.is_ascii_graphic() || matches!(c, '"' | '\'' | ':' | '%' | '\\');
         if path.contains(unfit) {
-            return Err(VolumeError::Unprintable(path));
+            return Err(VolumeError::Characters(path));
         }
         Ok(Self(format!("/{inner}")))
     }
@@ -122,7 +120,7 @@ mod tests {
             ("/srv/data:/data:ro", volume("/srv/data", "/data", true)),
             ("a:b:/mnt/a/b/", volume("a:b", "/mnt/a/b", false)),
             ("my files:/files", volume("my files", "/files", false)),
-            ("a:/é", volume("a", "/é", false)),
+            ("é:/e", volume("é", "/e", false)),
             (":::/x:ro", volume("::", "/x", true)),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
@@ -134,9 +132,9 @@ mod tests {
             let error = format!("h:{guest}").parse::<VolumeSpec>().unwrap_err();
             assert!(matches!(error, VolumeError::GuestPath(_)), "{guest}: {error}");
         }
-        for guest in ["/a b", "/a\tb", "/\"", "/a'", "/a\\040b", "/\u{7f}"] {
+        for guest in ["/a b", "/a\tb", "/\"", "/a'", "/a\\040b", "/\u{7f}", "/é", "/%u"] {
             let error = format!("h:{guest}").parse::<VolumeSpec>().unwrap_err();
-            assert!(matches!(error, VolumeError::Unprintable(_)), "{guest}: {error}");
+            assert!(matches!(error, VolumeError::Characters(_)), "{guest}: {error}");
         }
     }
 

@@ -209,4 +209,41 @@ mod tests {
         device.answer(taken, &[1; 16]);
         assert_eq!(driver.used_in(1), []);
     }
+
+    /// Rings and descriptors of noise: whatever a driver writes, taking ends, and every request that is taken can be
+    /// answered.
+    #[test]
+    fn noise_in_the_rings_is_survived() {
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        for _ in 0..2000 {
+            let mut driver = Driver::new(16);
+            let mut device = active(&driver);
+            for index in 0..16 {
+                let gpa = [random(RAM), RAM - 8, random(u64::MAX)][random(3) as usize];
+                let len = [40, random(5000), random(1 << 32)][random(3) as usize] as u32;
+                // NEXT, WRITE, INDIRECT, and bits that mean nothing.
+                let flags = [1, 3, 0, 2, 4, random(1 << 16)][random(6) as usize] as u16;
+                driver.describe(index, gpa, len, flags, random(20) as u16);
+            }
+            for _ in 0..random(20) {
+                driver.make_available(random(18) as u16);
+            }
+            let (mut request, mut taken) = (Vec::new(), Vec::new());
+            while let Some(one) = device.take(&mut request) {
+                assert!((REQUEST_HEADER as usize..=MOST).contains(&request.len()));
+                taken.push(one);
+            }
+            assert!(taken.len() <= 20);
+            for one in taken {
+                let reply = vec![0; one.room.min(5000)];
+                device.answer(one, &reply);
+            }
+        }
+    }
 }
