@@ -154,7 +154,8 @@ fn socket() -> Result<OwnedFd, HostError> {
     }
 }
 
-fn address(path: &Path) -> Result<(libc::sockaddr_un, libc::socklen_t), HostError> {
+/// A Unix socket's address as the kernel has it, and its length.
+pub(crate) fn address(path: &Path) -> Result<(libc::sockaddr_un, libc::socklen_t), HostError> {
     // SAFETY: plain data, for which zero is a value.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;

@@ -6,6 +6,10 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::seqpacket;
 
 /// Begins to connect. The stream does not block; it becomes writable when it is connected or has failed, which
 /// [`TcpStream::take_error`] tells.
@@ -22,6 +26,16 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         }
     }
     Ok(socket.into())
+}
+
+/// Connects to whoever listens at `path`, without waiting for room in the listener's queue: if that is full, the
+/// error is [`io::ErrorKind::WouldBlock`]. The stream does not block.
+pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let socket = open(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+    let (raw, length) = seqpacket::address(path).map_err(io::Error::other)?;
+    // SAFETY: the address is ours and as long as said.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const raw).cast(), length) };
+    if result == 0 { Ok(socket.into()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A socket that sends and receives ICMP echo messages and nothing else, from the message's type on (icmp(7),
@@ -106,6 +120,7 @@ mod tests {
     use crate::event::{Wait, poll};
     use std::io::{ErrorKind, Read, Write};
     use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
 
     fn finish(stream: &TcpStream) -> Option<io::Error> {
         poll(&mut [Wait::writable(stream)], None).unwrap();
@@ -133,6 +148,25 @@ mod tests {
             };
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         }
+    }
+
+    #[test]
+    fn connecting_to_a_path_does_not_wait() {
+        let path = std::env::temp_dir().join(format!("popf-connect-{}", std::process::id()));
+        assert_eq!(connect_unix(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut stream = connect_unix(&path).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.write_all(b"x").unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 1);
+        // Nobody accepts, and the queue is short.
+        // SAFETY: a plain call.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 1) }, 0);
+        let waiting: Result<Vec<_>, _> = (0..100).map(|_| connect_unix(&path)).collect();
+        assert_eq!(waiting.unwrap_err().kind(), ErrorKind::WouldBlock);
+        std::fs::remove_file(&path).unwrap();
+        assert!(connect_unix(Path::new(&"long/".repeat(100))).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backends::share::{ShareConfig, ShareError};
-use board::virtio::{Peripheral, Rng, Share};
+use board::virtio::{Peripheral, Rng, Share, Socket};
 use vms::Claim;
 
 use super::overlay;
@@ -22,7 +22,10 @@ pub fn open(
     disk: Option<&Path>,
     claim: &mut Claim,
 ) -> Result<Vec<Arc<dyn Peripheral>>, CliError> {
-    let mut all: Vec<Arc<dyn Peripheral>> = vec![Arc::new(Rng)];
+    let socket = Socket::listen(&claim.path(vms::VSOCK_SOCKET)).map_err(|error| {
+        CliError::new(Failure::Host, "nobody could reach this VM's sockets").because(error)
+    })?;
+    let mut all: Vec<Arc<dyn Peripheral>> = vec![Arc::new(Rng), Arc::new(socket)];
     if let Some(disk) = disk {
         let layer = overlay::over(disk, claim)?;
         let spec = DiskSpec { format: Some(DiskFormat::Qcow2), ..DiskSpec::new(layer) };

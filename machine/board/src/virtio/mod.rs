@@ -9,11 +9,13 @@ mod disk;
 mod net;
 mod rng;
 mod share;
+mod socket;
 
 pub use disk::Disk;
 pub use net::Net;
 pub use rng::Rng;
 pub use share::Share;
+pub use socket::Socket;
 
 use std::sync::{Arc, Mutex};
 

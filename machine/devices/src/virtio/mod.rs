@@ -30,6 +30,7 @@ pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod socket;
 
 pub use chain::{Chain, ChainError};
 pub use interrupts::Interrupts;
