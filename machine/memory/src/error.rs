@@ -32,6 +32,17 @@ pub enum AllocateError {
     Map(#[from] vm_memory::mmap::MmapRegionError),
 }
 
+/// Memory could not be given back to the host.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscardError {
+    /// Not all of it is RAM.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// The host refused.
+    #[error("the host does not take guest RAM back")]
+    Host(#[from] HostError),
+}
+
 /// A write watcher could not be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {

@@ -26,7 +26,7 @@ mod ram;
 mod tracking;
 
 pub use dma::Dma;
-pub use error::{AllocateError, OutOfRange, WatchError};
+pub use error::{AllocateError, DiscardError, OutOfRange, WatchError};
 pub use ram::{GuestRam, RamOptions, Region};
 pub use tracking::{DirtyPages, WatchSink, Watcher, WriteLog};
 

@@ -10,8 +10,8 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 
 use crate::tracking::Tracking;
 use crate::{
-    AllocateError, DirtyPages, GuestMemory, HIGH_RAM_START, LOW_RAM_END, OutOfRange, PAGE_SIZE, WatchError,
-    WatchSink, Watcher, WriteLog,
+    AllocateError, DirtyPages, DiscardError, GuestMemory, HIGH_RAM_START, LOW_RAM_END, OutOfRange, PAGE_SIZE,
+    WatchError, WatchSink, Watcher, WriteLog,
 };
 
 /// More than this a process cannot map (47-bit user addresses, half of them left for everything else).
@@ -179,6 +179,23 @@ impl GuestRam {
     pub fn mark_dirty(&self, gpa: u64, len: usize) -> Result<(), OutOfRange> {
         let (index, offset, _) = self.find(gpa, len).ok_or(OutOfRange { gpa, len })?;
         self.tracking().mark_dirty(index, offset, len);
+        Ok(())
+    }
+
+    /// Gives the whole pages of a range back to the host; they read as zero, and take memory again once they are
+    /// written. Dirty log and watchers are told as of a write.
+    pub fn discard(&self, gpa: u64, len: usize) -> Result<(), DiscardError> {
+        let missing = OutOfRange { gpa, len };
+        let (index, offset, host) = self.find(gpa, len).ok_or(missing)?;
+        let page = PAGE_SIZE as usize;
+        let start = offset.next_multiple_of(page);
+        let len = ((offset + len) / page * page).saturating_sub(start);
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: `find` checked the range, of which this is a part; it is only ever shared as raw memory.
+        unsafe { host::mapping::advise(host.add(start - offset).as_ptr(), len, Advice::Remove) }?;
+        self.tracking().written(index, start, len);
         Ok(())
     }
 

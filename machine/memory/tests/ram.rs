@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use memory::{
-    AllocateError, Dma, GuestRam, HIGH_RAM_START, LOW_RAM_END, OutOfRange, RamOptions, WatchError, WatchSink,
+    AllocateError, DiscardError, Dma, GuestRam, HIGH_RAM_START, LOW_RAM_END, OutOfRange, RamOptions,
+    WatchError, WatchSink,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -194,6 +195,32 @@ fn watched_pages_report_every_kind_of_write() {
     watcher.unwatch(0x3123);
     ram.write_u64(0x3008, 1).unwrap();
     assert_eq!(mailbox.drain(), []);
+}
+
+#[test]
+fn what_is_discarded_reads_as_zero_and_is_reported() {
+    let ram = three_regions();
+    ram.fill(0, 0x2_0000, 0xaa).unwrap();
+    let resident = ram.resident().unwrap();
+    let mailbox = Arc::new(Mailbox::default());
+    let watcher = ram.watcher(mailbox.clone()).unwrap();
+    watcher.watch(0x3000);
+    ram.start_dirty_log();
+    // Half a page on either side stays.
+    ram.discard(0x1800, 0x3000).unwrap();
+    assert_eq!(ram.resident().unwrap(), resident - 0x2000);
+    let held: Vec<_> = (0..6).map(|page| ram.read_u8(page << 12).unwrap()).collect();
+    assert_eq!(held, [0xaa, 0xaa, 0, 0, 0xaa, 0xaa]);
+    assert_eq!(mailbox.drain(), [(0x3000, 0x1000)]);
+    assert_eq!(ram.take_dirty().iter().collect::<Vec<_>>(), [0x2000, 0x3000]);
+    // Less than a page is nothing; what is not RAM is an error; regions are discarded one by one.
+    ram.discard(0x4001, 0x1ffe).unwrap();
+    assert_eq!(ram.read_u8(0x4fff), Ok(0xaa));
+    for (gpa, len) in [(0x2_0000, 0x1000), (0xf000, 0x2000), (u64::MAX - 0xfff, 0x1000)] {
+        assert!(matches!(ram.discard(gpa, len), Err(DiscardError::OutOfRange(_))), "{gpa:#x}");
+    }
+    ram.write_u8(0x2000, 7).unwrap();
+    assert_eq!(ram.read_u8(0x2000), Ok(7));
 }
 
 #[test]

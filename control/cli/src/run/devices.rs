@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backends::share::{ShareConfig, ShareError};
-use board::virtio::{Peripheral, Rng, Share, Socket};
+use board::virtio::{Balloon, Peripheral, Rng, Share, Socket};
 use vms::Claim;
 
 use super::overlay;
@@ -22,10 +22,12 @@ pub fn open(
     disk: Option<&Path>,
     claim: &mut Claim,
 ) -> Result<Vec<Arc<dyn Peripheral>>, CliError> {
+    let balloon = Balloon::new()
+        .map_err(|error| CliError::new(Failure::Host, "there is no thread for the balloon").because(error))?;
     let socket = Socket::listen(&claim.path(vms::VSOCK_SOCKET)).map_err(|error| {
         CliError::new(Failure::Host, "nobody could reach this VM's sockets").because(error)
     })?;
-    let mut all: Vec<Arc<dyn Peripheral>> = vec![Arc::new(Rng), Arc::new(socket)];
+    let mut all: Vec<Arc<dyn Peripheral>> = vec![Arc::new(Rng), Arc::new(balloon), Arc::new(socket)];
     if let Some(disk) = disk {
         let layer = overlay::over(disk, claim)?;
         let spec = DiskSpec { format: Some(DiskFormat::Qcow2), ..DiskSpec::new(layer) };

@@ -5,12 +5,14 @@
 //! has it [attach](Peripheral::attach) a new device, whose state is the guest's doing, and
 //! [detach](Peripheral::detach) it at the end.
 
+mod balloon;
 mod disk;
 mod net;
 mod rng;
 mod share;
 mod socket;
 
+pub use balloon::Balloon;
 pub use disk::Disk;
 pub use net::Net;
 pub use rng::Rng;

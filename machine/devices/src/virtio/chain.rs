@@ -154,6 +154,12 @@ impl Chain {
         })
     }
 
+    /// The rest of the current buffer that could be written, whatever it is for; not before all of it was taken is there
+    /// a next.
+    pub fn next_writable(&mut self) -> Option<Buffer> {
+        self.writable.take(u32::MAX)
+    }
+
     /// Leaves out `len` bytes that could be read.
     pub fn skip_readable(&mut self, len: usize) -> Result<(), ChainError> {
         self.readable.pieces(len, |_, _| Ok(()))

@@ -22,6 +22,7 @@
 //! Not modelled: the legacy interface (0.9.5), packed rings, resetting a single queue, notification data, transports
 //! other than PCI.
 
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod fs;
