@@ -6,6 +6,7 @@
 //! [detach](Peripheral::detach) it at the end.
 
 mod balloon;
+mod console;
 mod disk;
 mod net;
 mod rng;
@@ -13,6 +14,7 @@ mod share;
 mod socket;
 
 pub use balloon::Balloon;
+pub use console::{Console, ConsoleError, NamedPort};
 pub use disk::Disk;
 pub use net::Net;
 pub use rng::Rng;

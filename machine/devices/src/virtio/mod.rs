@@ -26,6 +26,7 @@ pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod fs;
+pub mod console;
 pub mod interrupts;
 pub mod net;
 pub mod pci;
