@@ -11,8 +11,8 @@ use super::overlay;
 use crate::definition::Definition;
 use crate::disk;
 use crate::error::CliError;
-use crate::net;
 use crate::exit::Failure;
+use crate::net;
 use crate::spec::disk::{DiskFormat, DiskSpec};
 use crate::spec::volume::VolumeSpec;
 

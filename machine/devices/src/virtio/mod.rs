@@ -25,8 +25,8 @@
 pub mod balloon;
 pub mod block;
 pub mod chain;
-pub mod fs;
 pub mod console;
+pub mod fs;
 pub mod interrupts;
 pub mod net;
 pub mod pci;
