@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -80,12 +81,17 @@ impl Session {
     /// Asks the agent at the other end to run a program.
     pub fn start(stream: UnixStream, program: &Program) -> Result<Self> {
         let request = program.request()?;
-        let reading = stream.try_clone().map_err(Error::Lost)?;
+        let (reading, control) =
+            (stream.try_clone().map_err(Error::Lost)?, stream.try_clone().map_err(Error::Lost)?);
         let window = Arc::new(Window {
             state: Mutex::new(State { free: INPUT_WINDOW, over: false }),
             changed: Condvar::new(),
         });
-        let sender = Sender { stream: Arc::new(Mutex::new(stream)), window: Arc::clone(&window) };
+        let sender = Sender {
+            stream: Arc::new(Mutex::new(stream)),
+            control: Arc::new(control),
+            window: Arc::clone(&window),
+        };
         sender.send(Kind::Exec, &request)?;
         Ok(Self { sender, receiver: Receiver { stream: reading, window } })
     }
@@ -139,6 +145,8 @@ impl Window {
 #[derive(Clone, Debug)]
 pub struct Sender {
     stream: Arc<Mutex<UnixStream>>,
+    /// The same connection.
+    control: Arc<UnixStream>,
     window: Arc<Window>,
 }
 
@@ -151,6 +159,12 @@ impl Sender {
     /// Sends a signal to the program and what it has started.
     pub fn signal(&self, number: u8) -> Result<()> {
         self.send(Kind::Signal, &[number])
+    }
+
+    /// Breaks the connection, which ends the program.
+    pub fn hang_up(&self) {
+        // Not by the lock, which a writer may hold that waits for the guest.
+        _ = self.control.shutdown(Shutdown::Both);
     }
 
     /// The program's standard input has ended.
@@ -232,6 +246,6 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.window.close();
         // The sender may be held by a thread that waits for the user; the program is not to wait for that.
-        _ = self.stream.shutdown(std::net::Shutdown::Both);
+        _ = self.stream.shutdown(Shutdown::Both);
     }
 }

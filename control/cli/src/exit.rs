@@ -20,7 +20,8 @@ Exit status of everything else:
   2    wrong usage
   65   a file is no kernel, is damaged, or does not fit the guest
   66   a file or image does not exist or cannot be read
-  69   an image cannot be built (no apt, no network, a damaged package)
+  69   an image cannot be built (no apt, no network, a damaged package), or the guest's
+       agent does not answer
   70   the engine cannot go on, or a bug in popf
   71   the host refused something (memory, a thread, the terminal)
   75   a VM of that name runs, or another one has the disk
@@ -47,7 +48,7 @@ pub enum Failure {
     Data = 65,
     /// No such file or image.
     NoInput = 66,
-    /// An image cannot be made here.
+    /// An image cannot be made here, or a guest does not answer.
     Unavailable = 69,
     /// The engine, or popf itself.
     Software = 70,

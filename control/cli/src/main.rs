@@ -38,6 +38,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::RunDetached => run::run_detached(),
         Command::Ps(args) => vm::ps(args),
+        Command::Shell(args) => vm::shell(args),
+        Command::Cp(args) => vm::cp(args),
         Command::Stop(args) => vm::stop(args),
         Command::Kill(args) => vm::kill(args),
         Command::Rm(args) => vm::rm(args),

@@ -4,31 +4,27 @@
 const ESCAPE: u8 = 0x1d;
 
 /// What to tell a user who asks.
-pub(crate) const HELP: &str =
-    "\r\n[popf: Ctrl-] q quits, Ctrl-] Ctrl-] sends one Ctrl-], Ctrl-] ? shows this]\r\n";
+pub const HELP: &str = "\r\n[popf: Ctrl-] q quits, Ctrl-] Ctrl-] sends one Ctrl-], Ctrl-] ? shows this]\r\n";
 
 /// What the user wants of popf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
+    /// To let go of the guest.
     Quit,
+    /// To be told of the escape key.
     Help,
 }
 
 /// Sifts what is typed; remembers an escape key whose second key is still to come.
 #[derive(Debug, Default)]
-pub(crate) struct Escape {
+pub struct Escape {
     pending: bool,
 }
 
 impl Escape {
     /// Appends the guest's part of `typed` to `guest` and calls `command` for the rest. An unknown key after the
     /// escape key is as good as a question.
-    pub(crate) fn sift(
-        &mut self,
-        typed: &[u8],
-        guest: &mut impl Extend<u8>,
-        mut command: impl FnMut(Command),
-    ) {
+    pub fn sift(&mut self, typed: &[u8], guest: &mut impl Extend<u8>, mut command: impl FnMut(Command)) {
         for &byte in typed {
             match (std::mem::take(&mut self.pending), byte) {
                 (false, ESCAPE) => self.pending = true,

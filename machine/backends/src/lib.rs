@@ -10,7 +10,7 @@
 
 pub mod disk;
 mod error;
-mod escape;
+pub mod escape;
 mod input;
 mod listen;
 mod log;

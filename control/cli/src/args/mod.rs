@@ -4,7 +4,7 @@ mod vm;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-pub use vm::{LogsArgs, NameArg, PsArgs, RmArgs, StopArgs};
+pub use vm::{CpArgs, LogsArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
 
 use crate::definition::Definition;
 use crate::disk::CreateArgs;
@@ -52,6 +52,10 @@ pub enum Command {
     RunDetached,
     /// List VMs.
     Ps(PsArgs),
+    /// Run a command, or a shell, in a VM that runs.
+    Shell(ShellArgs),
+    /// Copy files and folders between the host and a VM that runs.
+    Cp(CpArgs),
     /// Have a VM's guest shut down, by its power button.
     Stop(StopArgs),
     /// End a VM at once, as by pulling its plug.

@@ -1,5 +1,8 @@
 //! The grammar of what is done with VMs that are there.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -32,6 +35,74 @@ Examples:
   popf stop web
   popf stop --timeout 5 web || popf kill web
 ";
+
+/// `popf shell`.
+#[derive(Args, Debug)]
+#[command(after_help = SHELL_HELP)]
+pub struct ShellArgs {
+    /// The VM.
+    pub name: Name,
+    /// Seconds to wait for a guest that is still starting.
+    #[arg(long, short, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Run just this; its output and exit status are popf's.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+const SHELL_HELP: &str = "\
+The guest's agent runs the command as root; the guest's serial console has no part in it. On a terminal the command gets
+one of its own, and Ctrl-] q lets go of it.
+
+Examples:
+  popf shell web
+  popf shell web -- systemctl is-system-running
+  popf shell web -- tar -c -C /etc . > etc.tar
+";
+
+/// `popf cp`.
+#[derive(Args, Debug)]
+#[command(after_help = CP_HELP)]
+pub struct CpArgs {
+    /// What is copied: PATH, or NAME:PATH in a VM.
+    #[arg(value_name = "SRC")]
+    pub source: Place,
+    /// Where to: a folder that is there, or a new name.
+    #[arg(value_name = "DST")]
+    pub target: Place,
+}
+
+const CP_HELP: &str = "\
+One of the two is in a VM; its path there is seen from /root. Folders are copied with what is in them. In the guest
+everything belongs to root, on the host to you.
+
+Examples:
+  popf cp site web:/var/www
+  popf cp web:/var/log/journal .
+  popf cp ./odd:name web:
+";
+
+/// A path here or in a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The VM.
+    pub vm: Option<Name>,
+    /// The path.
+    pub path: PathBuf,
+}
+
+impl FromStr for Place {
+    type Err = std::convert::Infallible;
+
+    /// A colon behind what could be a name makes it one; a path with a colon can be written as `./odd:name`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let in_vm = text.split_once(':').and_then(|(name, path)| Some((name.parse().ok()?, path)));
+        Ok(match in_vm {
+            Some((name, path)) => Self { vm: Some(name), path: path.into() },
+            None => Self { vm: None, path: text.into() },
+        })
+    }
+}
 
 /// `popf stop`.
 #[derive(Args, Debug)]
@@ -72,4 +143,21 @@ pub struct LogsArgs {
     /// Go on as the console says more, until the VM ends.
     #[arg(long, short)]
     pub follow: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_behind_a_name_leads_into_a_vm() {
+        let place = |text: &str| text.parse::<Place>().unwrap();
+        let in_vm = |name: &str, path: &str| Place { vm: Some(name.parse().unwrap()), path: path.into() };
+        assert_eq!(place("web:/etc/passwd"), in_vm("web", "/etc/passwd"));
+        assert_eq!(place("web:"), in_vm("web", ""));
+        assert_eq!(place("web:a:b"), in_vm("web", "a:b"));
+        for path in ["/etc/passwd", "a", "./odd:name", "/a:b", ":x"] {
+            assert_eq!(place(path), Place { vm: None, path: path.into() }, "{path}");
+        }
+    }
 }
