@@ -52,7 +52,9 @@ impl Recipe for Debian {
     }
 
     fn command_cmdline(&self) -> &'static str {
-        "console=ttyS1 quiet loglevel=1 panic=-1 root=/dev/vda rw"
+        // Standard error is no place for a login, or for units that are slow to start.
+        "console=ttyS1 quiet loglevel=1 panic=-1 root=/dev/vda rw systemd.show_status=no \
+         systemd.mask=serial-getty@ttyS1.service"
     }
 
     fn fetched(&self) -> &'static [&'static str] {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use board::SerialKind;
 use board::machine::Source;
+use images::Image;
 
 use super::serial::Line;
 use crate::definition::{Definition, SerialArg};
@@ -25,6 +26,8 @@ pub struct Guest {
     pub cmdline: String,
     /// The image's disk, which is not to be written.
     pub disk: Option<PathBuf>,
+    /// Whether the agent in the guest runs the command.
+    pub by_agent: bool,
     /// COM1 and COM2.
     pub serial: [Line; 2],
     pub debug_exit: bool,
@@ -61,6 +64,7 @@ fn console(definition: &Definition) -> Line {
 fn shell(definition: &Definition, name: &str) -> Result<Guest, CliError> {
     let image = image::find_or_build(name)?;
     let mut cmdline = image.cmdline.clone();
+    add_name(&mut cmdline, definition);
     let console = console(definition);
     if matches!(console, Line::Kind(SerialKind::Stdio)) {
         add_terminal(&mut cmdline);
@@ -71,22 +75,48 @@ fn shell(definition: &Definition, name: &str) -> Result<Guest, CliError> {
         modules: vec![Source::File(image.initrd.clone())],
         cmdline,
         disk: image.disk.clone(),
+        by_agent: false,
         serial: [console, Line::Kind(SerialKind::Null)],
         debug_exit: definition.debug_exit.unwrap_or(false),
         reboot: !definition.no_reboot.unwrap_or(false),
     })
 }
 
-/// An image with one command: COM1 is its standard output, COM2 its standard error, the debug-exit port its
-/// status.
+/// An image with one command.
 fn command(definition: &Definition, name: &str) -> Result<Guest, CliError> {
+    let image = image::find_or_build(name)?;
+    match image.disk {
+        Some(_) => command_by_agent(definition, &image),
+        None => command_by_ports(definition, &image),
+    }
+}
+
+/// The agent carries its streams and status; the kernel speaks, if it dies, on standard error.
+fn command_by_agent(definition: &Definition, image: &Image) -> Result<Guest, CliError> {
+    let mut cmdline = image.command_cmdline.clone();
+    add_name(&mut cmdline, definition);
+    add(&mut cmdline, definition.cmdline.as_deref());
+    Ok(Guest {
+        kernel: Source::File(image.kernel.clone()),
+        modules: vec![Source::File(image.initrd.clone())],
+        cmdline,
+        disk: image.disk.clone(),
+        by_agent: true,
+        serial: [Line::Kind(SerialKind::Null), Line::Kind(SerialKind::Stderr)],
+        debug_exit: false,
+        // The command would run again.
+        reboot: false,
+    })
+}
+
+/// COM1 is its standard output, COM2 its standard error, the debug-exit port its status.
+fn command_by_ports(definition: &Definition, image: &Image) -> Result<Guest, CliError> {
     let stdin = definition.stdin.unwrap_or(false);
     let tty = !stdin && io::stdin().is_terminal() && io::stdout().is_terminal();
     let stdin =
         if stdin { images::Stdin::Bytes(read_stdin(definition.memory())?) } else { images::Stdin::Null };
     let overlay = images::Overlay { tty, stdin, ..images::Overlay::default() };
     let overlay = images::overlay(&definition.command, &overlay)?;
-    let image = image::find_or_build(name)?;
     let mut cmdline = image.command_cmdline.clone();
     if tty {
         add_terminal(&mut cmdline);
@@ -96,7 +126,8 @@ fn command(definition: &Definition, name: &str) -> Result<Guest, CliError> {
         kernel: Source::File(image.kernel.clone()),
         modules: vec![Source::File(image.initrd.clone()), Source::Bytes(overlay.into())],
         cmdline,
-        disk: image.disk.clone(),
+        disk: None,
+        by_agent: false,
         serial: [
             if tty { Line::Kind(SerialKind::Stdio) } else { Line::Output },
             Line::Kind(SerialKind::Stderr),
@@ -116,6 +147,7 @@ fn own_kernel(definition: &Definition, kernel: &Path) -> Result<Guest, CliError>
         modules: definition.initrd.iter().cloned().map(Source::File).collect(),
         cmdline: definition.cmdline.clone().unwrap_or_else(|| DEFAULT_CMDLINE.into()),
         disk: None,
+        by_agent: false,
         serial: [console(definition), Line::Kind(SerialKind::Null)],
         debug_exit: definition.debug_exit.unwrap_or(false),
         reboot: !definition.no_reboot.unwrap_or(false),
@@ -142,6 +174,13 @@ fn read_stdin(memory: Size) -> Result<Vec<u8>, CliError> {
         return Err(CliError::new(Failure::Data, message).hint("give the guest more with --memory"));
     }
     Ok(bytes)
+}
+
+/// A guest that is kept is called as its VM is.
+fn add_name(cmdline: &mut String, definition: &Definition) {
+    if let Some(name) = &definition.name {
+        add(cmdline, Some(&format!("popf.hostname={name}")));
+    }
 }
 
 fn add(cmdline: &mut String, words: Option<&str>) {

@@ -3,6 +3,7 @@
 //! What is to be run is [resolved](resolve) from flags and files; [`launch`] does it in this process, [`detach`] in
 //! another that outlives this one.
 
+mod command;
 mod detach;
 mod devices;
 mod end;
@@ -24,7 +25,9 @@ use crate::args::RunArgs;
 use crate::definition::{Definition, EngineArg};
 use crate::error::CliError;
 use crate::exit::Failure;
+use crate::vm::attach::Window;
 use crate::{image, stats};
+use command::Command;
 use guest::Guest;
 use serial::{Lines, catch_signals};
 
@@ -68,8 +71,8 @@ fn launch(
 ) -> Result<u8, CliError> {
     // Before signals are caught: what takes long here can be interrupted as any program can.
     let guest = Guest::of(definition)?;
-    let (control, lines) = (Control::default(), Lines::default());
-    let signals = catch_signals(control.clone(), lines.clone())?;
+    let (control, lines, window) = (Control::default(), Lines::default(), Window::default());
+    let signals = catch_signals(control.clone(), lines.clone(), window.clone())?;
 
     let mut claim = claim(definition, registry)?;
     claimed(&mut claim, &control)?;
@@ -98,6 +101,11 @@ fn launch(
     let server = Server::start(&claim.path(vms::CONTROL_SOCKET), Arc::new(handler))
         .map_err(|error| CliError::new(Failure::Host, "nobody could stop this VM").because(error))?;
 
+    let command = if guest.by_agent {
+        Some(Command::start(definition, claim.path(vms::VSOCK_SOCKET), &control, window)?)
+    } else {
+        None
+    };
     let ended = board::machine::run(&config, &control);
     // Writes the last of the output and gives the terminal back, before popf itself has anything to say.
     lines.close();
@@ -112,7 +120,8 @@ fn launch(
         if definition.stats.unwrap_or(false) {
             stats::print(&end.statistics);
         }
-        end::status(end, definition.command_mode())
+        let commands = command.and_then(|command| command.status(&end.reason));
+        commands.unwrap_or_else(|| end::status(end, definition.command_mode()))
     });
     let status = status.map_err(|error| error.in_command_mode(definition.command_mode()));
     let number = status.as_ref().map_or_else(CliError::status, |number| *number);

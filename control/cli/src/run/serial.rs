@@ -12,6 +12,7 @@ use board::{Serial, SerialError, SerialEvent, SerialKind};
 
 use crate::error::CliError;
 use crate::exit::Failure;
+use crate::vm::attach::Window;
 
 /// Where a serial port goes.
 pub enum Line {
@@ -78,10 +79,13 @@ impl Lines {
     }
 }
 
-/// Ends the guest at a signal; its unwritten output is given up.
-pub fn catch_signals(control: Control, lines: Lines) -> Result<host::Signals, CliError> {
-    use host::Signal::{HangUp, Interrupt, Quit, Terminate};
-    host::Signals::deliver(&[Interrupt, Terminate, HangUp, Quit], move |signal| {
+/// Ends the guest at a signal; its unwritten output is given up. A window's new size is passed on.
+pub fn catch_signals(control: Control, lines: Lines, window: Window) -> Result<host::Signals, CliError> {
+    use host::Signal::{HangUp, Interrupt, Quit, Terminate, WindowChange};
+    host::Signals::deliver(&[Interrupt, Terminate, HangUp, Quit, WindowChange], move |signal| {
+        if signal == WindowChange {
+            return window.changed();
+        }
         lines.abandon();
         control.stop(StopReason::Signal(signal.number()));
     })

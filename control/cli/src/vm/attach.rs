@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use agent::protocol::{Refusal, Size};
 use agent::{Event, Program, Sender, Session};
@@ -21,6 +23,8 @@ const SIGPIPE: i32 = 13;
 /// What a shell says of a program that it cannot execute, or that there is not.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// How long an agent may take to answer, and its `poweroff` to pass the word on.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
 /// A terminal that does not say how large it is.
 const USUAL: Size = Size { rows: 24, columns: 80 };
 
@@ -31,6 +35,28 @@ pub enum Input {
     Standard,
     /// Nothing, unless it gets a terminal.
     None,
+}
+
+/// Who is to know that this process's terminal has another size; nobody, at first.
+#[derive(Clone, Debug, Default)]
+pub struct Window(Arc<OnceLock<Sender>>);
+
+impl Window {
+    /// From now on it is this program, if it has a terminal.
+    pub fn belongs_to(&self, attached: &Attached) {
+        if attached.terminal {
+            // It has but one program.
+            let _ = self.0.set(attached.session.sender.clone());
+        }
+    }
+
+    /// Tells it.
+    pub fn changed(&self) {
+        if let Some(sender) = self.0.get() {
+            // One that cannot be told any more has ended.
+            let _ = sender.resize(size());
+        }
+    }
 }
 
 /// A program that runs in a guest, before anything of it is shown.
@@ -179,6 +205,24 @@ fn refused(error: agent::Error) -> Result<u8, CliError> {
     // As a shell would; with standard error closed the status has to do.
     let _ = writeln!(io::stderr(), "popf: {error}");
     Ok(status)
+}
+
+/// Has the agent behind a VM's vsock socket turn the guest off.
+pub fn power_off(socket: &Path) -> Result<(), agent::Error> {
+    let program = Program { arguments: vec!["poweroff".into()], directory: "/".into(), ..Program::default() };
+    let stream = agent::connect(socket, Instant::now() + POWER_OFF_TIMEOUT)?;
+    stream.set_read_timeout(Some(POWER_OFF_TIMEOUT)).map_err(agent::Error::Lost)?;
+    let mut session = Session::start(stream, &program)?;
+    // The program ends with the session, so it is let come to its end; but the guest does not say how long that is.
+    let deadline = Instant::now() + POWER_OFF_TIMEOUT;
+    loop {
+        match session.receiver.next_event() {
+            Ok(Event::Output(_) | Event::Errors(_)) if Instant::now() < deadline => {}
+            Err(error @ agent::Error::Refused(_)) => return Err(error),
+            // It may be gone before it could say more.
+            _ => return Ok(()),
+        }
+    }
 }
 
 impl From<agent::Error> for CliError {

@@ -1,19 +1,17 @@
 //! `popf stop`, `popf kill` and `popf rm`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agent::{Event, Program, Session};
 use vms::control::{ClientError, Waiting};
 use vms::{End, Error, Name, Registry, Running};
 
+use super::attach::power_off;
 use crate::args::{NameArg, RmArgs, StopArgs};
 use crate::error::CliError;
 use crate::exit::Failure;
 
 /// How long a VM that was told to end may take: it has a few threads to stop and files to remove.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an agent may take to answer, and its `poweroff` to pass the word on.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `popf stop`.
 pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
@@ -29,7 +27,7 @@ pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
         ended = waiting.ended(left).map_err(|error| no_answer(name, error))?;
     }
     if ended.is_none() {
-        match power_off(&vm) {
+        match power_off(&vm.path(vms::VSOCK_SOCKET)) {
             Ok(()) => tell(&format!("told the agent of {name} to power off")),
             Err(_) if listens => {}
             Err(error) => return Err(deaf(name, error)),
@@ -43,24 +41,6 @@ pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
             let hint =
                 format!("it goes on; `popf logs {name}` may say why, `popf kill {name}` ends it at once");
             Err(CliError::new(Failure::GoesOn, message).hint(hint))
-        }
-    }
-}
-
-/// Has the agent in the guest turn the guest off.
-fn power_off(vm: &Running) -> Result<(), agent::Error> {
-    let program = Program { arguments: vec!["poweroff".into()], directory: "/".into(), ..Program::default() };
-    let stream = agent::connect(&vm.path(vms::VSOCK_SOCKET), Instant::now() + AGENT_TIMEOUT)?;
-    stream.set_read_timeout(Some(AGENT_TIMEOUT)).map_err(agent::Error::Lost)?;
-    let mut session = Session::start(stream, &program)?;
-    // The program ends with the session, so it is let come to its end; but the guest does not say how long that is.
-    let deadline = Instant::now() + AGENT_TIMEOUT;
-    loop {
-        match session.receiver.next_event() {
-            Ok(Event::Output(_) | Event::Errors(_)) if Instant::now() < deadline => {}
-            Err(error @ agent::Error::Refused(_)) => return Err(error),
-            // It may be gone before it could say more.
-            _ => return Ok(()),
         }
     }
 }
