@@ -38,6 +38,7 @@ impl Files {
     }
 }
 
+#[allow(dead_code, reason = "not every test has such a guest")]
 /// A multiboot kernel that is loaded at 1 MiB and runs this code, in 32-bit protected mode without interrupts.
 pub fn multiboot(code: &[u8]) -> Vec<u8> {
     const BASE: u32 = 0x10_0000;
