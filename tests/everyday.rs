@@ -63,8 +63,8 @@ fn a_busybox_on_no_terminal() {
     assert_eq!(user.done(&["run", "--detach", "--name", "box", "busybox"]), "box\n");
     user.console_says("box", "# ");
     assert!(user.done(&["ps"]).contains("busybox"));
-    // Its kernel has the driver as a module, and the image has no modules.
-    let stopped = user.popf(&["stop", "box"]);
+    // Its kernel has the button's driver as a module, the image has no modules, and no agent either.
+    let stopped = user.popf(&["stop", "--timeout", "1", "box"]);
     assert_eq!(stopped.status, 83, "{}", stopped.stderr);
     user.done(&["kill", "box"]);
     assert!(user.done(&["ps", "--all"]).contains("killed"));

@@ -180,7 +180,7 @@ fn a_vm_without_a_name_leaves_nothing() {
     let mut said = [0];
     logs.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(said, *b".");
-    user.refused(&["stop", name], 83, &["does not listen", &format!("popf kill {name}")]);
+    user.refused(&["stop", "--timeout", "1", name], 83, &["does not listen", &format!("popf kill {name}")]);
     user.done(&["rm", "--force", name]);
     // It follows to the end, and no further.
     let output = logs.wait_with_output().unwrap();

@@ -41,7 +41,8 @@ impl Command {
                     window.belongs_to(&attached);
                     attached.carry()
                 });
-            let shuts_down = kept && status.is_ok() && attach::power_off(&socket).is_ok();
+            let shuts_down =
+                kept && status.is_ok() && attach::power_off(&socket, attach::POWER_OFF_TIMEOUT).is_ok();
             if !shuts_down {
                 control.stop(StopReason::Killed);
             }

@@ -24,7 +24,7 @@ const SIGPIPE: i32 = 13;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// How long an agent may take to answer, and its `poweroff` to pass the word on.
-const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
+pub const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
 /// A terminal that does not say how large it is.
 const USUAL: Size = Size { rows: 24, columns: 80 };
 
@@ -207,14 +207,16 @@ fn refused(error: agent::Error) -> Result<u8, CliError> {
     Ok(status)
 }
 
-/// Has the agent behind a VM's vsock socket turn the guest off.
-pub fn power_off(socket: &Path) -> Result<(), agent::Error> {
+/// Has the agent behind a VM's vsock socket turn the guest off, if it does as it is told in this time.
+pub fn power_off(socket: &Path, within: Duration) -> Result<(), agent::Error> {
     let program = Program { arguments: vec!["poweroff".into()], directory: "/".into(), ..Program::default() };
-    let stream = agent::connect(socket, Instant::now() + POWER_OFF_TIMEOUT)?;
-    stream.set_read_timeout(Some(POWER_OFF_TIMEOUT)).map_err(agent::Error::Lost)?;
+    let deadline = Instant::now() + within;
+    let stream = agent::connect(socket, deadline)?;
+    // No time at all would be refused.
+    let patience = within.max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(patience)).map_err(agent::Error::Lost)?;
     let mut session = Session::start(stream, &program)?;
     // The program ends with the session, so it is let come to its end; but the guest does not say how long that is.
-    let deadline = Instant::now() + POWER_OFF_TIMEOUT;
     loop {
         match session.receiver.next_event() {
             Ok(Event::Output(_) | Event::Errors(_)) if Instant::now() < deadline => {}

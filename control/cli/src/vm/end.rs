@@ -5,7 +5,7 @@ use std::time::Duration;
 use vms::control::{ClientError, Waiting};
 use vms::{End, Error, Name, Registry, Running};
 
-use super::attach::power_off;
+use super::attach::{POWER_OFF_TIMEOUT, power_off};
 use crate::args::{NameArg, RmArgs, StopArgs};
 use crate::error::CliError;
 use crate::exit::Failure;
@@ -27,7 +27,7 @@ pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
         ended = waiting.ended(left).map_err(|error| no_answer(name, error))?;
     }
     if ended.is_none() {
-        match power_off(&vm.path(vms::VSOCK_SOCKET)) {
+        match power_off(&vm.path(vms::VSOCK_SOCKET), left.min(POWER_OFF_TIMEOUT)) {
             Ok(()) => tell(&format!("told the agent of {name} to power off")),
             Err(_) if listens => {}
             Err(error) => return Err(deaf(name, error)),
