@@ -64,12 +64,24 @@ fn connect(
     }))
 }
 
-/// Where the VMs of a switch meet: beside the VMs' own folders. A VM may be called `switch` all the same, since what
-/// it keeps in its folder are files, and a switch's place is a folder in it.
+/// Where the VMs of a switch meet: beside the VMs' own folders, under a name that no VM can have, since a folder that is
+/// called like a VM and that nobody holds is removed as a dead one's.
 fn switch_folder(runtime: &Path, name: &str) -> PathBuf {
-    runtime.with_file_name("switch").join(name)
+    runtime.with_file_name(".switch").join(name)
 }
 
 fn forward(spec: &PublishSpec) -> Forward {
     Forward { listen: spec.listen(), guest_port: spec.guest.get(), udp: spec.protocol == Protocol::Udp }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_no_vm() {
+        let folder = switch_folder(Path::new("/run/popf/web"), "lab");
+        assert_eq!(folder, Path::new("/run/popf/.switch/lab"));
+        assert!(".switch".parse::<vms::Name>().is_err());
+    }
 }
