@@ -129,6 +129,11 @@ impl Dns {
         }
     }
 
+    /// Whether there still is such a one.
+    pub(super) fn knows(&self, id: Id) -> bool {
+        self.questions.get(id).is_some()
+    }
+
     pub(super) fn timer(&mut self, context: &mut Context<'_>, id: Id, when: Instant) {
         let Some(question) = self.questions.get_mut(id) else { return };
         if context.timers.due(&mut question.alarm, Key::Dns(id), when, context.now) {

@@ -267,6 +267,11 @@ impl Echoes {
         }
     }
 
+    /// Whether there still is such a one.
+    pub(super) fn knows(&self, id: Id) -> bool {
+        self.flows.get(id).is_some()
+    }
+
     pub(super) fn timer(&mut self, context: &mut Context<'_>, id: Id, when: Instant) {
         let Some(echo) = self.flows.get_mut(id) else { return };
         if context.timers.due(&mut echo.alarm, Key::Echo(id), when, context.now) {

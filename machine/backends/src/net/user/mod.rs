@@ -62,8 +62,9 @@ pub(super) const SUBNET: Subnet = Subnet {
     dns: Some(lan::DNS),
 };
 
-/// The most connections and flows, on a host that allows as many descriptors.
-const CONNECTIONS: usize = 8192;
+/// The most connections and flows, on a host that allows as many descriptors. A connection may hold
+/// [twice 16 KiB](tcp) whatever the others do, so this bounds memory, too.
+const CONNECTIONS: usize = 4096;
 const FLOWS: usize = 1024;
 
 /// What the guest's network is like.

@@ -120,6 +120,16 @@ impl Nat {
     /// Does what is to be done: connections that have something, times that have come.
     pub(super) fn work(&mut self, now: Instant) {
         self.parts.tcp.work(context!(self, now));
+        if self.timers.is_crowded() {
+            let (parts, echoes) = (&self.parts, &self.echoes);
+            self.timers.retain(|key| match key {
+                Key::Tcp(id) => parts.tcp.knows(id),
+                Key::Udp(id) => parts.udp.knows(id),
+                Key::Dns(id) => parts.dns.knows(id),
+                Key::Echo(id) => echoes.knows(id),
+                Key::Inbox | Key::Advertise | Key::TcpPort(_) | Key::UdpPort(_) => true,
+            });
+        }
         while let Some((when, key)) = self.timers.pop(now) {
             match key {
                 Key::Tcp(id) => self.parts.tcp.timer(context!(self, now), id, when),

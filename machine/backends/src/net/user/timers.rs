@@ -7,6 +7,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
+/// Several times as many as there are flows at once.
+const CROWD: usize = 1 << 15;
+
 /// See the module. `K` names who is to be called.
 #[derive(Debug)]
 pub(super) struct Timers<K> {
@@ -36,6 +39,17 @@ impl<K: Ord + Copy> Timers<K> {
             alarm.armed = Some(deadline);
             self.heap.push(Reverse((deadline, key)));
         }
+    }
+
+    /// Whether so many times of flows that are gone have gathered that it is worth looking for them: flows that come
+    /// and go by the thousand leave theirs behind.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.heap.len() > CROWD
+    }
+
+    /// Forgets the times of flows that are gone.
+    pub(super) fn retain(&mut self, lives: impl Fn(K) -> bool) {
+        self.heap.retain(|Reverse((_, key))| lives(*key));
     }
 
     /// When to look next.
@@ -95,6 +109,19 @@ mod tests {
         let (when, _) = timers.pop(at(100)).unwrap();
         assert!(!timers.due(&mut alarm, 'a', when, at(100)));
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_crowd_is_thinned_out() {
+        let now = Instant::now();
+        let mut timers = Timers::new();
+        for index in 0..=CROWD {
+            assert!(!timers.is_crowded());
+            timers.set(&mut Alarm::default(), index, Some(now));
+        }
+        assert!(timers.is_crowded());
+        timers.retain(|index| index < 5);
+        assert_eq!(timers.heap.len(), 5);
     }
 
     #[test]

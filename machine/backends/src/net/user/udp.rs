@@ -206,6 +206,11 @@ impl Udp {
         Some(id)
     }
 
+    /// Whether there still is such a one.
+    pub(super) fn knows(&self, id: Id) -> bool {
+        self.flows.get(id).is_some()
+    }
+
     pub(super) fn timer(&mut self, context: &mut Context<'_>, id: Id, when: Instant) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if context.timers.due(&mut flow.alarm, Key::Udp(id), when, context.now) {

@@ -479,6 +479,15 @@ impl Endpoint {
         self.since = now;
     }
 
+    /// Gives back memory that is not in use, if others may need it.
+    pub(super) fn trim(&mut self, budget: &mut Budget) {
+        for ring in [&mut self.incoming, &mut self.outgoing] {
+            if ring.is_empty() && budget.is_tight() {
+                ring.release(budget);
+            }
+        }
+    }
+
     /// Gives the memory back.
     pub(super) fn release(&mut self, budget: &mut Budget) {
         self.incoming.release(budget);

@@ -342,7 +342,7 @@ impl Tcp {
                 }
                 Turn::Stalled => {
                     flow.queued = true;
-                    self.stalled.push(id);
+                    self.stall(id);
                     self.rest(context, id);
                 }
                 Turn::Over => self.remove(id, false),
@@ -351,11 +351,25 @@ impl Tcp {
         }
     }
 
+    fn stall(&mut self, id: Id) {
+        // Each that lives is in it once; those that are gone must not gather.
+        if self.stalled.len() >= 2 * self.most {
+            self.stalled.retain(|id| self.flows.get(*id).is_some());
+        }
+        self.stalled.push(id);
+    }
+
     /// Sets the alarm for what a connection waits for now.
     fn rest(&mut self, context: &mut Context<'_>, id: Id) {
         if let Some(flow) = self.flows.get_mut(id) {
+            flow.endpoint.trim(&mut self.budget);
             context.timers.set(&mut flow.alarm, Key::Tcp(id), flow.endpoint.deadline());
         }
+    }
+
+    /// Whether there still is such a one.
+    pub(super) fn knows(&self, id: Id) -> bool {
+        self.flows.get(id).is_some()
     }
 
     pub(super) fn timer(&mut self, context: &mut Context<'_>, id: Id, when: Instant) {

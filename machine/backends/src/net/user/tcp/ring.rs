@@ -12,11 +12,17 @@ pub(super) const LARGEST: usize = 512 << 10;
 #[derive(Debug)]
 pub(super) struct Budget {
     left: usize,
+    tight: usize,
 }
 
 impl Budget {
     pub(super) fn new(left: usize) -> Self {
-        Self { left }
+        Self { left, tight: left / 2 }
+    }
+
+    /// Less than half is left.
+    pub(super) fn is_tight(&self) -> bool {
+        self.left < self.tight
     }
 
     fn grant(&mut self, bytes: usize) -> bool {
