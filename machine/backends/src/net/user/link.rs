@@ -27,7 +27,7 @@ const HOP_LIMIT: u8 = 64;
 /// See the module.
 pub(super) struct Link {
     handlers: Arc<Handlers>,
-    pub(super) offloads: Offloads,
+    offloads: Offloads,
     pub(super) mtu: u16,
     pub(super) neighbours: Neighbours,
     waiting: VecDeque<(Vec<u8>, Offload)>,
@@ -68,6 +68,18 @@ impl Link {
             frame: Vec::new(),
             ident: 0,
         }
+    }
+
+    /// The guest takes over other work than before, so it has been reset, or has come up: what waits was meant for the
+    /// one before, and may be more than this one can do.
+    pub(super) fn guest_takes(&mut self, offloads: Offloads) {
+        self.offloads = offloads;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+    }
+
+    pub(super) fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     /// Whether the card takes frames.

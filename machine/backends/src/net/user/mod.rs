@@ -218,7 +218,7 @@ fn run(inbox: &Inbox, parts: Parts, handlers: Handlers) {
         if starved {
             (handlers.drained)();
         }
-        nat.link.offloads = offloads;
+        nat.guest_takes(offloads);
         let now = Instant::now();
         let mut came = false;
         for (frame, offload) in batch.frames() {

@@ -23,7 +23,7 @@ use super::tcp::Tcp;
 use super::timers::{Alarm, Timers};
 use super::udp::{Udp, udp, udp_header};
 use crate::net::dhcp::{self, Dhcp};
-use crate::net::{Checksum, Mac, Offload};
+use crate::net::{Checksum, Mac, Offload, Offloads};
 
 /// The longest datagram the host can give us.
 const DATAGRAM: usize = 65_535;
@@ -43,7 +43,7 @@ pub(super) struct Nat {
     parts: Parts,
     echoes: Echoes,
     fragments: Fragments,
-    pub(super) link: Link,
+    link: Link,
     timers: Timers<Key>,
     advertise: Alarm,
     /// What published ports lead to: the last address leased.
@@ -107,6 +107,14 @@ impl Nat {
     /// When something is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.timers.next()
+    }
+
+    /// What the guest takes over now.
+    pub(super) fn guest_takes(&mut self, offloads: Offloads) {
+        if offloads != self.link.offloads() {
+            self.link.guest_takes(offloads);
+            self.room();
+        }
     }
 
     /// The card has room again.

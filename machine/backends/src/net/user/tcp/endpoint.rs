@@ -50,8 +50,6 @@ pub(super) enum Phase {
 pub(super) enum Verdict {
     /// It goes on.
     Goes,
-    /// The guest has answered our call.
-    Answered,
     /// The guest ended it.
     Reset,
     /// The guest has forgotten this connection and begins one of the same name.
@@ -221,7 +219,7 @@ impl Endpoint {
                 self.phase = Phase::Open;
                 self.advance(1, now);
                 self.acknowledge = true;
-                Arrival { verdict: Verdict::Answered, ..quiet }
+                quiet
             }
             Phase::Calling => quiet,
             // The same again: our greeting or our acknowledgement was lost.
@@ -379,6 +377,11 @@ impl Endpoint {
         self.acknowledge = false;
         let window = self.tell_window(self.scale);
         Segment { seq: self.nxt, ack: Some(self.rcv), window, ..Segment::default() }
+    }
+
+    /// The guest's call, as far as it has to be refused.
+    pub(super) fn call(&self) -> Segment<'static> {
+        Segment { seq: self.irs, syn: true, ..Segment::default() }
     }
 
     /// A reset.

@@ -6,33 +6,32 @@
 //! refusal is a refusal.
 
 mod endpoint;
+mod flow;
 mod ring;
 mod segment;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use host::epoll::{Interest, Ready};
 use smoltcp::wire::{IpProtocol, TcpPacket};
 
 use self::endpoint::{Endpoint, Phase, Verdict};
+use self::flow::{Flow, Turn};
 use self::ring::Budget;
 use self::segment::{Segment, default_mss};
 use super::context::{Context, Key};
 use super::dns;
 use super::icmp::{Culprit, Unreachable};
 use super::lan::{Lan, Way};
-use super::link::{Link, Transport};
 use super::slab::{Id, Slab};
 use super::timers::Alarm;
 
 /// What all rings may have beyond the least.
 const BUDGET: usize = 64 << 20;
-/// How often a connection reads and writes before others have their turn.
-const TURNS: usize = 4;
 /// How many calls are accepted in a row.
 const CALLS: usize = 64;
 /// How long a published port is left alone when the host has no descriptor for a call.
@@ -58,35 +57,6 @@ pub(super) struct Tcp {
     budget: Budget,
     secret: RandomState,
     calls: u64,
-}
-
-struct Flow {
-    name: Name,
-    endpoint: Endpoint,
-    socket: TcpStream,
-    /// What the socket was ready for when last heard of; edges do not come again.
-    readable: bool,
-    writable: bool,
-    /// The peer has been told that the guest sends nothing more.
-    ended: bool,
-    /// In `work` or `stalled`.
-    queued: bool,
-    last: Instant,
-    alarm: Alarm,
-}
-
-/// What comes of a turn.
-enum Turn {
-    /// Everything is done that can be done now.
-    Idle,
-    /// There is more.
-    Busy,
-    /// The guest has no room.
-    Stalled,
-    /// Both have ended.
-    Over,
-    /// The host's connection is broken.
-    Broken,
 }
 
 impl Tcp {
@@ -215,20 +185,8 @@ impl Tcp {
     }
 
     fn insert(&mut self, context: &mut Context<'_>, name: Name, socket: TcpStream, endpoint: Endpoint) {
-        // The guest has decided already what goes together.
-        let _ = socket.set_nodelay(true);
         let calling = endpoint.phase() == Phase::Calling;
-        let id = self.flows.insert(Flow {
-            name,
-            endpoint,
-            socket,
-            readable: false,
-            writable: false,
-            ended: false,
-            queued: false,
-            last: context.now,
-            alarm: Alarm::default(),
-        });
+        let id = self.flows.insert(Flow::new(name, socket, endpoint, context.now));
         self.names.insert(name, id);
         let added = self.flows.get(id).is_some_and(|flow| {
             context.epoll.add(&flow.socket, Key::Tcp(id).token(), Interest::Edges).is_ok()
@@ -254,13 +212,12 @@ impl Tcp {
     }
 
     fn arrived(&mut self, context: &mut Context<'_>, id: Id, segment: &Segment<'_>) {
-        let largest = |name: Name, link: &Link| link.mss(name.0.ip());
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.last = context.now;
-        let arrival = flow.endpoint.receive(segment, largest(flow.name, context.link), context.now);
+        let largest = context.link.mss(flow.name.0.ip());
+        let arrival = flow.endpoint.receive(segment, largest, context.now);
         match arrival.verdict {
             Verdict::Goes => {}
-            Verdict::Answered => tracing::trace!(name = ?flow.name, "the guest has answered"),
             Verdict::Reset => return self.remove(id, true),
             Verdict::Anew => {
                 let name = flow.name;
@@ -268,17 +225,8 @@ impl Tcp {
                 return self.called(context, name, segment);
             }
         }
-        if !arrival.payload.is_empty() || arrival.fin {
-            let mut direct = 0;
-            if flow.writable && flow.endpoint.incoming().is_empty() && !arrival.payload.is_empty() {
-                match (&flow.socket).write(arrival.payload) {
-                    Ok(count) => direct = count,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => flow.writable = false,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(_) => return self.abort(context, id),
-                }
-            }
-            flow.endpoint.accept(arrival.payload, direct, arrival.fin, &mut self.budget);
+        if flow.take(&arrival, &mut self.budget).is_err() {
+            return self.abort(context, id);
         }
         if arrival.at_once {
             let acknowledgement = flow.endpoint.acknowledgement();
@@ -293,17 +241,15 @@ impl Tcp {
         flow.readable |= ready.readable;
         flow.writable |= ready.writable;
         if flow.endpoint.phase() == Phase::Waiting {
-            match connected(&flow.socket) {
+            match flow.connected() {
                 Ok(true) => flow.endpoint.greet(context.now),
                 Ok(false) => return,
                 Err(error) => {
                     let name = flow.name;
-                    let reset = flow.endpoint.reset();
+                    let syn = flow.endpoint.call();
                     self.remove(id, false);
-                    return match Unreachable::of(&error) {
-                        None | Some(Unreachable::Port) => context.link.send_tcp(name, &reset, context.now),
-                        Some(why) => context.link.unreachable(&culprit(name, 0), why, context.now),
-                    };
+                    let why = Unreachable::of(&error).unwrap_or(Unreachable::Port);
+                    return refuse(context, name, &syn, why);
                 }
             }
         }
@@ -407,128 +353,13 @@ impl Tcp {
     }
 }
 
-impl Flow {
-    /// Moves what can be moved.
-    fn turn(&mut self, context: &mut Context<'_>, budget: &mut Budget) -> Turn {
-        let guest = self.name.0.ip();
-        let (largest, limit) = (context.link.mss(guest), context.link.segment_limit(guest));
-        for _ in 0..TURNS {
-            let moved = self.write_host().and_then(|sent| Ok(self.read_host(budget)? | sent));
-            let Ok(mut moved) = moved else { return Turn::Broken };
-            loop {
-                if !context.link.has_room() {
-                    return Turn::Stalled;
-                }
-                let Some((segment, offset, len)) = self.endpoint.next(limit, largest, context.now) else {
-                    break;
-                };
-                let mss = self.endpoint.mss();
-                let payload = self.endpoint.outgoing().peek(offset, len);
-                context.link.send_segment(self.name, &segment, payload, mss, context.now);
-                moved |= len > 0;
-            }
-            if self.ended && self.endpoint.done() {
-                return Turn::Over;
-            }
-            if !moved {
-                return Turn::Idle;
-            }
-        }
-        Turn::Busy
-    }
-
-    /// Writes what waits for the host. Says whether it took something.
-    fn write_host(&mut self) -> io::Result<bool> {
-        let mut moved = false;
-        if self.writable && !self.endpoint.incoming().is_empty() {
-            match self.endpoint.incoming().drain(&self.socket) {
-                Ok(_) => {
-                    self.endpoint.drained();
-                    moved = true;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => moved = true,
-                Err(error) => return Err(error),
-            }
-        }
-        if !self.ended && self.endpoint.guest_done() {
-            // A peer that is gone already will be found out by the read.
-            let _ = self.socket.shutdown(Shutdown::Write);
-            self.ended = true;
-        }
-        Ok(moved)
-    }
-
-    /// Reads what the host has. Says whether there was something.
-    fn read_host(&mut self, budget: &mut Budget) -> io::Result<bool> {
-        if !self.readable || self.endpoint.room(budget) == 0 {
-            return Ok(false);
-        }
-        match self.endpoint.outgoing().fill(&self.socket) {
-            Ok(0) => {
-                self.endpoint.end();
-                self.readable = false;
-                Ok(false)
-            }
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                Ok(false)
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Whether a connection that was begun stands, or why not.
-fn connected(socket: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Answers a call that leads nowhere.
 fn refuse(context: &mut Context<'_>, name: Name, syn: &Segment<'_>, why: Unreachable) {
     match (why, syn.refusal()) {
         (Unreachable::Port, Some(refusal)) => context.link.send_tcp(name, &refusal, context.now),
-        _ => context.link.unreachable(&culprit(name, syn.seq), why, context.now),
-    }
-}
-
-fn culprit(name: Name, seq: u32) -> Culprit {
-    Culprit::between(name.0, name.1, IpProtocol::Tcp, seq)
-}
-
-impl Link {
-    /// Sends the guest a segment without payload.
-    fn send_tcp(&mut self, name: Name, segment: &Segment<'_>, now: Instant) {
-        self.send_segment(name, segment, (&[], &[]), u16::MAX, now);
-    }
-
-    fn send_segment(
-        &mut self,
-        name: Name,
-        segment: &Segment<'_>,
-        payload: (&[u8], &[u8]),
-        mss: u16,
-        now: Instant,
-    ) {
-        let (guest, remote) = name;
-        let header = segment.header(remote.port(), guest.port());
-        let cut = payload.0.len() + payload.1.len() > usize::from(mss);
-        let transport = Transport {
-            protocol: IpProtocol::Tcp,
-            header: header.bytes(),
-            checksum: 16,
-            payload,
-            cut: cut.then_some(mss),
-        };
-        self.send(remote.ip(), guest.ip(), transport, now);
+        _ => {
+            let culprit = Culprit::between(name.0, name.1, IpProtocol::Tcp, syn.seq);
+            context.link.unreachable(&culprit, why, context.now);
+        }
     }
 }
