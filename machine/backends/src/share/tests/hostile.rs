@@ -129,23 +129,25 @@ fn open_files_are_bounded() {
 fn noise_is_answered_within_bounds() {
     let mut guest = Shared::new();
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
-    for name in ["a", "b"] {
-        guest.create(ROOT, name, O_RDWR, 0o600).unwrap();
-    }
+    let known = ["a", "b"].map(|name| guest.create(ROOT, name, O_RDWR, 0o600).unwrap());
+    let [(a, handle), (b, _)] = known;
     for round in 0..20_000 {
         let opcode = (noise.next() % 54) as u32;
-        let node = [ROOT, 2, 3, noise.next()][noise.next() as usize % 4];
+        let node = [ROOT, a.node, b.node, noise.next()][noise.next() as usize % 4];
         let mut body = Body::default();
+        if noise.next().is_multiple_of(2) {
+            body = body.u64([handle, a.node][noise.next() as usize % 2]);
+        }
         for _ in 0..noise.next() % 12 {
-            // Small numbers are flags, handles and sizes that mean something.
+            // Small numbers are flags and sizes that mean something.
             body = body.u32([noise.next() as u32, 1, 2, 0][noise.next() as usize % 4]);
         }
         body = body.name(["a", "b", "..", "c/d"][noise.next() as usize % 4]);
         if noise.next().is_multiple_of(2) {
             body = body.name("b");
         }
-        // Not for long: room for gigabytes may be asked for.
-        if opcode == opcode::FALLOCATE {
+        // Room for gigabytes may be asked for, and that the session ends.
+        if [opcode::FALLOCATE, opcode::DESTROY, opcode::INIT].contains(&opcode) {
             continue;
         }
         let request = guest.request(opcode, node, body);
