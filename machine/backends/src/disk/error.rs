@@ -24,10 +24,10 @@ pub enum DiskError {
     Kind(PathBuf),
     /// Somebody else's lock.
     #[error(
-        "{path} is in use by another virtual machine, which {theirs}; end that one, or give each its own overlay \
-         (popf image create NEW.qcow2 --backing {path})",
+        "{path} is {how} by another virtual machine; end that one, or give each an overlay of its own on an image \
+         that nobody writes (popf image create NEW.qcow2 --backing IMAGE --backing-format FORMAT)",
         path = path.display(),
-        theirs = if *writing { "may not see it change" } else { "writes it" }
+        how = if *writing { "in use" } else { "written" }
     )]
     InUse {
         /// The image.
