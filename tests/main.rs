@@ -17,5 +17,6 @@ mod equivalence {
 }
 
 mod resource_control {
+    mod sandbox;
     mod wild;
 }

@@ -16,6 +16,7 @@
 //! | [`seqpacket`] | packets between processes of one host |
 //! | [`clock`], [`timer`], [`cpu`], [`system`], [`entropy`] | time, the processor, memory, randomness |
 //! | [`process`], [`watch`] | users and sessions, files that change |
+//! | [`sandbox`] | what this process may still do once a guest runs |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //!
 //! Not modelled: any host but Linux on x86-64.
@@ -34,6 +35,7 @@ pub mod mapping;
 pub mod memfd;
 pub mod process;
 pub mod reservation;
+pub mod sandbox;
 pub mod seqpacket;
 pub mod signals;
 pub mod socket;
@@ -52,6 +54,7 @@ pub use file::FileLock;
 pub use mapping::{Advice, Mapping, Protection};
 pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};
+pub use sandbox::Sandbox;
 pub use signals::{Signal, Signals};
 pub use terminal::RawMode;
 pub use timer::TimerFd;

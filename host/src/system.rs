@@ -4,9 +4,14 @@
 use std::fs;
 use std::path::Path;
 
-/// The host's memory in bytes.
+/// The host's memory in bytes. Asked without a file: a machine that starts again can open none.
 pub fn total_memory() -> Option<u64> {
-    meminfo("MemTotal:")
+    // SAFETY: the call fills a plain structure.
+    let info = unsafe {
+        let mut info: libc::sysinfo = std::mem::zeroed();
+        (libc::sysinfo(&mut info) == 0).then_some(info)
+    }?;
+    Some(info.totalram.saturating_mul(info.mem_unit.into()))
 }
 
 /// Bytes that can be used without swapping, by the kernel's estimate, and within the limit of our control group.

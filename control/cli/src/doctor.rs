@@ -18,6 +18,7 @@ struct Report {
     processor: Processor,
     memory: Memory,
     limits: Limits,
+    sandbox: Sandbox,
     kvm: Kvm,
     engine: Engine,
 }
@@ -57,6 +58,17 @@ struct Limits {
     address_space: Option<u64>,
     /// vm.max_map_count.
     max_map_count: Option<u64>,
+}
+
+/// What a guest that breaks out can be kept from with.
+#[derive(Serialize)]
+struct Sandbox {
+    /// Filters of system calls.
+    seccomp: bool,
+    seccomp_detail: Option<String>,
+    /// Version of the interface; none if it is not there.
+    landlock: Option<u32>,
+    landlock_detail: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -110,6 +122,7 @@ fn report() -> Report {
             group_limit: host::system::memory_limit().map(|(limit, _)| limit),
         },
         limits: Limits { address_space: limits::address_space(), max_map_count: limits::max_map_count() },
+        sandbox: sandbox(),
         kvm,
         engine,
     }
@@ -121,6 +134,20 @@ fn select(features: &[Feature], need: Need) -> Features {
         features.iter().filter(those).map(|feature| feature.name).collect()
     };
     Features { present: with(true), missing: with(false) }
+}
+
+fn sandbox() -> Sandbox {
+    let host::sandbox::Support { seccomp, landlock } = host::sandbox::support();
+    let why = |error| Some(CliError::new(Failure::Host, "not here").because(error).message());
+    let (seccomp, seccomp_detail) = match seccomp {
+        Ok(()) => (true, None),
+        Err(error) => (false, why(error)),
+    };
+    let (landlock, landlock_detail) = match landlock {
+        Ok(version) => (Some(version), None),
+        Err(error) => (None, why(error)),
+    };
+    Sandbox { seccomp, seccomp_detail, landlock, landlock_detail }
 }
 
 fn kvm() -> Kvm {
@@ -158,7 +185,7 @@ fn engine(required: &Features, kvm: &Kvm) -> Engine {
 }
 
 fn text(report: &Report) -> String {
-    let Report { processor, memory, limits, kvm, engine } = report;
+    let Report { processor, memory, limits, sandbox, kvm, engine } = report;
     let mib =
         |bytes: Option<u64>| bytes.map_or_else(|| "unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
     let list = |names: &[&str]| if names.is_empty() { "none".into() } else { names.join(" ") };
@@ -189,6 +216,9 @@ fn text(report: &Report) -> String {
     if let Some(count) = limits.max_map_count {
         rows.push(("mappings", format!("{count} at most")));
     }
+    rows.push(("seccomp", sandbox.seccomp_detail.clone().unwrap_or_else(|| "usable".into())));
+    let landlock = sandbox.landlock.map(|version| format!("usable, version {version}"));
+    rows.push(("Landlock", landlock.or(sandbox.landlock_detail.clone()).unwrap_or_default()));
     let detail = kvm.detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"));
     rows.push(("KVM", format!("{}{detail}", kvm.state)));
     rows.push(("engine", format!("{}: {}", engine.name.unwrap_or("none"), engine.why)));

@@ -13,6 +13,7 @@ Exit status of `popf run IMAGE -- COMMAND`:
   125  popf or the guest's kernel failed; the message says how
   129, 130, 131, 143  popf was ended by SIGHUP, SIGINT, SIGQUIT, SIGTERM
   141  nobody reads popf's output any more
+  159  the sandbox stopped popf (SIGSYS); the message says at what
 
 Exit status of everything else:
   0    done; the guest powered itself off
@@ -32,6 +33,7 @@ Exit status of everything else:
   129, 130, 131, 143  ended by SIGHUP, SIGINT, SIGQUIT, SIGTERM
   137  ended by `popf kill`
   141  nobody reads popf's output any more
+  159  the sandbox stopped popf (SIGSYS); the message says at what
 
 With --detach, popf's status says whether the VM runs; how it ended says `popf ps -a`.";
 

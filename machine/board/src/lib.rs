@@ -26,3 +26,4 @@ pub mod wiring;
 
 pub use backends::{Serial, SerialError, SerialEvent, SerialKind};
 pub use dispatcher::Statistics;
+pub use host::sandbox;

@@ -1,12 +1,15 @@
 //! Configuration to machine, and the machine's life: built, run until something stops it, taken down; a reset
 //! builds it anew from the same configuration, as turning the board off and on does.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use devices::acpi_pm::AcpiPm;
 use dispatcher::{Dispatcher, Statistics, Stop};
+use host::sandbox::{Sandbox, SandboxError};
 use memory::{AllocateError, GuestRam};
 use thiserror::Error;
 use vcpu::{Activity, CpuState, EngineError};
@@ -31,22 +34,42 @@ use crate::{firmware, isa};
 pub enum Source {
     /// A file.
     File(PathBuf),
+    /// A file that is open already: it can be read again where none can be opened.
+    Open(PathBuf, Arc<File>),
     /// These.
     Bytes(Arc<[u8]>),
 }
 
 impl Source {
+    /// The same, open.
+    fn open(&self) -> Result<Self, BuildError> {
+        match self {
+            Self::File(path) => match File::open(path) {
+                Ok(file) => Ok(Self::Open(path.clone(), Arc::new(file))),
+                Err(source) => Err(BuildError::Read { path: path.clone(), source }),
+            },
+            other => Ok(other.clone()),
+        }
+    }
+
     fn read(&self) -> Result<Arc<[u8]>, BuildError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
-            Self::File(path) => std::fs::read(path)
-                .map(Arc::from)
-                .map_err(|source| BuildError::Read { path: path.clone(), source }),
+            Self::File(_) => self.open()?.read(),
+            Self::Open(path, file) => {
+                let mut file: &File = file;
+                let mut bytes = Vec::new();
+                file.rewind()
+                    .and_then(|()| file.read_to_end(&mut bytes))
+                    .map_err(|source| BuildError::Read { path: path.clone(), source })?;
+                Ok(bytes.into())
+            }
         }
     }
 }
 
 /// What a machine is made of.
+#[derive(Clone)]
 pub struct Config {
     /// RAM in bytes.
     pub memory: u64,
@@ -68,6 +91,8 @@ pub struct Config {
     pub debug_exit: bool,
     /// Whether a reset starts the machine again rather than ending it.
     pub reboot: bool,
+    /// What whoever runs the machine needs of this process from then on; none lets the process do what it may now.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Why there is no machine.
@@ -106,6 +131,9 @@ pub enum BuildError {
         /// Why.
         source: EngineError,
     },
+    /// This process cannot be restricted.
+    #[error("cannot set up the sandbox")]
+    Sandbox(#[from] SandboxError),
     /// The host refused something.
     #[error("cannot keep time")]
     Timers(#[source] host::HostError),
@@ -189,8 +217,19 @@ pub struct End {
     pub statistics: Vec<Statistics>,
 }
 
-/// Runs a machine to its end, through as many resets as the guest asks for.
+/// Runs a machine to its end, through as many resets as the guest asks for. With a sandbox, this process is in it
+/// from before the first life on, so that every life is built under the same rules.
 pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
+    let config = &Config {
+        kernel: config.kernel.open()?,
+        modules: config.modules.iter().map(Source::open).collect::<Result<_, _>>()?,
+        ..config.clone()
+    };
+    if let Some(sandbox) = &config.sandbox {
+        let mut sandbox = sandbox.clone();
+        config.peripherals.iter().for_each(|peripheral| peripheral.needs(&mut sandbox));
+        confine(&sandbox)?;
+    }
     loop {
         let mut machine = Machine::build(config)?;
         control.set(Some(Life { stop: machine.stop.clone(), pm: machine.chips.pm.clone() }));
@@ -202,6 +241,16 @@ pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
         }
         tracing::info!("the guest resets");
     }
+}
+
+/// Puts the sandbox in force.
+fn confine(sandbox: &Sandbox) -> Result<(), SandboxError> {
+    // Found out once, and in part from files.
+    host::cpu::tsc_frequency();
+    for gap in sandbox.enter()?.gaps() {
+        tracing::warn!("a guest that breaks out of its machine finds open: {gap}; see `popf doctor`");
+    }
+    Ok(())
 }
 
 /// A vCPU, with or without a thread.

@@ -36,6 +36,7 @@ fn config(code: &[u8]) -> (Config, MemoryPeer) {
         peripherals: Vec::new(),
         debug_exit: true,
         reboot: true,
+        sandbox: None,
     };
     (config, peer)
 }

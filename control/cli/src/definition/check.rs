@@ -35,6 +35,7 @@ impl Definition {
             ("serial",     detached && self.serial == Some(super::SerialArg::Stdio), "a detached VM has no standard input and output"),
             ("stats",      detached && given(self.stats),            "a detached VM has no standard error to list them on"),
             ("publish",    !self.publish.is_empty() && !user_network, "ports are published by a user network, and there is none"),
+            ("no-sandbox", given(self.no_sandbox) && self.sandbox.is_some(), "it says the same as sandbox: give one of them"),
             ("cpus",       self.cpus == Some(0),                     "a machine needs a processor"),
             ("cpus",       self.cpus > Some(1),                      "popf runs guests on one processor so far; leave it out or give 1"),
         ];

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::Misfit;
 pub use file::DefinitionFile;
-pub use values::{EngineArg, SerialArg};
+pub use values::{EngineArg, SandboxArg, SerialArg};
 
 use crate::size::Size;
 use crate::spec;
@@ -117,6 +117,16 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<bool>,
 
+    /// What a guest that breaks out of its machine is kept in [default: auto].
+    #[arg(long, value_enum, value_name = "MODE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxArg>,
+
+    /// The same as --sandbox off.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_sandbox: Option<bool>,
+
     /// When the guest has ended, list what made it leave guest code, on standard error.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +163,8 @@ impl Definition {
             debug_exit,
             no_reboot,
             stdin,
+            sandbox,
+            no_sandbox,
             stats,
             command,
         } = self;
@@ -174,6 +186,8 @@ impl Definition {
             debug_exit: debug_exit.or(base.debug_exit),
             no_reboot: no_reboot.or(base.no_reboot),
             stdin: stdin.or(base.stdin),
+            sandbox: sandbox.or(base.sandbox),
+            no_sandbox: no_sandbox.or(base.no_sandbox),
             stats: stats.or(base.stats),
             command: list(command, base.command),
         }
@@ -219,6 +233,14 @@ impl Definition {
     /// Whether a command's status and output are popf's.
     pub fn command_mode(&self) -> bool {
         !self.command.is_empty()
+    }
+
+    /// What it is kept in.
+    pub fn sandbox(&self) -> SandboxArg {
+        match self.no_sandbox {
+            Some(true) => SandboxArg::Off,
+            _ => self.sandbox.unwrap_or_default(),
+        }
     }
 
     /// Whether it runs on no terminal.

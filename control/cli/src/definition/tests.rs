@@ -43,6 +43,8 @@ serial = "file:/log"
 debug-exit = true
 no-reboot = true
 stdin = true
+sandbox = "strict"
+no-sandbox = true
 stats = true
 command = ["sh", "-c", "exit 7"]
 "#;

@@ -18,6 +18,19 @@ pub enum EngineArg {
     Translator,
 }
 
+/// `--sandbox`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxArg {
+    /// All that this host can do; what it cannot is told.
+    #[default]
+    Auto,
+    /// All there is; on a host that cannot do it, no guest.
+    Strict,
+    /// Nothing.
+    Off,
+}
+
 /// `--serial`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

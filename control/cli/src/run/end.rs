@@ -36,7 +36,10 @@ pub fn build_error(error: BuildError) -> CliError {
         BuildError::Size(_) => Failure::Usage,
         BuildError::Read { .. } => Failure::NoInput,
         BuildError::Load(_) => Failure::Data,
-        BuildError::Memory(_) | BuildError::Engine { .. } | BuildError::Timers(_) => Failure::Host,
+        BuildError::Memory(_)
+        | BuildError::Engine { .. }
+        | BuildError::Timers(_)
+        | BuildError::Sandbox(_) => Failure::Host,
         _ => Failure::Software,
     };
     let hint = match &error {
@@ -45,6 +48,9 @@ pub fn build_error(error: BuildError) -> CliError {
         }
         BuildError::Memory(_) => Some("give the guest less with --memory, or see `popf doctor`"),
         BuildError::Engine { .. } => Some("`popf doctor` shows what this host offers"),
+        BuildError::Sandbox(_) => {
+            Some("`popf doctor` shows what this host offers; --no-sandbox does without")
+        }
         _ => None,
     };
     let error = CliError::new(failure, "cannot start the guest").because(error);

@@ -11,6 +11,7 @@ mod guest;
 mod memory;
 mod overlay;
 mod resolve;
+mod sandbox;
 mod serial;
 
 use std::sync::Arc;
@@ -81,6 +82,8 @@ fn launch(
     for line in guest.serial {
         serial.push(lines.open(line, &control, || Ok(claim.state()?.join(vms::CONSOLE_LOG)))?);
     }
+    let peripherals = devices::open(definition, guest.disk.as_deref(), &mut claim)?;
+    keep(definition, &mut claim, &record)?;
     let config = Config {
         memory: definition.memory().0,
         cpus: definition.cpus(),
@@ -92,11 +95,11 @@ fn launch(
         modules: guest.modules,
         cmdline: guest.cmdline,
         serial,
-        peripherals: devices::open(definition, guest.disk.as_deref(), &mut claim)?,
+        peripherals,
         debug_exit: guest.debug_exit,
         reboot: guest.reboot,
+        sandbox: sandbox::of(definition, &claim),
     };
-    keep(definition, &mut claim, &record)?;
     let handler = Asked { record: record.clone(), control: control.clone(), lines: lines.clone() };
     let server = Server::start(&claim.path(vms::CONTROL_SOCKET), Arc::new(handler))
         .map_err(|error| CliError::new(Failure::Host, "nobody could stop this VM").because(error))?;

@@ -31,6 +31,7 @@ use devices::pci::{Mapped, MsiSink, PciRoot, SharedPciDevice};
 use devices::virtio::pci::PciWiring;
 use devices::virtio::{Doorbell, VirtioDevice, VirtioPci};
 use devices::wiring::{IrqLine, lock};
+use host::Sandbox;
 use memory::GuestRam;
 use savestate::{Persist, Unit};
 
@@ -42,6 +43,10 @@ use crate::wiring::{WiringError, unit};
 pub trait Peripheral: Send + Sync {
     /// Makes the device for a life that begins, and has the back-end serve it. Nothing is attached now.
     fn attach(&self, ram: &GuestRam) -> Attached;
+
+    /// What this process has to be let do for it once the guest runs, beyond what every machine does and what is
+    /// open already.
+    fn needs(&self, _sandbox: &mut Sandbox) {}
 
     /// The life has ended. Waits for what the back-end is still doing for the device, so that its state is whole
     /// when this returns; the back-end calls it no more.
