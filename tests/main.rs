@@ -17,6 +17,7 @@ mod equivalence {
 }
 
 mod resource_control {
+    mod drivers;
     mod sandbox;
     mod wild;
 }

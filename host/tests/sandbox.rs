@@ -102,7 +102,6 @@ const STOPPED: &[(&str, Attempt)] = &[
     ("name_to_handle_at", || call!(libc::SYS_name_to_handle_at, -1, PROGRAM.as_ptr(), NONE, NONE, 0)),
     ("open_by_handle_at", || call!(libc::SYS_open_by_handle_at, -1, NONE, 0)),
     ("socket", || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)),
-    ("socket", || call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)),
     ("socket", || call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0)),
     ("socket", || call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0)),
     ("socketpair", || call!(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, NONE)),
@@ -221,6 +220,7 @@ fn declined() {
     assert_eq!(File::create("/tmp/popf-sandbox-test").unwrap_err().raw_os_error(), PERMISSION_DENIED);
     assert_eq!(fs::remove_file("/nowhere").unwrap_err().raw_os_error(), PERMISSION_DENIED);
     assert_eq!(fs::read_dir("/").unwrap_err().raw_os_error(), PERMISSION_DENIED);
+    assert_eq!(call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0), Err(libc::EACCES));
     assert_eq!(call!(libc::SYS_clone3, NONE, 0), Err(libc::ENOSYS));
     assert_eq!(call!(libc::SYS_io_uring_setup, 1, NONE), Err(libc::ENOSYS));
 }
@@ -425,16 +425,17 @@ fn sockets() {
     let mut sandbox = Sandbox::new();
     match policy {
         "internet" => sandbox.internet(),
-        "unix" => {
-            sandbox.unix_connections();
-            sandbox.path(directory, Access::Sockets);
-        }
+        "unix" => sandbox.unix_connections(directory),
         "served" => sandbox.unix_sockets(),
         other => panic!("{other}"),
     }
     sandbox.enter().unwrap();
     match policy {
         "internet" => internet(),
+        "unix" if support().landlock.is_ok_and(|version| version < 9) => {
+            talk(client, &listener);
+            refused(UnixStream::connect(&path), "connecting where nothing says to where");
+        }
         "unix" => {
             talk(client, &listener);
             talk(UnixStream::connect(&path).unwrap(), &listener);
@@ -481,7 +482,6 @@ fn sockets_are_those_of_the_policy() {
 /// What goes beyond a policy that has sockets: the name of the call, the policy, the attempt.
 #[rustfmt::skip]
 const BEYOND: &[(&str, fn(&mut Sandbox), Attempt)] = &[
-    ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)),
     ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
     ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
     ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_DGRAM, 0)),
@@ -489,9 +489,8 @@ const BEYOND: &[(&str, fn(&mut Sandbox), Attempt)] = &[
     // The packet filter's tables.
     ("setsockopt", Sandbox::internet, || call!(libc::SYS_setsockopt, 0, libc::IPPROTO_IP, 64, NONE, 0)),
     ("setsockopt", Sandbox::internet, || call!(libc::SYS_setsockopt, 0, libc::SOL_NETLINK, 1, NONE, 0)),
-    ("socket", Sandbox::unix_sockets, || call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)),
     ("connect", Sandbox::unix_sockets, || call!(libc::SYS_connect, 0, NONE, 0)),
-    ("socket", Sandbox::unix_connections, || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)),
+    ("socket", Sandbox::unix_sockets, || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)),
     ("io_uring_register", Sandbox::rings, || call!(libc::SYS_io_uring_register, 0, 0, NONE, 0)),
     // TUNSETIFF: another interface.
     ("ioctl", Sandbox::tun, || call!(libc::SYS_ioctl, 0, 0x4004_54ca, NONE)),

@@ -49,8 +49,9 @@ const RULE: &[Row] = &[
     Row { krate: "images",      folder: "control/images",      uses: &["host"],                              tests_use: &[],            why: "images are files; they need no machine to be made" },
     Row { krate: "agent",       folder: "control/agent",       uses: &[],                                    tests_use: &["images"],    why: "it talks to a socket, whatever machine is behind it" },
     Row { krate: "vms",         folder: "control/vms",         uses: &["host"],                              tests_use: &[],            why: "it knows which VMs there are, not what one is made of" },
+    Row { krate: "hostile",     folder: "tests/hostile",       uses: &[],                                    tests_use: &[],            why: "it runs in a guest, without even a kernel" },
     Row { krate: "selfcheck",   folder: "tests/selfcheck",     uses: &[],                                    tests_use: &[],            why: "it runs in guests and on the host alike, so it may know neither" },
-    Row { krate: "popf",        folder: "control/cli",         uses: &["agent", "backends", "board", "host", "images", "vms", "x86"], tests_use: &["selfcheck"], why: CONTROL },
+    Row { krate: "popf",        folder: "control/cli",         uses: &["agent", "backends", "board", "host", "images", "vms", "x86"], tests_use: &["hostile", "selfcheck"], why: CONTROL },
     Row { krate: "xtask",       folder: "xtask",               uses: &[],                                    tests_use: &[],            why: APART },
 ];
 

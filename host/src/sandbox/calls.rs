@@ -137,6 +137,10 @@ pub(super) fn allowed(sandbox: &Sandbox) -> Table {
     when(libc::SYS_tgkill, &[int(0, std::process::id())]);
     // The name of a descriptor is empty. This keeps nobody from giving one all the same: see the module's page.
     when(libc::SYS_newfstatat, &[bits(3, libc::AT_EMPTY_PATH, libc::AT_EMPTY_PATH)]);
+    if sandbox.shares.is_some() {
+        // A working directory and creation mask of a thread's own: its first act, which may be late.
+        when(libc::SYS_unshare, &[int(0, libc::CLONE_FS)]);
+    }
     if sandbox.shares == Some(Access::ReadWrite) {
         // By descriptor; a name goes the same way as above.
         when(libc::SYS_fchownat, &[int(4, libc::AT_EMPTY_PATH)]);
@@ -212,9 +216,13 @@ fn socket(domain: i32, kinds: &[(i32, &[i32])], when: &mut impl FnMut(c_long, &[
 }
 
 /// Calls that are answered with an error: it, and which.
-pub(super) fn declined(sandbox: &Sandbox) -> [(i32, Vec<c_long>); 2] {
-    let forbidden = if sandbox.opens_files() { Vec::new() } else { BY_NAME.to_vec() };
+pub(super) fn declined(sandbox: &Sandbox) -> [(i32, Table); 2] {
+    let all = |calls: &[c_long]| calls.iter().map(|&call| (call, Vec::new())).collect();
+    let mut forbidden: Table = if sandbox.opens_files() { Table::new() } else { all(BY_NAME) };
+    if !sandbox.unix_connections {
+        // A guest may call the host whenever it likes, and must not end popf by it.
+        forbidden.insert(libc::SYS_socket, vec![vec![int(0, libc::AF_UNIX)]]);
+    }
     // Threads are made by `clone`, then, whose flags a filter can see; and files are read and written without rings.
-    let absent = vec![libc::SYS_clone3, libc::SYS_io_uring_setup];
-    [(libc::EACCES, forbidden), (libc::ENOSYS, absent)]
+    [(libc::EACCES, forbidden), (libc::ENOSYS, all(&[libc::SYS_clone3, libc::SYS_io_uring_setup]))]
 }

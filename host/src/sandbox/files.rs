@@ -17,6 +17,9 @@ const NEWEST: ABI = ABI::V10;
 /// From this version on all threads can be restricted by one call.
 const ALL_THREADS: u32 = ABI::V8 as u32;
 
+/// From this version on a rule can say which Unix sockets may be reached by name.
+pub(super) const KNOWS_SOCKETS: u32 = ABI::V9 as u32;
+
 /// What may be done to a path, and to what lies below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -5,6 +5,7 @@
 //! of the others declines with one error.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use libc::{c_int, c_long, c_ulong};
 use seccompiler::{
@@ -35,13 +36,18 @@ pub(super) fn install(sandbox: &Sandbox) -> Result<Result<(), HostError>, Sandbo
 fn programs(sandbox: &Sandbox) -> Result<Vec<BpfProgram>, BackendError> {
     let mut allowed = calls::allowed(sandbox);
     let mut programs = Vec::new();
-    for (error, calls) in calls::declined(sandbox) {
-        // Not stopped, that is.
-        allowed.extend(calls.iter().map(|&call| (call, Vec::new())));
-        if !calls.is_empty() {
-            let table = calls.into_iter().map(|call| (call, Vec::new())).collect();
-            programs.push(compile(table, SeccompAction::Allow, SeccompAction::Errno(error as u32))?);
+    for (error, declined) in calls::declined(sandbox) {
+        if declined.is_empty() {
+            continue;
         }
+        // Not stopped, that is.
+        for (call, alternatives) in &declined {
+            match allowed.entry(*call) {
+                Entry::Vacant(entry) => drop(entry.insert(alternatives.clone())),
+                Entry::Occupied(mut entry) => entry.get_mut().extend(alternatives.iter().cloned()),
+            }
+        }
+        programs.push(compile(declined, SeccompAction::Allow, SeccompAction::Errno(error as u32))?);
     }
     programs.push(compile(allowed, SeccompAction::Trap, SeccompAction::Allow)?);
     Ok(programs)
@@ -116,7 +122,8 @@ mod tests {
         let mut sandbox = Sandbox::new();
         sandbox.share("/", Access::ReadWrite);
         sandbox.internet();
-        sandbox.unix_connections();
+        sandbox.unix_sockets = true;
+        sandbox.unix_connections = true;
         sandbox.tun();
         sandbox.rings();
         sandbox
@@ -147,7 +154,6 @@ mod tests {
                 libc::SYS_bpf,
                 libc::SYS_kexec_load,
                 libc::SYS_setns,
-                libc::SYS_unshare,
                 libc::SYS_io_uring_setup,
                 libc::SYS_io_uring_register,
                 libc::SYS_userfaultfd,

@@ -92,11 +92,15 @@ impl Sandbox {
         self.unix_sockets = true;
     }
 
-    /// Making Unix sockets and connecting or binding them. Before Landlock's ABI 9 nothing says to where, so that a
-    /// machine should have it only if its guest may call the host.
-    pub fn unix_connections(&mut self) {
+    /// Making Unix sockets in a directory and connecting to those there, as far as this host can keep it to that
+    /// directory: Landlock can from version 9 on. Before, no socket can be made, and trying is an error: a process
+    /// that may connect to any socket by name is out of its sandbox as soon as it talks to the host's other servers.
+    pub fn unix_connections(&mut self, directory: impl AsRef<Path>) {
         self.unix_sockets = true;
-        self.unix_connections = true;
+        if files::support().is_ok_and(|version| version >= files::KNOWS_SOCKETS) {
+            self.unix_connections = true;
+            self.path(directory, Access::Sockets);
+        }
     }
 
     /// The settings of a TUN/TAP interface's queue that a guest changes while it runs.

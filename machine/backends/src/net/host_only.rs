@@ -17,6 +17,7 @@
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
+use host::Sandbox;
 use host::interface::Interface;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, UdpPacket};
 
@@ -146,6 +147,10 @@ fn wrap(answer: &Answer, server: Ipv4Addr) -> Vec<u8> {
 }
 
 impl Network for HostOnly {
+    fn needs(&self, sandbox: &mut Sandbox) {
+        self.tap.needs(sandbox);
+    }
+
     fn takes(&self) -> Offloads {
         self.tap.takes()
     }

@@ -19,6 +19,8 @@ pub mod user;
 
 use std::fmt;
 
+use host::Sandbox;
+
 pub use error::NetError;
 pub use header::{HEADER_LENGTH, Unknown};
 pub use host_only::HostOnly;
@@ -58,6 +60,9 @@ pub trait Network: Send + Sync {
     /// A frame from the guest. Never waits. Says whether it was taken; if not, [`Handlers::drained`] is called
     /// once there is room. A frame that makes no sense is taken and dropped.
     fn send(&self, frame: &[u8], offload: Offload) -> bool;
+
+    /// What this process has to be let do for it once the guest runs.
+    fn needs(&self, _sandbox: &mut Sandbox) {}
 
     /// The card has room again, after [`Handlers::receive`] took nothing. May be called with the card locked.
     fn room(&self);

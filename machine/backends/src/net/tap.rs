@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 
 use host::event::{EventFd, Wait, poll};
 use host::interface::Interface;
-use host::{HostError, tap};
+use host::{HostError, Sandbox, tap};
 
 use super::header::HEADER_LENGTH;
 use super::{Handlers, MAX_FRAME, NetError, Network, Offload, Offloads};
@@ -123,6 +123,10 @@ fn refusal(source: HostError, privilege: impl FnOnce() -> NetError, name: &str) 
 }
 
 impl Network for Tap {
+    fn needs(&self, sandbox: &mut Sandbox) {
+        sandbox.tun();
+    }
+
     fn takes(&self) -> Offloads {
         Offloads::ALL
     }

@@ -160,6 +160,12 @@ impl Vsock {
         Ok(Self { path: path.to_owned(), bell: VsockBell { signal }, listener: Some(listener), thread: None })
     }
 
+    /// Where its socket is, and those are that the guest may call.
+    pub fn directory(&self) -> &Path {
+        // A socket has a name, so its path has a parent; a relative one's may be empty.
+        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
     /// By which the device calls.
     pub fn bell(&self) -> VsockBell {
         self.bell.clone()

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backends::net::{Handlers, Mac, NetError, Network, Offload, Offloads};
 use devices::virtio::net::{self, Cable, Config, Header, feature};
 use devices::wiring::lock;
+use host::Sandbox;
 use memory::GuestRam;
 
 use super::{Attached, Peripheral};
@@ -65,6 +66,10 @@ impl Peripheral for Net {
         let card = Arc::new(Mutex::new(net::Net::new(config, Box::new(cable))));
         *self.socket.lock() = Some(card.clone());
         Attached::with_state(&card)
+    }
+
+    fn needs(&self, sandbox: &mut Sandbox) {
+        self.network.needs(sandbox);
     }
 
     fn detach(&self) {

@@ -9,6 +9,7 @@ use backends::share::{MAX_REQUEST, Pool, PoolBell, Requests, ShareConfig, ShareE
 use devices::virtio::Doorbell;
 use devices::virtio::fs::{FileSystem, Taken};
 use devices::wiring::lock;
+use host::sandbox::{Access, Sandbox};
 use memory::GuestRam;
 
 use super::{Attached, Peripheral};
@@ -38,6 +39,7 @@ impl Requests for Socket {
 /// A shared folder, opened.
 pub struct Share {
     tag: String,
+    config: ShareConfig,
     share: backends::share::Share,
     socket: Arc<Socket>,
     pool: Pool,
@@ -49,7 +51,7 @@ impl Share {
         let share = backends::share::Share::open(config)?;
         let socket = Arc::new(Socket::default());
         let pool = Pool::start(&share, &socket)?;
-        Ok(Self { tag: tag.to_owned(), share, socket, pool })
+        Ok(Self { tag: tag.to_owned(), config: config.clone(), share, socket, pool })
     }
 }
 
@@ -60,6 +62,11 @@ impl Peripheral for Share {
         let device = Arc::new(Mutex::new(FileSystem::new(&self.tag, MAX_REQUEST)));
         *lock(&self.socket.0) = Some(device.clone());
         Attached::new(&device).with_doorbell(Arc::new(Bell(self.pool.bell())))
+    }
+
+    fn needs(&self, sandbox: &mut Sandbox) {
+        let ShareConfig { path, readonly } = &self.config;
+        sandbox.share(path, if *readonly { Access::Read } else { Access::ReadWrite });
     }
 
     fn detach(&self) {

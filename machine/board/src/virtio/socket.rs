@@ -25,6 +25,7 @@ use backends::vsock::{Event, Guest, Vsock, VsockBell, VsockError};
 use devices::virtio::Doorbell;
 use devices::virtio::socket::{self, FIRST_CID};
 use devices::wiring::{Notify, lock};
+use host::Sandbox;
 use memory::GuestRam;
 
 use super::{Attached, Peripheral};
@@ -63,6 +64,10 @@ impl Peripheral for Socket {
         let device = Arc::new(Mutex::new(socket::Socket::new(self.guest_cid, wake)));
         *lock(&self.current) = Some(device.clone());
         Attached::with_state(&device).with_doorbell(Arc::new(Bell(self.vsock.bell())))
+    }
+
+    fn needs(&self, sandbox: &mut Sandbox) {
+        sandbox.unix_connections(self.vsock.directory());
     }
 
     fn detach(&self) {

@@ -28,13 +28,14 @@ mod members;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use host::event::{EventFd, Wait, poll};
+use host::sandbox::{Access, Sandbox};
 use host::seqpacket::Connection;
 
 use self::folder::Place;
@@ -57,6 +58,7 @@ const MAX_STRANGERS: usize = 8;
 
 /// One VM's port on the switch.
 pub struct Switch {
+    folder: PathBuf,
     shared: Arc<Shared>,
     /// Until started, what the thread will have.
     place: Mutex<Option<Place>>,
@@ -91,7 +93,12 @@ impl Switch {
             wake: EventFd::new()?,
             ending: AtomicBool::new(false),
         };
-        Ok(Self { shared: Arc::new(shared), place: Mutex::new(Some(place)), thread: Mutex::new(None) })
+        Ok(Self {
+            folder: folder.to_owned(),
+            shared: Arc::new(shared),
+            place: Mutex::new(Some(place)),
+            thread: Mutex::new(None),
+        })
     }
 
     /// How many others there are.
@@ -101,6 +108,12 @@ impl Switch {
 }
 
 impl Network for Switch {
+    fn needs(&self, sandbox: &mut Sandbox) {
+        sandbox.unix_sockets();
+        // Our socket, at the end.
+        sandbox.path(&self.folder, Access::Remove);
+    }
+
     fn takes(&self) -> Offloads {
         Offloads::ALL
     }

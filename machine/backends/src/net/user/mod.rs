@@ -39,8 +39,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use host::Epoll;
 use host::system::raise_descriptor_limit;
+use host::{Epoll, Sandbox};
 
 use self::dns::Dns;
 use self::inbox::{Batch, Inbox};
@@ -160,6 +160,10 @@ fn refused(address: SocketAddr, source: io::Error) -> NetError {
 }
 
 impl Network for UserNetwork {
+    fn needs(&self, sandbox: &mut Sandbox) {
+        sandbox.internet();
+    }
+
     fn takes(&self) -> Offloads {
         Offloads::ALL
     }

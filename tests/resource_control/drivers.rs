@@ -1,0 +1,28 @@
+//! A driver that does to virtio devices whatever it must not: popf neither dies, hangs nor grows, and each device works
+//! once it is reset.
+
+use std::process::Command;
+
+use crate::common::Files;
+use crate::harness::run;
+
+/// Address space in KiB: little more than popf says it needs for such a guest, so that one that grows is found out.
+const LIMIT: &str = "880000";
+
+#[test]
+fn a_hostile_driver_gets_nowhere() {
+    let files = Files::new();
+    let kernel = files.write("hostile", hostile::GUEST);
+    let disk = files.write("disk", &[0x5a; 1 << 20]);
+    let disk = format!("{disk},queues=2");
+    files.write("shared", b"");
+    let folder = files.path("").display().to_string();
+    let (writable, readable) = (format!("{folder}:/a"), format!("{folder}:/b:ro"));
+    let popf = env!("CARGO_BIN_EXE_popf");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v $0 && exec \"$@\"", LIMIT, popf, "run", "--kernel", &kernel]);
+    command.args(["--memory", hostile::MEMORY, "--debug-exit", "--no-reboot", "--disk", &disk]);
+    command.args(["--net", "user", "--volume", &writable, "--volume", &readable]);
+    let ended = run(&mut command, &[]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (hostile::DONE, ""));
+}
