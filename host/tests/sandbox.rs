@@ -49,6 +49,9 @@ macro_rules! call {
     }};
 }
 
+/// What is asked for beyond the least.
+type Extension = fn(&mut Sandbox);
+
 type Attempt = fn() -> Result<i64, i32>;
 
 const PROGRAM: &std::ffi::CStr = c"/bin/true";
@@ -481,7 +484,7 @@ fn sockets_are_those_of_the_policy() {
 
 /// What goes beyond a policy that has sockets: the name of the call, the policy, the attempt.
 #[rustfmt::skip]
-const BEYOND: &[(&str, fn(&mut Sandbox), Attempt)] = &[
+const BEYOND: &[(&str, Extension, Attempt)] = &[
     ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
     ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
     ("socket", Sandbox::internet, || call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_DGRAM, 0)),

@@ -99,7 +99,7 @@ impl HostOnly {
 
 /// The host's address in the network of that name.
 fn host_address(name: &str) -> Ipv4Addr {
-    let network = FIRST_NETWORK.to_bits() + (hash(name.as_bytes()) % NETWORKS << 16);
+    let network = FIRST_NETWORK.to_bits() + ((hash(name.as_bytes()) % NETWORKS) << 16);
     Ipv4Addr::from_bits(network + 1)
 }
 

@@ -66,7 +66,7 @@ struct Package {
 
 impl Guest {
     /// Makes it below the build directory.
-    pub fn make(popf: &PathBuf) -> Result<Self, String> {
+    pub fn make(popf: &Path) -> Result<Self, String> {
         let image = boot::find_image(popf, "busybox")?;
         let folder = metadata::read()?.target_directory.join("bench-net");
         let modules = fetch_modules(&image.kernel, &folder)?;
