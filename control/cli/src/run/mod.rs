@@ -98,7 +98,7 @@ fn launch(
         peripherals,
         debug_exit: guest.debug_exit,
         reboot: guest.reboot,
-        sandbox: sandbox::of(definition, &claim),
+        sandbox: sandbox::of(definition, &claim, guest.by_agent),
     };
     let handler = Asked { record: record.clone(), control: control.clone(), lines: lines.clone() };
     let server = Server::start(&claim.path(vms::CONTROL_SOCKET), Arc::new(handler))

@@ -7,7 +7,9 @@ use crate::definition::{Definition, SandboxArg};
 
 /// The policy for a VM with these directories. It answers on its control socket, writes down how it ended, turns its
 /// log over, and removes what nobody needs afterwards.
-pub fn of(definition: &Definition, claim: &Claim) -> Option<Sandbox> {
+///
+/// `calls_agent`: this process itself connects to the guest's agent, time and again until that answers.
+pub fn of(definition: &Definition, claim: &Claim, calls_agent: bool) -> Option<Sandbox> {
     let mut sandbox = match definition.sandbox() {
         SandboxArg::Off => return None,
         SandboxArg::Auto => Sandbox::new(),
@@ -15,6 +17,9 @@ pub fn of(definition: &Definition, claim: &Claim) -> Option<Sandbox> {
     };
     sandbox.unix_sockets();
     sandbox.removal(claim.runtime_directory());
+    if calls_agent {
+        sandbox.unix_connections_at_any_price(claim.runtime_directory());
+    }
     if let Some(directory) = claim.state_directory() {
         sandbox.path(directory, Access::ReadWrite);
         sandbox.removal(directory);
