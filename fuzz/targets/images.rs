@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use backends::disk::{Access, Disk, Format, OpenOptions, create, create_overlay, open};
+use backends::disk::{Access, Format, OpenOptions, create, create_overlay, open};
 use libfuzzer_sys::fuzz_target;
 
 /// A folder that lives as long as the fuzzer, and sound images in it.

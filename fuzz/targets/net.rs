@@ -115,7 +115,8 @@ fuzz_target!(|data: &[u8]| {
     // With and without merged buffers, several pairs, EVENT_IDX.
     let Some(choice) = input.byte() else { return };
     let optional = [feature::MRG_RXBUF, feature::MQ, feature::CTRL_RX, feature::GUEST_CSUM, 1 << 29, 1 << 28];
-    let chosen = (0..).zip(optional).filter(|(bit, _)| choice & 1 << bit != 0).fold(0, |all, (_, one)| all | one);
+    let chosen =
+        (0..).zip(optional).filter(|(bit, _)| choice & 1 << bit != 0).fold(0, |all, (_, one)| all | one);
     start(&mut function, chosen | feature::CTRL_VQ);
     step(&mut input, &ram, &mut function, &net);
     let state = lock(&net).save();

@@ -81,8 +81,16 @@ impl Guest<'_> {
                 3 => request.extend(u64::from(self.byte().unwrap_or(0)).to_le_bytes()),
                 4 => request.extend([0; 16]),
                 5 => {
-                    let names: [&[u8]; 8] =
-                        [b"file\0", b"new\0", b"folder\0", b"up\0", b"..\0", b"../secret\0", b"user.x\0", b"x"];
+                    let names: [&[u8]; 8] = [
+                        b"file\0",
+                        b"new\0",
+                        b"folder\0",
+                        b"up\0",
+                        b"..\0",
+                        b"../secret\0",
+                        b"user.x\0",
+                        b"x",
+                    ];
                     request.extend(names[usize::from(self.byte().unwrap_or(0)) % 8]);
                 }
                 6 => request.extend([self.byte().unwrap_or(0xff); 4]),

@@ -168,7 +168,8 @@ impl Connection {
         segment.extend_from_slice(payload);
         self.ours = self.ours.wrapping_add(payload.len() as u32 + u32::from(flags & 2 != 0));
         let total = (20 + segment.len()) as u16;
-        let mut header = [&[0x45, 0][..], &total.to_be_bytes(), &[0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 2, 15]].concat();
+        let mut header =
+            [&[0x45, 0][..], &total.to_be_bytes(), &[0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 2, 15]].concat();
         header.extend_from_slice(&self.source);
         let sum = checksum(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());

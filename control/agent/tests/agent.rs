@@ -217,10 +217,14 @@ fn input_that_nobody_reads_is_dropped() {
     let status = Command::new("mkfifo").arg(agent.path("fifo")).status().unwrap();
     assert!(status.success());
     let session = agent.session(&agent.shell("exec <&-; read line < fifo"));
-    let mut sender = session.sender.clone();
-    sender.write_all(&vec![0; 4 * INPUT_WINDOW]).unwrap();
-    fs::write(agent.path("fifo"), "go\n").unwrap();
+    let (mut sender, fifo) = (session.sender.clone(), agent.path("fifo"));
+    // On a thread of its own: what the agent has dropped is told to whoever receives.
+    let writer = thread::spawn(move || {
+        sender.write_all(&vec![0; 4 * INPUT_WINDOW]).unwrap();
+        fs::write(fifo, "go\n").unwrap();
+    });
     assert_eq!(Ended::of(session).how, Event::Exited(0));
+    writer.join().unwrap();
 }
 
 #[test]
