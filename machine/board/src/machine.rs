@@ -165,18 +165,30 @@ struct Life {
 }
 
 impl Control {
-    /// Stops the machine for this reason; one that is yet to start will not.
-    pub fn stop(&self, reason: StopReason) {
-        let current = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.current.is_none() {
+    /// Stops the machine for this reason; one that is yet to start will not. A life that ends by itself at this
+    /// moment may be followed by another: that is the one which does not start then.
+    pub fn stop(&self, mut reason: StopReason) {
+        let lock = || self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let current = {
+                let mut state = lock();
+                let Some(current) = state.current.clone() else {
+                    state.early.get_or_insert(reason);
+                    return;
+                };
+                current
+            };
+            // Without our lock: a stop calls whoever waits for it.
+            match current.stop.try_stop(reason) {
+                Ok(()) => return,
+                Err(refused) => reason = refused,
+            }
+            let mut state = lock();
+            // If it is still this life, the next has yet to begin.
+            if state.current.as_ref().is_some_and(|life| Arc::ptr_eq(&life.stop, &current.stop)) {
                 state.early.get_or_insert(reason);
                 return;
             }
-            state.current.clone()
-        };
-        if let Some(current) = current {
-            current.stop.stop(reason);
         }
     }
 

@@ -59,9 +59,18 @@ impl StopSwitch {
 
     /// Asks the machine to stop. Never blocks for long: it is called from chips that are locked.
     pub fn stop(&self, reason: StopReason) {
+        // A second reason changes nothing.
+        let _ = self.try_stop(reason);
+    }
+
+    /// The same, but gives the reason back if the machine stops for another already.
+    pub fn try_stop(&self, reason: StopReason) -> Result<(), StopReason> {
         let wakeups = {
             let mut state = self.lock();
-            state.reason.get_or_insert(reason);
+            if self.is_set() {
+                return Err(reason);
+            }
+            state.reason = Some(reason);
             self.set.store(true, Ordering::Release);
             state.wakeups.clone()
         };
@@ -69,6 +78,7 @@ impl StopSwitch {
         for wake in wakeups {
             wake();
         }
+        Ok(())
     }
 
     /// Whether [`Self::stop`] has been called.
