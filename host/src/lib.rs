@@ -9,7 +9,7 @@
 //! | [`mapping`], [`memfd`], [`reservation`] | memory: RAII mappings, regions composed below 2 GiB, W^X pairs |
 //! | [`fault`] | faults of guest code as signals, alternate stacks |
 //! | [`terminal`] | raw mode, restored on every way out |
-//! | [`file`], [`tree`] | locks and holes of files; files below a folder, for somebody who may not leave it |
+//! | [`mod@file`], [`tree`] | locks and holes of files; files below a folder, for somebody who may not leave it |
 //! | [`event`], [`epoll`], [`signals`] | waiting, being woken, signals from outside |
 //! | [`socket`] | what the standard library's sockets cannot do |
 //! | [`tap`], [`interface`] | network interfaces whose other end is here; bridges |

@@ -1,4 +1,4 @@
-//! The seccomp filters: compiled from the tables of [`calls`](super::calls), installed for all threads.
+//! The seccomp filters: compiled from the tables of [`super::calls`], installed for all threads.
 //!
 //! A filter of `seccompiler` has one answer for what is in its table and one for the rest, and three are needed. So
 //! there are several filters, and the kernel takes the strictest answer: the first stops what is in no table, each

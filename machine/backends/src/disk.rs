@@ -5,7 +5,7 @@
 //!
 //! | module | gives |
 //! | --- | --- |
-//! | [`open`] | the way in: format, locks, chains of backing files |
+//! | [`open()`] | the way in: format, locks, chains of backing files |
 //! | [`raw`] | plain images, ISO images, block devices |
 //! | [`qcow2`] | QEMU's format by the `imago` crate; checking, repairing and creating by our own code |
 //! | [`vmdk`] | VMware's format, which is only read |
@@ -16,7 +16,7 @@
 //! guest changes it.
 //!
 //! An image may have been written by a guest, or by somebody who wishes its user ill. What it says is checked, it leads
-//! to no other file unless its user said what it is (see [`open`]), and it costs no more than in proportion to what it
+//! to no other file unless its user said what it is (see [`open()`]), and it costs no more than in proportion to what it
 //! really holds.
 
 mod error;

@@ -68,12 +68,14 @@ pub struct Definition {
     pub memory: Option<Size>,
 
     /// A disk: an image or block device [,format=raw|qcow2|vmdk][,readonly][,snapshot][,serial=S][,queues=N].
+    #[allow(rustdoc::broken_intra_doc_links)] // The brackets are the grammar's, as help shows it.
     #[arg(long, value_name = "PATH[,OPTION...]")]
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
     pub disk: Vec<DiskSpec>,
 
     /// A network: user, tap:IFNAME, bridge:BR, hostonly:NAME, switch:NAME or none [,mac=ADDRESS][,queues=N]
     /// [default: user with an image, else none].
+    #[allow(rustdoc::broken_intra_doc_links)] // The brackets are the grammar's, as help shows it.
     #[arg(long, value_name = "NETWORK[,OPTION...]")]
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
     pub net: Vec<NetSpec>,

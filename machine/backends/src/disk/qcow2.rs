@@ -3,9 +3,9 @@
 //! The `imago` crate reads and writes the tables. It is built without `async` (its feature `sync`): every call is a
 //! plain one that may come from any thread, so there is no runtime to keep and the queue's threads are all it takes.
 //! We hand it open files and never a path, so that it opens nothing by itself: locks, formats and chains of backing
-//! files are [`super::open`]'s.
+//! files are [`super::open()`]'s.
 //!
-//! What we add is that an image outlives its writer ([`repair`]): it bears the dirty bit while it is open for
+//! What we add is that an image outlives its writer ([`repair()`]): it bears the dirty bit while it is open for
 //! writing, and a cluster that a discard has freed is not given away before the table that lost it is in the file.
 //!
 //! Not modelled: writing version 2 or images with internal snapshots, other compressions than zlib, subclusters,

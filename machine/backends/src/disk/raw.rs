@@ -36,7 +36,7 @@ impl Raw {
         check_range(self.size, offset, len)
     }
 
-    /// See [`super::open`].
+    /// See [`super::open()`].
     fn check_format(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if !self.keep_raw || offset >= PROBED as u64 {
             return Ok(());

@@ -3,7 +3,7 @@
 //! A running VM that has a directory for its sockets gets one device:
 //!
 //! ```no_run
-//! # fn config() -> board::Config { unimplemented!() }
+//! # fn config() -> board::machine::Config { unimplemented!() }
 //! use std::path::Path;
 //! use std::sync::Arc;
 //!
