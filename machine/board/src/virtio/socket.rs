@@ -3,15 +3,15 @@
 //! A running VM that has a directory for its sockets gets one device:
 //!
 //! ```no_run
-//! # fn config() -> board::machine::Config { unimplemented!() }
+//! # fn plug(config: &mut board::machine::Config) -> Result<(), backends::vsock::VsockError> {
 //! use std::path::Path;
 //! use std::sync::Arc;
 //!
 //! // Before the process is shut in: this makes the socket.
 //! let socket = board::virtio::Socket::listen(Path::new("/run/user/1000/popf/web/vsock.sock"))?;
-//! let mut config = config();
 //! config.peripherals.push(Arc::new(socket));
-//! # Ok::<(), backends::vsock::VsockError>(())
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! A program of the host then reaches the guest's port 1024 by connecting to that socket and sending `CONNECT
