@@ -65,20 +65,22 @@ impl StopSwitch {
 
     /// The same, but gives the reason back if the machine stops for another already.
     pub fn try_stop(&self, reason: StopReason) -> Result<(), StopReason> {
-        let wakeups = {
+        let (result, wakeups) = {
             let mut state = self.lock();
-            if self.is_set() {
-                return Err(reason);
-            }
-            state.reason = Some(reason);
-            self.set.store(true, Ordering::Release);
-            state.wakeups.clone()
+            let result = if self.is_set() {
+                Err(reason)
+            } else {
+                state.reason = Some(reason);
+                self.set.store(true, Ordering::Release);
+                Ok(())
+            };
+            (result, state.wakeups.clone())
         };
         self.changed.notify_all();
         for wake in wakeups {
             wake();
         }
-        Ok(())
+        result
     }
 
     /// Whether [`Self::stop`] has been called.
