@@ -42,7 +42,8 @@ impl Signal {
     }
 }
 
-/// Sends a signal to a child that has not been waited for: until then its number is no other process's.
+/// Sends a signal to this process, or to a child that has not been waited for: until then its number is no other
+/// process's.
 pub fn send(child: u32, signal: Signal) -> Result<(), HostError> {
     let pid = libc::pid_t::try_from(child).ok().filter(|pid| *pid > 0);
     // SAFETY: a plain call.

@@ -15,7 +15,8 @@ use clap::Subcommand;
 /// What can be measured.
 #[derive(Subcommand)]
 pub enum BenchCommand {
-    /// From nothing to a guest's shell prompt, and on until it has powered off: popf beside QEMU's TCG.
+    /// From nothing to a guest's shell, or to its multi-user.target, and on until it has powered off: popf beside
+    /// QEMU's TCG.
     Boot(boot::BootArgs),
     /// Blocks read and written per second, in sequence and at random: popf beside QEMU's TCG.
     Disk(disk::DiskArgs),

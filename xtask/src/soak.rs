@@ -84,9 +84,9 @@ pub fn run(args: &SoakArgs) -> Result<(), String> {
     for number in 1..=args.boots {
         match console::boot(&mut command(), limit) {
             Ok(times) => {
-                let (prompt, exit) = (times.prompt.as_secs_f64(), times.exit.as_secs_f64());
+                let (prompt, exit) = (times.reached.as_secs_f64(), times.exit.as_secs_f64());
                 eprintln!("boot {number}: prompt {prompt:5.2} s, powered off {exit:5.2} s");
-                prompts.push(times.prompt);
+                prompts.push(times.reached);
                 exits.push(times.exit);
             }
             Err(what) => {

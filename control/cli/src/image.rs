@@ -1,6 +1,7 @@
 //! `popf image`.
 
 use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
@@ -15,6 +16,8 @@ struct Row<'a> {
     name: &'a str,
     kernel: String,
     initrd: String,
+    /// Of an image with a disk; never to be written.
+    disk: Option<String>,
     packages: Vec<PackageRow<'a>>,
 }
 
@@ -44,10 +47,26 @@ pub fn run(command: &ImageCommand) -> Result<(), CliError> {
     }
 }
 
-/// Builds an image, with progress on standard error.
+/// Builds an image, with progress on standard error. A signal ends it when what it has made so far is removed.
 pub fn build(name: &str, refresh: bool) -> Result<images::Image, CliError> {
+    use host::Signal::{HangUp, Interrupt, Quit, Terminate};
     let options = images::BuildOptions { refresh, ..Default::default() };
-    Ok(images::build(name, &options, &mut images::Display::new())?)
+    let (cancel, ended_by) = (options.cancel.clone(), Arc::new(OnceLock::new()));
+    let note = Arc::clone(&ended_by);
+    let signals = host::Signals::deliver(&[Interrupt, Terminate, HangUp, Quit], move |signal| {
+        // The first is the one to die of; a further one asks again.
+        note.get_or_init(|| signal);
+        cancel.cancel();
+    })
+    .map_err(|error| CliError::new(Failure::Host, "cannot catch signals").because(error))?;
+    let built = images::build(name, &options, &mut images::Display::new());
+    drop(signals);
+    if let (Err(images::Error::Cancelled), Some(signal)) = (&built, ended_by.get()) {
+        // Nothing catches it any more: whoever waits for popf sees what ended it.
+        host::signals::send(std::process::id(), *signal)
+            .map_err(|error| CliError::new(Failure::Host, "cannot end by a signal").because(error))?;
+    }
+    Ok(built?)
 }
 
 /// The image of this name, built now if it is missing.
@@ -60,13 +79,10 @@ pub fn find_or_build(name: &str) -> Result<images::Image, CliError> {
 
 fn list(json: bool) -> Result<(), CliError> {
     let images = images::list()?;
-    let package = |package: &images::Package| format!("{} {}", package.name, package.version);
     if !json {
-        for image in &images {
-            let packages: Vec<_> = image.packages.iter().map(package).collect();
-            print(format_args!("{:<16} {}\n", image.name, packages.join(", ")))?;
-        }
-        return Ok(());
+        return images
+            .iter()
+            .try_for_each(|image| print(format_args!("{:<16} {}\n", image.name, summary(image))));
     }
     let rows: Vec<_> = images
         .iter()
@@ -74,6 +90,7 @@ fn list(json: bool) -> Result<(), CliError> {
             name: &image.name,
             kernel: image.kernel.display().to_string(),
             initrd: image.initrd.display().to_string(),
+            disk: image.disk.as_ref().map(|disk| disk.display().to_string()),
             packages: image
                 .packages
                 .iter()
@@ -82,6 +99,15 @@ fn list(json: bool) -> Result<(), CliError> {
         })
         .collect();
     print_json(&rows)
+}
+
+/// What tells one build of an image from another: its kernel, and how much else there is.
+fn summary(image: &images::Image) -> String {
+    let kernel = image.packages.iter().find(|package| package.name.starts_with("linux-image-"));
+    let kernel =
+        kernel.map_or("no kernel's package".into(), |kernel| format!("{} {}", kernel.name, kernel.version));
+    let others = image.packages.iter().filter(|package| !package.name.starts_with("linux-image-")).count();
+    format!("{kernel}, {others} other packages")
 }
 
 /// Prints to standard output; a reader that has gone away is no failure.

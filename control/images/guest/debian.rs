@@ -64,6 +64,16 @@ const FILES: &[(&CStr, &[u8])] = &[
     (c"/root/run/systemd/system/popf-agent.service", include_bytes!("system/popf-agent.service")),
 ];
 
+/// Units for hardware and file systems that no such guest has; each would start a process at every boot.
+#[rustfmt::skip]
+const MASKED: &[&CStr] = &[
+    c"/root/run/systemd/system/modprobe@dm_mod.service",
+    c"/root/run/systemd/system/modprobe@drm.service",
+    c"/root/run/systemd/system/modprobe@efi_pstore.service",
+    c"/root/run/systemd/system/modprobe@loop.service",
+    c"/root/run/systemd/system/systemd-pstore.service",
+];
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     // The kernel panics when its first process ends: what the board then does is what it does for any guest.
@@ -156,6 +166,9 @@ fn populate_run(command_line: &[u8]) {
     }
     for (path, content) in FILES {
         root::write_file(path, 0o644, content);
+    }
+    for unit in MASKED {
+        sys::symlink(c"/dev/null", unit);
     }
     if let Some(agent) = sys::read_file(AGENT) {
         root::write_file(c"/root/run/popf/agent", 0o755, agent);

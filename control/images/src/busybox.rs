@@ -37,11 +37,11 @@ impl Recipe for Busybox {
     }
 
     fn cmdline(&self) -> &'static str {
-        "console=ttyS0 quiet panic=-1"
+        "console=ttyS0 quiet panic=-1 no_timer_check"
     }
 
     fn command_cmdline(&self) -> &'static str {
-        "console=ttyS1 quiet loglevel=1 panic=-1"
+        "console=ttyS1 quiet loglevel=1 panic=-1 no_timer_check"
     }
 
     fn fetched(&self) -> &'static [&'static str] {

@@ -48,12 +48,12 @@ impl Recipe for Debian {
     }
 
     fn cmdline(&self) -> &'static str {
-        "console=ttyS0 quiet panic=-1 root=/dev/vda rw"
+        "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda rw"
     }
 
     fn command_cmdline(&self) -> &'static str {
         // Standard error is no place for a login, or for units that are slow to start.
-        "console=ttyS1 quiet loglevel=1 panic=-1 root=/dev/vda rw systemd.show_status=no \
+        "console=ttyS1 quiet loglevel=1 panic=-1 no_timer_check root=/dev/vda rw systemd.show_status=no \
          systemd.mask=serial-getty@ttyS1.service"
     }
 

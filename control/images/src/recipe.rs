@@ -32,7 +32,8 @@ pub struct BuildOptions {
 pub(crate) trait Recipe: Sync {
     /// What it is asked for by.
     fn name(&self) -> &'static str;
-    /// The kernel command line for an interactive run.
+    /// The kernel command line for an interactive run. It leaves the kernel's check of the timer out: on a busy host
+    /// ticks come too late for it, and the kernel panics.
     fn cmdline(&self) -> &'static str;
     /// The kernel command line for a run with a command.
     fn command_cmdline(&self) -> &'static str;

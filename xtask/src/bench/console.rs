@@ -1,7 +1,7 @@
-//! A guest on pipes: waits for its shell's prompt, has it power off, and takes the time of both.
+//! A guest on pipes: waits for its shell's prompt, asks it what is wanted, has it power off, and takes the times.
 
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const TAIL: usize = 2000;
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// When the prompt had arrived.
-    pub prompt: Duration,
+    pub reached: Duration,
     /// When the process had ended, powered off from the shell.
     pub exit: Duration,
 }
@@ -25,67 +25,99 @@ pub fn boot(command: &mut Command, limit: Duration) -> Result<Times, String> {
     run(command, limit, |_| Ok(())).map(|(times, ())| times)
 }
 
+/// The same, and has the shell execute a line in between; also how long after the start a line that ends with
+/// `answer` came.
+pub fn boot_asking(
+    command: &mut Command,
+    limit: Duration,
+    line: &str,
+    answer: &str,
+) -> Result<(Times, Duration), String> {
+    run(command, limit, |guest| guest.ask(line, answer))
+}
+
 /// The same, and looks at the process while the guest waits at its prompt.
 pub fn boot_and<T>(
     command: &mut Command,
     limit: Duration,
     look: impl FnOnce(u32) -> Result<T, String>,
 ) -> Result<T, String> {
-    run(command, limit, look).map(|(_, seen)| seen)
+    run(command, limit, |guest| look(guest.child.id())).map(|(_, seen)| seen)
 }
 
 fn run<T>(
     command: &mut Command,
     limit: Duration,
-    look: impl FnOnce(u32) -> Result<T, String>,
+    look: impl FnOnce(&mut Guest) -> Result<T, String>,
 ) -> Result<(Times, T), String> {
     let started = Instant::now();
     let program = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let child = child.map_err(|error| format!("cannot start {program}: {error}"))?;
-    let mut guest = Guest { child, said: Vec::new(), ends: started + limit };
-    guest.play(started, look).map_err(|what| guest.report(&program, &what))
+    let mut child = child.map_err(|error| format!("cannot start {program}: {error}"))?;
+    let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(format!("{program} has no pipes"));
+    };
+    let mut guest =
+        Guest { child, input, chunks: chunks(output), said: Vec::new(), started, ends: started + limit };
+    guest.play(look).map_err(|what| guest.report(&program, &what))
 }
 
 struct Guest {
     child: Child,
+    input: ChildStdin,
+    chunks: Receiver<Vec<u8>>,
     said: Vec<u8>,
+    started: Instant,
     ends: Instant,
 }
 
 impl Guest {
-    fn play<T>(
-        &mut self,
-        started: Instant,
-        look: impl FnOnce(u32) -> Result<T, String>,
-    ) -> Result<(Times, T), String> {
-        let output = self.child.stdout.take().ok_or("has no output")?;
-        let chunks = chunks(output);
-        while !ends_with_prompt(&self.said) {
-            let chunk = self.next(&chunks)?.ok_or("ended before its prompt")?;
-            self.said.extend(chunk);
-        }
-        let prompt = started.elapsed();
-        let seen = look(self.child.id())?;
-        let mut input = self.child.stdin.take().ok_or("has no input")?;
-        let written = input.write_all(b"poweroff\n").and_then(|()| input.flush());
-        written.map_err(|error| format!("takes no input: {error}"))?;
-        while let Some(chunk) = self.next(&chunks)? {
+    fn play<T>(&mut self, look: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<(Times, T), String> {
+        self.listen_until("its prompt", ends_with_prompt)?;
+        let reached = self.started.elapsed();
+        let seen = look(self)?;
+        self.enter("poweroff")?;
+        while let Some(chunk) = self.next()? {
             self.said.extend(chunk);
         }
         // Its output is closed, so that it is about to end.
         let status = self.child.wait().map_err(|error| format!("cannot be waited for: {error}"))?;
-        let exit = started.elapsed();
+        let exit = self.started.elapsed();
         if status.success() {
-            Ok((Times { prompt, exit }, seen))
+            Ok((Times { reached, exit }, seen))
         } else {
             Err(format!("ended with {status}"))
         }
     }
 
+    /// Enters a line; when a line that ends with `answer` had arrived. The terminal repeats what is entered, so that
+    /// must not end with it.
+    fn ask(&mut self, line: &str, answer: &str) -> Result<Duration, String> {
+        let asked_at = self.said.len();
+        let answer = format!("{answer}\r\n");
+        self.enter(line)?;
+        self.listen_until("its answer", |said| {
+            said[asked_at..].windows(answer.len()).any(|bytes| bytes == answer.as_bytes())
+        })?;
+        Ok(self.started.elapsed())
+    }
+
+    fn enter(&mut self, line: &str) -> Result<(), String> {
+        let written = self.input.write_all(format!("{line}\n").as_bytes()).and_then(|()| self.input.flush());
+        written.map_err(|error| format!("takes no input: {error}"))
+    }
+
+    fn listen_until(&mut self, what: &str, heard: impl Fn(&[u8]) -> bool) -> Result<(), String> {
+        while !heard(&self.said) {
+            let chunk = self.next()?.ok_or_else(|| format!("ended before {what}"))?;
+            self.said.extend(chunk);
+        }
+        Ok(())
+    }
+
     /// What it says next, or `None` at its end.
-    fn next(&self, chunks: &Receiver<Vec<u8>>) -> Result<Option<Vec<u8>>, String> {
-        match chunks.recv_timeout(self.ends.saturating_duration_since(Instant::now())) {
+    fn next(&self) -> Result<Option<Vec<u8>>, String> {
+        match self.chunks.recv_timeout(self.ends.saturating_duration_since(Instant::now())) {
             Ok(chunk) => Ok(Some(chunk)),
             Err(mpsc::RecvTimeoutError::Disconnected) => Ok(None),
             Err(mpsc::RecvTimeoutError::Timeout) => Err("took too long".into()),
@@ -142,7 +174,14 @@ mod tests {
         let times =
             boot(&mut shell("printf 'hello\\n/ # \\033[6n'; read line; test \"$line\" = poweroff"), LONG);
         let times = times.unwrap();
-        assert!(times.prompt <= times.exit);
+        assert!(times.reached <= times.exit);
+    }
+
+    #[test]
+    fn an_answer_is_told_from_its_question() {
+        let script = "printf '# '; read line; printf '%s\r\n' \"$line\"; printf '3\r\n# '; read line";
+        let (times, answered) = boot_asking(&mut shell(script), LONG, "echo $((1 + 2))", "3").unwrap();
+        assert!(times.reached <= answered && answered <= times.exit);
     }
 
     #[test]
