@@ -1,6 +1,7 @@
 //! A driver that does to virtio devices whatever it must not: popf neither dies, hangs nor grows, and each device works
 //! once it is reset.
 
+use std::fs::File;
 use std::process::Command;
 
 use crate::common::Files;
@@ -15,6 +16,9 @@ fn a_hostile_driver_gets_nowhere() {
     let files = Files::new();
     let kernel = files.write("hostile", hostile::GUEST);
     let disk = files.write("disk", &[0x5a; 1 << 20]);
+    // Large enough for requests that take long; without blocks behind the first.
+    let grown = File::options().write(true).open(&disk).and_then(|file| file.set_len(16 << 30));
+    grown.expect("a file with a hole");
     let disk = format!("{disk},queues=2");
     files.write("shared", b"");
     let folder = files.path("").display().to_string();

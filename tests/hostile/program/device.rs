@@ -72,6 +72,10 @@ impl Device {
         self.slot.get(0) >> 16 == 0x1045
     }
 
+    pub fn is_disk(&self) -> bool {
+        self.slot.get(0) >> 16 == 0x1042
+    }
+
     pub fn is_entropy(&self) -> bool {
         self.slot.get(0) >> 16 == 0x1044
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use backends::disk::{self, Completion, DiskError, DiskQueue, OpenOptions, Request};
+use devices::virtio::VirtioDevice;
 use devices::virtio::block::{Block, BlockBackend, BlockConfig, Operation, SECTOR, SERIAL, Token};
 use devices::wiring::lock;
 use memory::GuestRam;
@@ -15,6 +16,8 @@ use super::{Attached, Peripheral};
 pub struct Disk {
     config: BlockConfig,
     port: Arc<Port>,
+    /// The device of this life.
+    device: Mutex<Weak<Mutex<Block>>>,
 }
 
 /// The back-end's side of all devices that there have been.
@@ -38,7 +41,7 @@ impl Disk {
         let config =
             BlockConfig { capacity: disk.size() / SECTOR, read_only: disk.read_only(), serial: id, queues };
         let port = Port { queue: DiskQueue::new(disk)?, name, told: AtomicBool::new(false) };
-        Ok(Self { config, port: Arc::new(port) })
+        Ok(Self { config, port: Arc::new(port), device: Mutex::default() })
     }
 }
 
@@ -48,10 +51,16 @@ impl Peripheral for Disk {
             let backend = Backend { port: self.port.clone(), device: device.clone() };
             Mutex::new(Block::new(self.config.clone(), Box::new(backend)))
         });
+        *lock(&self.device) = Arc::downgrade(&device);
         Attached::with_state(&device)
     }
 
     fn detach(&self) {
+        // However much the driver has put into its rings, or still puts there by requests that write into them:
+        // nothing of it is begun any more.
+        if let Some(device) = lock(&self.device).upgrade() {
+            lock(&device).reset();
+        }
         // Afterwards no thread of the queue's holds the device, nor through it the queue.
         self.port.queue.drain();
     }

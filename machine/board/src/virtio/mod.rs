@@ -48,8 +48,8 @@ pub trait Peripheral: Send + Sync {
     /// open already.
     fn needs(&self, _sandbox: &mut Sandbox) {}
 
-    /// The life has ended. Waits for what the back-end is still doing for the device, so that its state is whole
-    /// when this returns; the back-end calls it no more.
+    /// The life has ended. Waits for what the back-end is doing for the device, and forgets what has not been begun;
+    /// when this returns the back-end calls the device no more.
     fn detach(&self);
 }
 
