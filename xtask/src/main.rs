@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask check`, `deps`, `bench`, `soak` and `durability`.
+//! The project's own chores: `cargo xtask check`, `deps`, `bench`, `soak`, `durability` and `units`.
 
 mod bench;
 mod check;
@@ -7,6 +7,7 @@ mod durability;
 mod guest;
 mod metadata;
 mod soak;
+mod units;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -17,6 +18,7 @@ use crate::bench::BenchCommand;
 use crate::check::Step;
 use crate::durability::DurabilityArgs;
 use crate::soak::SoakArgs;
+use crate::units::UnitsArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +29,7 @@ Examples:
   cargo xtask bench disk            reads and writes per second beside QEMU's
   cargo xtask soak                  a hundred boots in a row, and an idle guest's cost
   cargo xtask durability            kill popf while its guest writes, fifty times
+  cargo xtask units DIR --qemu      kvm-unit-tests built in DIR, under popf and QEMU
 ";
 
 /// popf's own chores.
@@ -54,6 +57,8 @@ enum Chore {
     Soak(SoakArgs),
     /// Kill popf while its guest writes, and see whether what was acknowledged is there.
     Durability(DurabilityArgs),
+    /// Run the programs of kvm-unit-tests, and hold the results against what is known.
+    Units(UnitsArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Chore::Bench(command) => bench::run(&command),
         Chore::Soak(args) => soak::run(&args),
         Chore::Durability(args) => durability::run(&args),
+        Chore::Units(args) => units::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

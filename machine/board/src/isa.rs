@@ -17,6 +17,10 @@ pub mod port {
     pub const SMI_COMMAND: u16 = 0xb2;
     pub const DEBUG_CONSOLE: u16 = 0xe9;
     pub const DEBUG_EXIT: u16 = 0xf4;
+    /// The test device's port that remembers, and those of its lines.
+    pub const TEST_DATA: u16 = 0xe0;
+    pub const TEST_LINES: u16 = 0x2000;
+    pub const FW_CFG: u16 = 0x510;
     /// COM1 to COM3, by index.
     pub const COM: [u16; 3] = [0x3f8, 0x2f8, 0x3e8];
     /// ACPI's fixed hardware, laid out as [`devices::acpi_pm`] says.

@@ -89,6 +89,8 @@ pub struct Config {
     pub peripherals: Vec<Arc<dyn Peripheral>>,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
+    /// Whether there are the devices that tests of virtual machine monitors expect.
+    pub test_device: bool,
     /// Whether a reset starts the machine again rather than ending it.
     pub reboot: bool,
     /// What whoever runs the machine needs of this process from then on; none lets the process do what it may now.
@@ -314,6 +316,7 @@ impl Machine {
                 .map(|line| SerialPort { sink: line.sink(), room: line.room() })
                 .collect(),
             debug_exit: config.debug_exit,
+            test_device: config.test_device,
             clock: clock.clone(),
             timers: &timers,
             stop: stop.clone(),

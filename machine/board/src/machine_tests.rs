@@ -35,6 +35,7 @@ fn config(code: &[u8]) -> (Config, MemoryPeer) {
         serial: vec![Arc::new(serial)],
         peripherals: Vec::new(),
         debug_exit: true,
+        test_device: false,
         reboot: true,
         sandbox: None,
     };

@@ -33,6 +33,8 @@ pub const PCI_HOLE: u64 = LOW_RAM_END;
 pub const FOUR_GIB: u64 = HIGH_RAM_START;
 /// The I/O APIC's registers.
 pub const IO_APIC: u64 = 0xfec0_0000;
+/// The test device's memory.
+pub const TEST_MEMORY: u64 = 0xff00_0000;
 /// The local APIC's registers, wherever the guest has not moved them.
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
 
@@ -105,6 +107,11 @@ impl MemoryMap {
     /// End of the RAM above 4 GiB; 4 GiB when there is none.
     pub fn high_end(&self) -> u64 {
         self.high_end
+    }
+
+    /// How much RAM there is.
+    pub fn bytes(&self) -> u64 {
+        self.low_end + (self.high_end - FOUR_GIB)
     }
 
     /// The ranges a kernel may be put in and may use.

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use devices::acpi_pm::{self, AcpiPm};
 use devices::apic::{ApicBus, IoApic, LINT0, LocalApic, LocalApicWiring, Wake};
 use devices::bus::{BusError, MmioBus, PortBus, SharedPortDevice};
+use devices::legacy::fw_cfg::FwCfg;
 use devices::legacy::i8042::I8042;
 use devices::legacy::pic::Pic;
 use devices::legacy::pit::Pit;
 use devices::legacy::ports::{DebugExit, PostCode, ResetControl, SystemControlA};
 use devices::legacy::rtc::Rtc;
+use devices::legacy::test_device::{LINES, MEMORY_LEN, TestDevice};
 use devices::legacy::uart::Uart;
 use devices::pci::root::SlotError;
 use devices::pci::{HostBridge, PciRoot};
@@ -68,6 +70,8 @@ pub struct Plan<'a> {
     pub peripherals: &'a [Arc<dyn Peripheral>],
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
+    /// Whether there are the test device and the firmware configuration interface.
+    pub test_device: bool,
     /// The VM's clock.
     pub clock: Arc<Clock>,
     /// The machine's alarms.
@@ -112,6 +116,16 @@ pub struct Chips {
     pub reset_control: Arc<Mutex<ResetControl>>,
     /// Port 80.
     pub post_code: Arc<Mutex<PostCode>>,
+    /// What tests want, if it is wanted.
+    pub test: Option<TestChips>,
+}
+
+/// The chips of [`Plan::test_device`].
+pub struct TestChips {
+    /// The device.
+    pub device: Arc<Mutex<TestDevice>>,
+    /// What it is on.
+    pub fw_cfg: Arc<Mutex<FwCfg>>,
 }
 
 fn shared<T>(chip: T) -> Arc<Mutex<T>> {
@@ -192,6 +206,10 @@ pub fn wire(plan: Plan) -> Result<Chips, WiringError> {
         system_control_a: shared(SystemControlA::new(reset.clone())),
         reset_control: shared(ResetControl::new(reset)),
         post_code: shared(PostCode::new()),
+        test: plan.test_device.then(|| TestChips {
+            device: shared(TestDevice::new(std::array::from_fn(|number| line(number as u32)))),
+            fw_cfg: shared(FwCfg::new(plan.map.bytes(), plan.wakers.len() as u16)),
+        }),
         pic,
         io_apic,
     };
@@ -252,6 +270,17 @@ impl Chips {
         for (uart, first) in self.uarts.iter().zip(COM) {
             self.ports.claim("16550", ports(first, 8), 0, uart.clone())?;
         }
+        if let Some(TestChips { device, fw_cfg }) = &self.test {
+            self.ports.claim("test data", ports(TEST_DATA, 4), TestDevice::DATA, device.clone())?;
+            self.ports.claim(
+                "test lines",
+                ports(TEST_LINES, LINES as u16),
+                TestDevice::LINE,
+                device.clone(),
+            )?;
+            self.mmio.claim("test memory", map::TEST_MEMORY, MEMORY_LEN as u64, device.clone())?;
+            self.ports.claim("firmware configuration", ports(FW_CFG, 2), 0, fw_cfg.clone())?;
+        }
         self.mmio.claim("I/O APIC", map::IO_APIC, IO_APIC_LEN, self.io_apic.clone())
     }
 
@@ -273,6 +302,10 @@ impl Chips {
         units.extend((0..).zip(self.uarts.iter().map(unit)));
         for (slot, function) in (0..).zip(&self.functions) {
             units.extend(function.units().map(|unit| (slot, unit)));
+        }
+        if let Some(TestChips { device, fw_cfg }) = &self.test {
+            units.push((0, unit(device)));
+            units.push((0, unit(fw_cfg)));
         }
         units.push((0, unit(&self.pic)));
         units.push((0, unit(&self.io_apic)));

@@ -12,10 +12,11 @@ use crate::mtrr::{self, fixed_index};
 use crate::segment_check::canonical;
 
 /// AMD's registers that systems read unasked, and of which zero is the harmless reading; writes are dropped.
-/// SYSCFG, the I/O range registers, TOP_MEM, TOP_MEM2, NB_CFG, INT_PENDING, MMIO_CFG_BASE, SMM's address and
+/// PERF_CTL and PERF_CTR 0 to 3, which every processor has and here count nothing; SYSCFG, the I/O range registers, TOP_MEM, TOP_MEM2, NB_CFG, INT_PENDING, MMIO_CFG_BASE, SMM's address and
 /// mask, LS_CFG, IC_CFG, DC_CFG, TW_CFG, FP_CFG, BU_CFG2, LS_CFG2, BP_CFG.
 #[rustfmt::skip]
-const AMD_ZERO: [u32; 21] = [
+const AMD_ZERO: [u32; 29] = [
+    0xc001_0000, 0xc001_0001, 0xc001_0002, 0xc001_0003, 0xc001_0004, 0xc001_0005, 0xc001_0006, 0xc001_0007,
     0xc001_0010,
     0xc001_0016, 0xc001_0017, 0xc001_0018, 0xc001_0019,
     0xc001_001a, 0xc001_001d,

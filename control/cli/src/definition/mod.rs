@@ -109,6 +109,11 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debug_exit: Option<bool>,
 
+    /// Add what kvm-unit-tests expect: the test device at port 0xe0, 0x2000 and memory 0xff000000, and fw_cfg.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_device: Option<bool>,
+
     /// End when the guest resets instead of starting it again.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +168,7 @@ impl Definition {
             engine,
             serial,
             debug_exit,
+            test_device,
             no_reboot,
             stdin,
             sandbox,
@@ -186,6 +192,7 @@ impl Definition {
             engine: engine.or(base.engine),
             serial: serial.or(base.serial),
             debug_exit: debug_exit.or(base.debug_exit),
+            test_device: test_device.or(base.test_device),
             no_reboot: no_reboot.or(base.no_reboot),
             stdin: stdin.or(base.stdin),
             sandbox: sandbox.or(base.sandbox),

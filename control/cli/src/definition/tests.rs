@@ -41,6 +41,7 @@ cpus = 1
 engine = "translator"
 serial = "file:/log"
 debug-exit = true
+test-device = true
 no-reboot = true
 stdin = true
 sandbox = "strict"
@@ -132,8 +133,8 @@ fn every_flag_is_a_field_and_every_field_a_flag() {
 fn flags_say_what_fields_say() {
     let line = "popf run --kernel /boot/vmlinuz --initrd /a --initrd /b --cmdline quiet --name web -d -m 1G \
                 --disk /disk,format=qcow2 --net user --net switch:lab,queues=2 -p 8080:80 -p [::]:53:53/udp \
-                -v /src:/src:ro --cpus 1 --engine translator --serial file:/log --debug-exit --no-reboot -i \
-                --sandbox strict --no-sandbox --stats";
+                -v /src:/src:ro --cpus 1 --engine translator --serial file:/log --debug-exit --test-device \
+                --no-reboot -i --sandbox strict --no-sandbox --stats";
     let definition = flags(line).unwrap();
     let full = toml(FULL).unwrap();
     // A path with a comma cannot be said by a flag.

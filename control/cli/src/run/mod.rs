@@ -97,6 +97,7 @@ fn launch(
         serial,
         peripherals,
         debug_exit: guest.debug_exit,
+        test_device: definition.test_device.unwrap_or(false),
         reboot: guest.reboot,
         sandbox: sandbox::of(definition, &claim, guest.by_agent),
     };
