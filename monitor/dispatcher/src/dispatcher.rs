@@ -1,6 +1,6 @@
 //! The loop.
 
-use interpreter::{DeliveryError, Effects, Outcome, deliver, execute};
+use interpreter::{Effects, Outcome, deliver, execute};
 use thiserror::Error;
 use vcpu::{
     Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Mmio, Shadow,
@@ -40,14 +40,6 @@ pub enum Failure {
     NotAdmitted {
         /// Its name.
         engine: &'static str,
-        /// The state.
-        report: Report,
-    },
-    /// An instruction or event that popf does not support.
-    #[error("{what} is not supported: {report}")]
-    Unsupported {
-        /// What the guest did.
-        what: &'static str,
         /// The state.
         report: Report,
     },
@@ -207,16 +199,20 @@ impl Dispatcher {
             self.cpu.activity = Activity::Running;
             return Ok(Entry::Inject(event));
         }
-        match deliver(&mut self.cpu, event, env, &mut self.effects) {
-            Ok(()) => {}
-            Err(DeliveryError::Unsupported(what)) => return Err(self.unsupported(what)),
-        }
+        self.effects.debug_trap = 0;
+        deliver(&mut self.cpu, event, env, &mut self.effects);
         self.apply_effects();
         if self.cpu.activity == Activity::Shutdown {
             return Err(Stop::TripleFault(self.report()));
         }
         self.statistics.count_event(event, env.tsc().wrapping_sub(began));
-        Ok(Entry::Resume)
+        match self.effects.debug_trap {
+            0 => Ok(Entry::Resume),
+            // By a task that wants one. It is busy now, so a second one by the same gate would be another fault.
+            detail => {
+                self.inject(Event::Exception(Exception { detail, ..Exception::new(Vector::Debug) }), env)
+            }
+        }
     }
 
     /// Carries out the access that an exit asks for in the midst of an instruction.
@@ -275,12 +271,12 @@ impl Dispatcher {
         self.apply_effects();
         self.statistics.count_routine(insn.routine, env.tsc().wrapping_sub(began));
         match result {
-            Ok(Outcome::Done) if self.effects.debug_trap != 0 && self.cpu.shadow != Shadow::MovSs => {
+            // HLT is woken by it, and a string instruction is stepped by its elements.
+            Ok(_) if self.effects.debug_trap != 0 && self.cpu.shadow != Shadow::MovSs => {
                 let detail = self.effects.debug_trap;
                 self.raise(Exception { detail, ..Exception::new(Vector::Debug) }, env)
             }
             Ok(Outcome::Done | Outcome::Repeat | Outcome::Halt) => Ok(()),
-            Ok(Outcome::Unsupported(what)) => Err(self.unsupported(what)),
             Err(exception) => self.raise(exception, env),
         }
     }
@@ -295,10 +291,6 @@ impl Dispatcher {
 
     fn report(&self) -> Report {
         Report::new(&self.cpu, self.last_exception)
-    }
-
-    fn unsupported(&self, what: &'static str) -> Stop {
-        Stop::Failed(Failure::Unsupported { what, report: self.report() })
     }
 }
 

@@ -521,10 +521,13 @@ fn what_nobody_runs_is_said() {
     let mut bench = Bench::new(vec![exit(|| Exit::NotAdmitted)]);
     let Stop::Failed(failure) = bench.run() else { panic!("went on") };
     assert!(failure.to_string().starts_with("the script engine does not run code in this mode"));
-    // iretd with NT set in protected mode: a task switch.
-    let mut bench = Bench::new(vec![sensitive(&[0xcf])]);
-    bench.cpu().cr0 |= x86::Cr0::PE;
-    bench.cpu().rflags |= Rflags::NT;
-    let Stop::Failed(failure) = bench.run() else { panic!("went on") };
-    assert!(failure.to_string().starts_with("a return to another task is not supported"));
+}
+
+#[test]
+fn a_step_over_hlt_wakes() {
+    let mut bench = Bench::new(vec![sensitive(&[0xf4])]);
+    bench.cpu().rflags |= Rflags::TF;
+    bench.run_out();
+    assert_eq!(bench.handler(), Some(1));
+    assert_eq!(bench.world.ram.borrow()[0x7ffa..0x7ffc], [1, 1], "behind the instruction");
 }

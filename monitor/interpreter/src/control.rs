@@ -146,7 +146,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// #GP if a page-directory pointer of PAE paging has a reserved bit set (SDM vol. 3 ch. 4.4.1).
-    fn check_pdptes(&mut self, cr3: u64) -> Result<(), Exception> {
+    pub(crate) fn check_pdptes(&mut self, cr3: u64) -> Result<(), Exception> {
         let reserved = 0b1_1110_0110 | (u64::MAX << self.physical_bits());
         for index in 0..4 {
             let mut bytes = [0; 8];

@@ -3,7 +3,6 @@
 //! [`deliver`] also settles what becomes of a fault in the middle of a delivery: taken in its turn, a double
 //! fault, or shutdown (SDM vol. 3 ch. 6.15).
 
-use thiserror::Error;
 use vcpu::{Activity, CpuState, Environment, Event, Shadow};
 use x86::{Exception, Mode, Rflags, SegmentRegister, Vector};
 
@@ -12,15 +11,6 @@ use crate::memory::Level;
 use crate::segment_check::long_mode;
 use crate::stack::Frame;
 use crate::{Context, Effects};
-
-/// Why an event could not be delivered. A triple fault is none of these: it leaves the vCPU in
-/// [`Activity::Shutdown`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum DeliveryError {
-    /// The guest's table asks for something that popf does not support.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
-}
 
 /// One try at taking a vector.
 #[derive(Clone, Copy)]
@@ -33,18 +23,6 @@ pub(crate) struct Entrance {
     pub rip: u64,
     /// The flags image carries RF, so that the faulting instruction's breakpoint is not hit again.
     pub resume: bool,
-}
-
-/// What became of it.
-pub(crate) enum Failure {
-    Fault(Exception),
-    Unsupported(&'static str),
-}
-
-impl From<Exception> for Failure {
-    fn from(exception: Exception) -> Self {
-        Self::Fault(exception)
-    }
 }
 
 /// How a vector weighs when another fault meets it (SDM vol. 3 table 6-4).
@@ -75,16 +53,14 @@ fn is_fault(vector: Vector) -> bool {
 }
 
 /// Takes an event through the interrupt table of the guest's present mode; `cpu.rip` is where its handler
-/// returns to. A halted vCPU runs again.
-///
-/// # Errors
-/// The guest's table asks for what popf does not support.
+/// returns to. A halted vCPU runs again; one whose guest cannot be told of a double fault is in
+/// [`Activity::Shutdown`].
 pub fn deliver<E: Environment + ?Sized>(
     cpu: &mut CpuState,
     event: Event,
     env: &mut E,
     effects: &mut Effects,
-) -> Result<(), DeliveryError> {
+) {
     let mut context = Context { cpu, env, effects };
     let rip = context.cpu.rip;
     let hardware = |vector| Entrance { vector, error_code: None, software: false, rip, resume: false };
@@ -99,15 +75,14 @@ pub fn deliver<E: Environment + ?Sized>(
     loop {
         match context.enter(entrance) {
             Ok(()) => break,
-            Err(Failure::Unsupported(what)) => return Err(DeliveryError::Unsupported(what)),
-            Err(Failure::Fault(fault)) => {
+            Err(fault) => {
                 let second = class(fault.vector);
                 let next = match (first, second) {
                     (_, Class::Benign) | (Class::Benign, _) => fault,
                     (Class::Contributory, Class::PageFault) => fault,
                     (Class::DoubleFault, _) => {
                         context.cpu.activity = Activity::Shutdown;
-                        return Ok(());
+                        return;
                     }
                     _ => {
                         // CR2 tells of the second page fault even so.
@@ -124,7 +99,6 @@ pub fn deliver<E: Environment + ?Sized>(
         context.cpu.nmi_blocked = true;
     }
     context.cpu.activity = Activity::Running;
-    Ok(())
 }
 
 impl<E: Environment + ?Sized> Context<'_, E> {
@@ -148,12 +122,12 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         }
     }
 
-    /// One try at taking a vector; on failure nothing has changed.
-    pub(crate) fn enter(&mut self, entrance: Entrance) -> Result<(), Failure> {
+    /// One try at taking a vector; on failure nothing has changed, unless it is one of a new task.
+    pub(crate) fn enter(&mut self, entrance: Entrance) -> Result<(), Exception> {
         let result = if self.mode() == Mode::Real {
-            self.enter_real(entrance).map_err(Failure::from)
+            self.enter_real(entrance)
         } else if long_mode(self.cpu) {
-            self.enter_long(entrance).map_err(Failure::from)
+            self.enter_long(entrance)
         } else {
             self.enter_protected(entrance)
         };
@@ -162,14 +136,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
                 self.cpu.shadow = Shadow::None;
                 Ok(())
             }
-            Err(Failure::Fault(mut fault)) => {
+            Err(mut fault) => {
                 if !entrance.software && fault.vector != Vector::PageFault {
                     // EXT: the program did not ask for this.
                     fault.error_code = fault.error_code.map(|code| code | 1);
                 }
-                Err(Failure::Fault(fault))
+                Err(fault)
             }
-            unsupported => unsupported,
         }
     }
 

@@ -232,7 +232,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             let segment = self.cpu.segment_mut(register);
             let conforming = segment.has(Segment::EXECUTABLE | Segment::CONFORMING_OR_EXPAND_DOWN);
             if segment.is_present() && !conforming && segment.dpl() < cpl {
-                *segment = null(0, 0);
+                // 64-bit code goes on using the bases of FS and GS, which a load would have cleared.
+                let base = if matches!(register, Fs | Gs) { segment.base } else { 0 };
+                *segment = Segment { base, ..null(0, 0) };
             }
         }
     }

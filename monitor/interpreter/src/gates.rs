@@ -5,12 +5,13 @@ use x86::register::gpr;
 use x86::{Exception, Mode, Rflags, Segment, SegmentRegister, Vector};
 
 use crate::Context;
-use crate::deliver::{Entrance, Failure};
+use crate::deliver::Entrance;
 use crate::descriptors::{is_null, null, without_rpl};
 use crate::memory::{Access, Level};
 use crate::operand::mask;
 use crate::segment_check::{canonical, linear_in};
 use crate::stack::{Frame, pointer_size, set_pointer};
+use crate::task::Switch;
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// Through a 16-byte gate.
@@ -127,11 +128,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     /// Through an 8-byte gate of protected mode.
-    pub(crate) fn enter_protected(&mut self, entrance: Entrance) -> Result<(), Failure> {
+    pub(crate) fn enter_protected(&mut self, entrance: Entrance) -> Result<(), Exception> {
         let gate_code = u32::from(entrance.vector) * 8 + 2;
         let offset = u64::from(entrance.vector) * 8;
         if offset + 7 > u64::from(self.cpu.idtr.limit) {
-            return Err(Exception::gp(gate_code).into());
+            return Err(Exception::gp(gate_code));
         }
         let linear = self.table_address(self.cpu.idtr.base, offset);
         let gate = self.read_value(linear, 8, Level::SYSTEM)?;
@@ -139,13 +140,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let gate_dpl = (gate >> 45) as u8 & 3;
         let cpl = self.cpu.cpl();
         if !matches!(kind, 5..=7 | 14..=15) || (entrance.software && gate_dpl < cpl) {
-            return Err(Exception::gp(gate_code).into());
+            return Err(Exception::gp(gate_code));
         }
         if gate >> 47 & 1 == 0 {
-            return Err(Exception::with_code(Vector::SegmentNotPresent, gate_code).into());
+            return Err(Exception::with_code(Vector::SegmentNotPresent, gate_code));
         }
         if kind == 5 {
-            return Err(Failure::Unsupported("an interrupt through a task gate"));
+            return self.enter_task((gate >> 16) as u16, entrance);
         }
         let size = if kind & 8 != 0 { 4 } else { 2 };
         let selector = (gate >> 16) as u16;
@@ -153,10 +154,10 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let (mut cs, inner) = self.handler_segment(selector, cpl)?;
         let virtual_8086 = self.cpu.rflags.contains(Rflags::VM);
         if virtual_8086 && inner != Some(0) {
-            return Err(Exception::gp(without_rpl(selector)).into());
+            return Err(Exception::gp(without_rpl(selector)));
         }
         if target > u64::from(cs.limit) {
-            return Err(Exception::gp(0).into());
+            return Err(Exception::gp(0));
         }
         let new_cpl = inner.unwrap_or(cpl);
         let mut frame = Frame::new();
@@ -195,6 +196,16 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.cpu.rip = target;
         self.enter_handler(kind & 1 == 0);
         Ok(())
+    }
+
+    /// Through a task gate: the error code goes on the new task's stack.
+    fn enter_task(&mut self, selector: u16, entrance: Entrance) -> Result<(), Exception> {
+        let flags = Rflags::from_bits_retain(self.flags_image(entrance));
+        let size = self.switch_task(selector, Switch::Nest, entrance.rip, flags)?;
+        match entrance.error_code {
+            Some(code) => self.push(size, code.into()),
+            None => Ok(()),
+        }
     }
 
     /// Writes a frame to the stack that the TSS names for an inner ring; answers SS and stack pointer there,

@@ -4,24 +4,19 @@ use iced_x86::Instruction;
 use vcpu::{Activity, Environment};
 use x86::{Cr4, Exception, Mode, Rflags, SegmentRegister};
 
-use crate::deliver::{Entrance, Failure};
+use crate::deliver::Entrance;
 use crate::memory::Level;
 use crate::stack::Frame;
-use crate::{Context, Outcome, Routed};
+use crate::{Context, DR6_BS, Outcome, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// Enters a handler from an instruction, with the address after it as the return address.
     fn enter_from(&mut self, insn: &Instruction, vector: u8, software: bool) -> Routed {
         let rip = self.next_rip(insn);
-        match self.enter(Entrance { vector, error_code: None, software, rip, resume: false }) {
-            Ok(()) => {
-                // The handler starts with TF clear, and no step is reported before its first instruction.
-                self.effects.debug_trap = 0;
-                Ok(Outcome::Done)
-            }
-            Err(Failure::Fault(fault)) => Err(fault),
-            Err(Failure::Unsupported(what)) => Ok(Outcome::Unsupported(what)),
-        }
+        self.enter(Entrance { vector, error_code: None, software, rip, resume: false })?;
+        // The handler starts with TF clear, and no step is reported before its first instruction.
+        self.effects.debug_trap &= !DR6_BS;
+        Ok(Outcome::Done)
     }
 
     /// INT n.

@@ -1,6 +1,6 @@
 //! IN, OUT, INS and OUTS: IOPL and the I/O permission bitmap (SDM vol. 1 ch. 19.5), and repeated string I/O.
 //!
-//! A repeated instruction is carried out in chunks of at most [`CHUNK`] elements, after each of which
+//! A repeated instruction is carried out in chunks of at most [`CHUNK`] elements (one, if it is stepped), after each of which
 //! interrupts get their turn; registers always tell how far it has come, so a fault in its midst is
 //! restartable as on the processor.
 
@@ -93,7 +93,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let step =
             if self.cpu.rflags.contains(Rflags::DF) { (size as u64).wrapping_neg() } else { size as u64 };
         let mut page = None;
-        for _ in 0..CHUNK {
+        let chunk = if self.cpu.rflags.contains(Rflags::TF) { 1 } else { CHUNK };
+        for _ in 0..chunk {
             let count = self.cpu.gpr[gpr::RCX] & mask(address_size);
             if repeated && count == 0 {
                 return self.done(insn);

@@ -1,6 +1,6 @@
-//! IRET in every mode and direction (SDM vol. 2; APM vol. 3). A return by the back link of a task (NT) is left
-//! to a later day.
+//! IRET in every mode and direction (SDM vol. 2; APM vol. 3).
 
+use iced_x86::Instruction;
 use vcpu::{Environment, Shadow};
 use x86::{Cr4, Exception, Mode, Rflags, Segment, SegmentRegister, Vector};
 
@@ -11,16 +11,14 @@ use crate::{Context, Outcome, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// IRET, IRETD (`size` 4) or IRETQ (8).
-    pub(crate) fn iret(&mut self, size: usize) -> Routed {
+    pub(crate) fn iret(&mut self, insn: &Instruction, size: usize) -> Routed {
         let outcome = match self.mode() {
             Mode::Real => self.iret_real(size),
             Mode::Virtual8086 => self.iret_virtual(size),
+            _ if self.cpu.rflags.contains(Rflags::NT) && long_mode(self.cpu) => Err(Exception::gp(0)),
             _ if self.cpu.rflags.contains(Rflags::NT) => {
-                return if long_mode(self.cpu) {
-                    Err(Exception::gp(0))
-                } else {
-                    Ok(Outcome::Unsupported("a return to another task"))
-                };
+                let next = self.next_rip(insn);
+                self.return_to_task(next).map(|()| Outcome::Done)
             }
             _ => self.iret_protected(size),
         };

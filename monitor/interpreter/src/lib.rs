@@ -6,8 +6,7 @@
 //! an exception, the state is as before the instruction, save for what the architecture lets go ahead
 //! (accessed and dirty bits, finished iterations of string I/O).
 //!
-//! Not modelled: hardware task switches and task gates ([`Outcome::Unsupported`]), I/O and data breakpoints,
-//! system-management mode, virtualization extensions, performance counters, MONITOR and MWAIT. What a guest
+//! Not modelled: I/O and data breakpoints, system-management mode, virtualization extensions, performance counters, MONITOR and MWAIT. What a guest
 //! would find with CPUID says so.
 
 mod control;
@@ -30,6 +29,7 @@ mod segments;
 mod stack;
 mod system_call;
 mod tables;
+mod task;
 mod transfer;
 mod xsave;
 
@@ -40,7 +40,7 @@ use iced_x86::Instruction;
 use vcpu::{CpuState, Environment, Insn, Invalidation, Shadow};
 use x86::{Exception, Mode, Rflags};
 
-pub use deliver::{DeliveryError, deliver};
+pub use deliver::deliver;
 
 /// What an instruction came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,6 @@ pub enum Outcome {
     Repeat,
     /// HLT: RIP is after it and the vCPU is halted.
     Halt,
-    /// The guest did something that popf does not support; nothing has changed.
-    Unsupported(&'static str),
 }
 
 /// What an instruction or a delivery asks of others beside changing [`CpuState`].
@@ -60,8 +58,8 @@ pub enum Outcome {
 pub struct Effects {
     /// What the engine has to forget.
     pub invalidations: Invalidations,
-    /// Bits that DR6 gains in a debug trap after the instruction; zero when there is none. Meaningful after
-    /// [`Outcome::Done`] only.
+    /// Bits that DR6 gains in a debug trap after the instruction, or before the first of a task that an event led to;
+    /// zero when there is none. After a fault it means nothing.
     pub debug_trap: u64,
 }
 

@@ -28,7 +28,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             R::Int3 => self.int3(i),
             R::Into => self.into(i),
             R::Int1 => self.int1(i),
-            R::Iret => self.iret(size(i)),
+            R::Iret => self.iret(i, size(i)),
             R::Syscall => self.syscall(i),
             R::Sysret => self.sysret(i.code() == Code::Sysretq),
             R::Sysenter => self.sysenter(),

@@ -8,7 +8,7 @@ use x86::register::gpr;
 use x86::{Cr0, Efer, Exception, Mode, Rflags};
 
 use crate::segment_check::{canonical, long_mode};
-use crate::{Context, Routed};
+use crate::{Context, DR6_BS, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     pub(crate) fn syscall(&mut self, insn: &Instruction) -> Routed {
@@ -33,11 +33,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             self.cpu.load_flat_segments(cs, cs.wrapping_add(8), Width::Protected, 0);
             star & 0xffff_ffff
         };
-        // A step is reported only if the flags it enters with still ask for one.
-        if !self.cpu.rflags.contains(Rflags::TF) {
-            self.effects.debug_trap = 0;
-        }
+        self.step_by_new_flags();
         self.go(rip)
+    }
+
+    /// Unlike other instructions these two step by the trap flag they leave, not the one they find.
+    fn step_by_new_flags(&mut self) {
+        self.effects.debug_trap = if self.cpu.rflags.contains(Rflags::TF) { DR6_BS } else { 0 };
     }
 
     /// SYSRET; `to_long`: with a 64-bit operand size, to 64-bit code.
@@ -66,6 +68,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             self.cpu.rflags.insert(Rflags::IF);
         }
         self.cpu.load_flat_segments(cs, base.wrapping_add(8), width, 3);
+        self.step_by_new_flags();
         self.go(rip)
     }
 

@@ -3,12 +3,13 @@
 use iced_x86::{Instruction, MemorySize, OpKind};
 use vcpu::Environment;
 use x86::register::gpr;
-use x86::{Exception, Mode, Segment, SegmentRegister, Vector};
+use x86::{Exception, Mode, Rflags, Segment, SegmentRegister, Vector};
 
 use crate::descriptors::{Descriptor, is_null, null, paragraph, rpl, without_rpl};
 use crate::memory::Level;
 use crate::segment_check::{canonical, long_mode};
 use crate::stack::{Frame, pointer_size, set_pointer};
+use crate::task::Switch;
 use crate::{Context, Outcome, Routed};
 
 /// A far pointer and the operand size it came with.
@@ -49,8 +50,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             self.check_target(&cs, target.offset)?;
             return self.enter_segment(cs, target.offset);
         }
-        let Some(gate) = self.call_gate(descriptor, target.selector, cpl)? else {
-            return Ok(Outcome::Unsupported("a jump to another task"));
+        let gate = match self.way(descriptor, target.selector, cpl)? {
+            Way::Gate(gate) => gate,
+            Way::Task(selector) => return self.leave_task(insn, selector, Switch::Jump),
         };
         let (cs, dpl, conforming) = self.gate_segment(&gate, cpl)?;
         if !conforming && dpl != cpl {
@@ -79,8 +81,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             self.push_frame(&frame)?;
             return self.enter_segment(cs, target.offset);
         }
-        let Some(gate) = self.call_gate(descriptor, target.selector, cpl)? else {
-            return Ok(Outcome::Unsupported("a call of another task"));
+        let gate = match self.way(descriptor, target.selector, cpl)? {
+            Way::Gate(gate) => gate,
+            Way::Task(selector) => return self.leave_task(insn, selector, Switch::Nest),
         };
         let (mut cs, dpl, conforming) = self.gate_segment(&gate, cpl)?;
         self.check_target(&cs, gate.offset)?;
@@ -121,6 +124,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         *self.cpu.segment_mut(SegmentRegister::Ss) = ss;
         set_pointer(self.cpu, pointer_size(Mode::Protected32, &ss), pointer);
         Ok(())
+    }
+
+    /// Goes to another task.
+    fn leave_task(&mut self, insn: &Instruction, selector: u16, switch: Switch) -> Routed {
+        let next = self.next_rip(insn);
+        self.switch_task(selector, switch, next, self.cpu.rflags - Rflags::RF)?;
+        Ok(Outcome::Done)
     }
 
     /// The return address as a frame.
@@ -177,13 +187,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         Ok(descriptor.segment(selector))
     }
 
-    /// A system descriptor as a call gate; `None` if it is a way to another task.
-    fn call_gate(
-        &mut self,
-        descriptor: Descriptor,
-        selector: u16,
-        cpl: u8,
-    ) -> Result<Option<Gate>, Exception> {
+    /// Where a system descriptor leads.
+    fn way(&mut self, descriptor: Descriptor, selector: u16, cpl: u8) -> Result<Way, Exception> {
         let code = without_rpl(selector);
         let long = long_mode(self.cpu);
         let kind = descriptor.kind();
@@ -213,7 +218,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if !descriptor.present() {
             return Err(Exception::with_code(Vector::SegmentNotPresent, code));
         }
-        Ok((!task).then_some(gate))
+        Ok(match kind {
+            5 => Way::Task(gate.selector),
+            1 | 9 => Way::Task(selector),
+            _ => Way::Gate(gate),
+        })
     }
 
     /// The code segment behind a call gate, its DPL, and whether it is conforming.
@@ -264,6 +273,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         }
         self.go(rip)
     }
+}
+
+/// What a far jump or call may find that is no code segment.
+enum Way {
+    Gate(Gate),
+    /// The selector of a task state segment.
+    Task(u16),
 }
 
 /// A call gate.

@@ -200,12 +200,8 @@ impl Translator {
     /// One instruction has run alone: its shadow ends, and a trap follows if it was single-stepped.
     pub(super) fn stepped(&mut self, cpu: &mut CpuState) -> Option<Exit> {
         let flags = Rflags::from_bits_retain(self.cache.region.context().system_flags);
-        let masks_trap = cpu.shadow == Shadow::MovSs;
         cpu.shadow = Shadow::None;
         if flags.contains(Rflags::TF) {
-            if masks_trap {
-                return None;
-            }
             let single_step = Exception { detail: 1 << 14, ..Exception::new(Vector::Debug) };
             return Some(Exit::Exception(single_step));
         }

@@ -91,6 +91,18 @@ fn rep_outsb_backwards() {
 }
 
 #[test]
+fn a_stepped_outsb_goes_one_element_at_a_time() {
+    let mut bench = Bench::protected(0);
+    bench.cpu.rflags |= Rflags::TF;
+    bench.cpu.gpr[gpr::RSI] = layout::DATA;
+    bench.cpu.gpr[gpr::RCX] = 2;
+    assert_eq!(bench.run(&[0xf3, 0x6e]), Ok(Outcome::Repeat));
+    assert_eq!((bench.cpu.gpr[gpr::RCX], bench.effects.debug_trap), (1, 1 << 14));
+    assert_eq!(bench.run(&[0xf3, 0x6e]), Ok(Outcome::Done));
+    assert_eq!((bench.cpu.rip, bench.effects.debug_trap), (layout::CODE + 2, 1 << 14));
+}
+
+#[test]
 fn a_fault_in_its_midst_is_restartable() {
     let mut bench = Bench::long(0);
     bench.machine.set_pte(layout::DATA + 0x1000, 0);

@@ -50,6 +50,17 @@ fn to_compatibility_mode() {
 }
 
 #[test]
+fn segments_of_ring_0_are_dropped_but_not_their_bases() {
+    let mut bench = Bench::long(0);
+    bench.cpu.segment_mut(SegmentRegister::Gs).base = 0x40_0000;
+    bench.put(l::STACK, 8, &[TARGET, l::CODE64_3.into(), 2, l::STACK, l::DATA_3.into()]);
+    assert_eq!(bench.run(IRETQ), Ok(Outcome::Done));
+    let gs = Segment { base: 0x40_0000, ..Segment::default() };
+    assert_eq!(*bench.cpu.segment(SegmentRegister::Gs), gs);
+    assert_eq!(*bench.cpu.segment(SegmentRegister::Ds), Segment::default());
+}
+
+#[test]
 fn ring_3_changes_neither_if_nor_iopl() {
     let mut bench = Bench::long(3);
     bench.cpu.rflags |= Rflags::IF;
@@ -176,13 +187,4 @@ fn in_real_and_virtual_8086_mode() {
         let cs = cpu.segment_mut(SegmentRegister::Cs);
         (cs.selector, cs.base) = (0x1200, 0x1_2000);
     });
-}
-
-#[test]
-fn a_return_to_another_task_is_named_as_unsupported() {
-    let mut bench = Bench::protected(0);
-    bench.cpu.rflags |= Rflags::NT;
-    let state = bench.cpu.clone();
-    assert!(matches!(bench.run(IRET), Ok(Outcome::Unsupported(_))));
-    assert_eq!(bench.cpu, state);
 }

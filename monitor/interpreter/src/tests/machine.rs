@@ -10,7 +10,7 @@ use x86::paging::PageTables;
 use x86::register::gpr;
 use x86::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, TableRegister};
 
-use crate::{DeliveryError, Effects, Outcome, deliver, execute};
+use crate::{Effects, Outcome, deliver, execute};
 
 /// Where things lie in the machine's memory.
 pub(crate) mod layout {
@@ -395,8 +395,8 @@ impl Bench {
     }
 
     /// Delivers an event.
-    pub fn deliver(&mut self, event: impl Into<Event>) -> Result<(), DeliveryError> {
-        deliver(&mut self.cpu, event.into(), &mut self.machine, &mut self.effects)
+    pub fn deliver(&mut self, event: impl Into<Event>) {
+        deliver(&mut self.cpu, event.into(), &mut self.machine, &mut self.effects);
     }
 
     /// Writes a 16-byte gate: type 14 or 15 with P and DPL in `kind`.

@@ -13,6 +13,7 @@ mod random;
 mod segments;
 mod system_call;
 mod tables;
+mod task;
 mod transfer;
 mod xsave;
 

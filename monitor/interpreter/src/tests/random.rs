@@ -143,6 +143,12 @@ fn shake(random: &mut Random, bench: &mut Bench, origin: &CpuState) {
     }
 }
 
+/// Whether an instruction may lead to another task.
+fn switches(routine: Routine) -> bool {
+    use Routine as R;
+    matches!(routine, R::JmpFar | R::CallFar | R::Iret | R::Int | R::Int3 | R::Int1 | R::Into)
+}
+
 #[test]
 fn instructions_without_sense() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
@@ -167,7 +173,8 @@ fn instructions_without_sense() {
             }
             Ok(Outcome::Repeat) => assert!(matches!(routine, Routine::Ins | Routine::Outs)),
             Ok(Outcome::Halt) => assert_eq!(bench.cpu.activity, Activity::Halted),
-            Ok(Outcome::Unsupported(_)) => assert_eq!(bench.cpu, before, "{instruction}"),
+            // A fault of a new task.
+            Err(_) if bench.cpu.tr != before.tr => assert!(switches(routine), "{instruction}"),
             // Iterations done stay done.
             Err(_) if matches!(routine, Routine::Ins | Routine::Outs) => {}
             Err(_) => assert_eq!(bench.cpu, before, "{instruction}"),
@@ -188,7 +195,7 @@ fn events_into_tables_without_sense() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut benches = benches();
     let origins: Vec<CpuState> = benches.iter().map(|bench| bench.cpu.clone()).collect();
-    let mut delivered = 0;
+    let (mut delivered, mut tasks) = (0, 0);
     for _ in 0..50_000 {
         let which = random.below(benches.len());
         let bench = &mut benches[which];
@@ -198,7 +205,11 @@ fn events_into_tables_without_sense() {
         if bench.cpu.efer.contains(x86::Efer::LMA) {
             bench.long_gate(vector, random.pick(&[0x8e, 0xef]), l::CODE64_0, l::CODE, random.pick(&[0, 1]));
         } else {
-            bench.gate(vector, random.pick(&[0x8e, 0xef, 0x86, 0x85]), l::CODE32_0, l::CODE);
+            let kind = random.pick(&[0x8e, 0xef, 0x86, 0x85]);
+            let selector = if kind == 0x85 { l::TSS_SELECTOR } else { l::CODE32_0 };
+            bench.gate(vector, kind, selector, l::CODE);
+            // To itself, but for a limit by which it is told.
+            bench.machine.set_descriptor(l::TSS_SELECTOR, 0x0000_8900_0000_0068 | l::TSS << 16);
         }
         let event = match random.below(4) {
             0 => Event::Nmi,
@@ -212,11 +223,13 @@ fn events_into_tables_without_sense() {
                 Exception::new(Vector::Debug),
             ])),
         };
-        let rip = bench.cpu.rip;
-        let result = deliver(&mut bench.cpu, event, &mut bench.machine, &mut Effects::default());
-        match (result, bench.cpu.activity) {
-            (Ok(()), Activity::Shutdown) | (Err(_), _) => assert_eq!(bench.cpu.rip, rip),
-            (Ok(()), activity) => {
+        let (rip, tr) = (bench.cpu.rip, bench.cpu.tr);
+        deliver(&mut bench.cpu, event, &mut bench.machine, &mut Effects::default());
+        match bench.cpu.activity {
+            // A new task has its own flags, and its own address to die at.
+            _ if bench.cpu.tr != tr => tasks += 1,
+            Activity::Shutdown => assert_eq!(bench.cpu.rip, rip),
+            activity => {
                 assert_eq!(activity, Activity::Running);
                 assert!(!bench.cpu.rflags.intersects(Rflags::TF | Rflags::VM | Rflags::RF));
                 delivered += 1;
@@ -224,4 +237,5 @@ fn events_into_tables_without_sense() {
         }
     }
     assert!(delivered > 5_000, "only {delivered} were delivered");
+    assert!(tasks > 0, "no task gate led anywhere");
 }

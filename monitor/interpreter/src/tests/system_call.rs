@@ -154,3 +154,19 @@ fn a_step_over_syscall_is_owed_only_if_tf_survives() {
     assert!(bench.run(SYSCALL).is_ok());
     assert_ne!(bench.effects.debug_trap, 0);
 }
+
+#[test]
+fn a_step_over_sysret_is_owed_if_it_brings_tf() {
+    let mut bench = prepare(Bench::long(0));
+    bench.cpu.gpr[gpr::RCX] = l::CODE;
+    bench.cpu.gpr[gpr::R11] = (Rflags::TF | Rflags::FIXED).bits();
+    assert!(bench.run(SYSRETL).is_ok());
+    assert_eq!((bench.effects.debug_trap, bench.cpu.cpl()), (1 << 14, 3));
+    // And not if it takes it away.
+    let mut bench = prepare(Bench::long(0));
+    bench.cpu.rflags |= Rflags::TF;
+    bench.cpu.gpr[gpr::RCX] = l::CODE;
+    bench.cpu.gpr[gpr::R11] = Rflags::FIXED.bits();
+    assert!(bench.run(SYSRETQ).is_ok());
+    assert_eq!(bench.effects.debug_trap, 0);
+}

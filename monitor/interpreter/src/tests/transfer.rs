@@ -5,7 +5,6 @@ use x86::{Exception, Segment, SegmentRegister, Vector};
 
 use super::machine::{CODE32, CODE64, DATA, flat};
 use super::{Bench, layout as l};
-use crate::Outcome;
 
 const TARGET: u32 = 0x1_9000;
 
@@ -202,12 +201,7 @@ fn far_returns_are_checked() {
 }
 
 #[test]
-fn tasks_are_named_as_unsupported() {
-    let mut bench = Bench::protected(0);
-    let state = bench.cpu.clone();
-    assert!(matches!(bench.run(&jump(l::TSS_SELECTOR)), Ok(Outcome::Unsupported(_))));
-    assert!(matches!(bench.run(&call(l::TSS_SELECTOR)), Ok(Outcome::Unsupported(_))));
-    assert_eq!(bench.cpu, state);
+fn there_are_no_tasks_in_long_mode() {
     let mut long = Bench::compatibility();
     long.expect_fault(&jump(l::TSS_SELECTOR | 3), Exception::gp(l::TSS_SELECTOR.into()));
 }
