@@ -29,7 +29,8 @@ Exit status of everything else:
   80   the guest's processor shut down after a triple fault
   81   the guest halted its last processor for good
   82   quit by the escape key (Ctrl-] q)
-  83   the guest did not shut down when it was asked to
+  83   the guest did not shut down when it was asked to; a program of `popf theory`
+       has not halted
   129, 130, 131, 143  ended by SIGHUP, SIGINT, SIGQUIT, SIGTERM
   137  ended by `popf kill`
   141  nobody reads popf's output any more

@@ -16,6 +16,7 @@ mod size;
 #[allow(dead_code)]
 mod spec;
 mod stats;
+mod theory;
 mod vm;
 
 use std::io::Write as _;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Logs(args) => vm::logs(args),
         Command::Image(command) => image::run(command).map(|()| 0),
         Command::Doctor(args) => doctor::run(args),
+        Command::Theory(command) => theory::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut args::shown(), "popf", &mut std::io::stdout());
             Ok(0)

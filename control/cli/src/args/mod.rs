@@ -1,9 +1,11 @@
 //! The command line's grammar, and the help that teaches it.
 
+mod theory;
 mod vm;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+pub use theory::{CheckArgs, ProgramArgs, TheoryCommand};
 pub use vm::{CpArgs, LogsArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
 
 use crate::definition::Definition;
@@ -70,6 +72,9 @@ pub enum Command {
     Image(ImageCommand),
     /// Show what this host offers and which engine will be used, and why.
     Doctor(DoctorArgs),
+    /// Run and check the theory that popf is built on: Popek and Goldberg's machine and theorems.
+    #[command(subcommand, after_help = theory::HELP)]
+    Theory(TheoryCommand),
     /// Print a script that teaches a shell to complete popf's words.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
