@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Ps(args) => vm::ps(args),
         Command::Shell(args) => vm::shell(args),
         Command::Cp(args) => vm::cp(args),
+        Command::Memory(args) => vm::memory(args),
         Command::Stop(args) => vm::stop(args),
         Command::Kill(args) => vm::kill(args),
         Command::Rm(args) => vm::rm(args),

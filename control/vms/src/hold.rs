@@ -177,7 +177,7 @@ fn is_held(directory: &Path) -> Result<bool> {
 }
 
 /// A directory that nobody else can look into or put something into. Its parents are made too, but not judged.
-fn make_private(path: &Path) -> Result<()> {
+pub(crate) fn make_private(path: &Path) -> Result<()> {
     let made = match path.parent() {
         Some(parent) => fs::create_dir_all(parent).and_then(|()| DirBuilder::new().mode(0o700).create(path)),
         None => DirBuilder::new().mode(0o700).create(path),
@@ -195,7 +195,7 @@ fn make_private(path: &Path) -> Result<()> {
 }
 
 /// Removes a directory or file; one that is not there is as good.
-fn remove_tree(path: &Path) -> Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

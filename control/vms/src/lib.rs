@@ -1,6 +1,6 @@
 //! Which VMs a user has, and how to reach one that runs.
 //!
-//! A VM is a process. Nothing supervises these processes, so what is known of them lies in two directories per VM:
+//! A VM is a process. Nothing supervises these processes, so what is known of them lies in three directories per VM:
 //!
 //! ```text
 //! $XDG_RUNTIME_DIR/popf/             or /tmp/popf-UID/
@@ -15,11 +15,13 @@
 //!     web/                           what is kept of a VM
 //!         lock                       held while it runs
 //!         vm.json                    the same record, with how it ended
-//!         definition.toml            what it was started with
 //!         disk.qcow2                 its disk, over its image's
-//!         disk.base, disk.json       a link to the image's disk, and what tells that from another
 //!         console.log                what a detached VM's console said, and console.log.1 before that
 //!         popf.log                   what popf itself said
+//! $XDG_DATA_HOME/popf/settings/      or ~/.local/share/popf/settings/
+//!     web/                           what later runs believe: its own process, in its sandbox, cannot write here
+//!         definition.toml            what it was started with
+//!         disk.base, disk.json       a link to the image's disk, and what tells that from another
 //! ```
 //!
 //! A process that dies by a signal cannot tidy up; its locks fall nevertheless, and that is how what it left is told
@@ -32,11 +34,13 @@
 pub mod control;
 mod error;
 mod hold;
+mod memory;
 mod name;
 mod record;
 mod registry;
 
 pub use error::{Error, Result};
+pub use memory::{GuestMemory, Memory};
 pub use name::{Name, NameError};
 pub use record::{End, Record, now};
 pub use registry::{Claim, Entry, Registry, Running};

@@ -2,23 +2,69 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::control::Client;
 use crate::error::{At, Error, Result};
-use crate::hold::{Base, Hold};
+use crate::hold::{Base, Hold, make_private, remove_tree};
 use crate::name::Name;
 use crate::record::{self, End, Record};
 
 /// How often a generated name may turn out to be in use.
 const TRIES: usize = 64;
 
-/// The two directories in which VMs are known.
+/// The directories in which VMs are known.
 #[derive(Clone, Debug)]
 pub struct Registry {
     runtime: Base,
-    /// Absent where there is no home: VMs run there, and leave nothing.
-    state: Option<Base>,
+    kept: Option<Kept>,
+}
+
+/// Absent where there is no home: VMs run there, and leave nothing.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// What VMs write, by name.
+    state: Base,
+    /// What they must not, by name; a directory is its VM's for as long as there is one in `state`.
+    settings: PathBuf,
+}
+
+impl Kept {
+    fn new(state: PathBuf) -> Self {
+        let settings = state.with_file_name("settings");
+        Self { state: Base::new(state), settings }
+    }
+
+    fn settings(&self, name: &Name) -> PathBuf {
+        self.settings.join(name.as_str())
+    }
+
+    /// Removes a name if `doomed` and nobody holds it; says whether it is gone.
+    fn remove(&self, name: &Name, doomed: impl FnOnce(&Path) -> bool) -> Result<bool> {
+        Ok(self.state.remove(name, doomed)? && remove_tree(&self.settings(name)).map(|()| true)?)
+    }
+
+    /// Removes what killed processes left.
+    fn tidy(&self) -> Result<()> {
+        for (name, held) in self.state.names()? {
+            if !held {
+                self.remove(&name, |path| Record::load(path).is_none_or(|record| !record.kept))?;
+            }
+        }
+        let entries = match fs::read_dir(&self.settings) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.at("read", &self.settings)?,
+        };
+        for entry in entries {
+            let entry = entry.at("read", &self.settings)?;
+            let name = entry.file_name().to_str().and_then(|name| name.parse::<Name>().ok());
+            if name.is_some_and(|name| !self.state.directory(&name).exists()) {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A VM that is known.
@@ -63,7 +109,7 @@ impl Registry {
 
     /// In these directories, which need not exist yet.
     pub fn at(runtime: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
-        Self { runtime: Base::new(runtime.into()), state: Some(Base::new(state.into())) }
+        Self { runtime: Base::new(runtime.into()), kept: Some(Kept::new(state.into())) }
     }
 
     /// The XDG Base Directory Specification wants relative paths ignored.
@@ -75,12 +121,8 @@ impl Registry {
         );
         let data = directory("XDG_DATA_HOME")
             .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
-            .map(|base| Base::new(base.join("popf/vms")));
-        Self { runtime: Base::new(runtime), state: data }
-    }
-
-    fn state(&self) -> Result<&Base> {
-        self.state.as_ref().ok_or(Error::NoDataDirectory)
+            .map(|base| Kept::new(base.join("popf/vms")));
+        Self { runtime: Base::new(runtime), kept: data }
     }
 
     /// Takes a name for a VM that this process is about to run. What an earlier one left in its runtime directory is
@@ -97,7 +139,7 @@ impl Registry {
         self.tidy()?;
         let mut name = Name::generate(stem);
         for _ in 0..TRIES {
-            let kept = self.state.as_ref().is_some_and(|state| state.directory(&name).exists());
+            let kept = self.kept.as_ref().is_some_and(|kept| kept.state.directory(&name).exists());
             if !kept && let Some(hold) = self.runtime.take(&name, |directory| !directory.exists())? {
                 return self.claimed(name, hold);
             }
@@ -112,12 +154,12 @@ impl Registry {
             name,
             runtime: Some(runtime),
             state: None,
-            base: self.state.clone(),
+            base: self.kept.clone(),
             keep: false,
             old: false,
         };
         // The lock here counts too: a session elsewhere may have another runtime directory and the same home.
-        if claim.base.as_ref().is_some_and(|state| state.directory(&claim.name).exists()) {
+        if claim.base.as_ref().is_some_and(|kept| kept.state.directory(&claim.name).exists()) {
             (claim.keep, claim.old) = (true, true);
             claim.state()?;
         }
@@ -138,8 +180,15 @@ impl Registry {
 
     /// The directory in which something is kept of this VM, running or not.
     pub fn kept(&self, name: &Name) -> Result<PathBuf> {
-        let directory = self.state.as_ref().map(|state| state.directory(name));
+        let directory = self.kept.as_ref().map(|kept| kept.state.directory(name));
         directory.filter(|path| path.exists()).ok_or_else(|| Error::Unknown { name: name.clone() })
+    }
+
+    /// A file that [`Claim::write`] has written for a VM of which something is kept.
+    pub fn setting(&self, name: &Name, file: &str) -> Result<PathBuf> {
+        self.kept(name)?;
+        let kept = self.kept.as_ref().ok_or(Error::NoDataDirectory)?;
+        Ok(kept.settings(name).join(file))
     }
 
     /// Every VM that runs, and every stopped one of which something is kept; by name.
@@ -152,12 +201,12 @@ impl Registry {
                 entries.push(Entry { record, running: true });
             }
         }
-        for (name, held) in self.state.as_ref().map_or(Ok(Vec::new()), Base::names)? {
+        let Some(kept) = &self.kept else { return Ok(entries) };
+        for (name, held) in kept.state.names()? {
             if held || entries.iter().any(|entry| entry.record.name == name) {
                 continue;
             }
-            if let Some(record) = self.state.as_ref().and_then(|state| Record::load(&state.directory(&name)))
-            {
+            if let Some(record) = Record::load(&kept.state.directory(&name)) {
                 entries.push(Entry { record, running: false });
             }
         }
@@ -168,7 +217,8 @@ impl Registry {
     /// Removes what is kept of a stopped VM.
     pub fn remove(&self, name: &Name) -> Result<()> {
         self.kept(name)?;
-        if self.runtime.look(name)? == Some(true) || !self.state()?.remove(name, |_| true)? {
+        let kept = self.kept.as_ref().ok_or(Error::NoDataDirectory)?;
+        if self.runtime.look(name)? == Some(true) || !kept.remove(name, |_| true)? {
             return Err(Error::Taken { name: name.clone() });
         }
         Ok(())
@@ -181,13 +231,7 @@ impl Registry {
                 tracing::info!("removed what a killed popf left of {name}");
             }
         }
-        let Some(state) = &self.state else { return Ok(()) };
-        for (name, held) in state.names()? {
-            if !held {
-                state.remove(&name, |path| Record::load(path).is_none_or(|record| !record.kept))?;
-            }
-        }
-        Ok(())
+        self.kept.as_ref().map_or(Ok(()), Kept::tidy)
     }
 }
 
@@ -198,7 +242,7 @@ pub struct Claim {
     /// Until it is dropped.
     runtime: Option<Hold>,
     state: Option<Hold>,
-    base: Option<Base>,
+    base: Option<Kept>,
     /// Whether the state directory outlives this.
     keep: bool,
     /// Whether it was there before.
@@ -230,7 +274,7 @@ impl Claim {
         if self.state.is_none() {
             let base = self.base.as_ref().ok_or(Error::NoDataDirectory)?;
             let taken = || Error::Taken { name: self.name.clone() };
-            self.state = Some(base.take(&self.name, |_| true)?.ok_or_else(taken)?);
+            self.state = Some(base.state.take(&self.name, |_| true)?.ok_or_else(taken)?);
         }
         Ok(self.state.as_ref().expect("just made").directory())
     }
@@ -267,18 +311,33 @@ impl Claim {
         }
     }
 
-    /// Writes a file of the state directory, in one step.
-    pub fn write(&mut self, file: &str, content: &[u8]) -> Result<()> {
-        record::replace(self.state()?, file, content)
+    /// The directory for what later runs believe of this VM, and its guest, should it break out, must not change;
+    /// made now if need be.
+    pub fn settings(&mut self) -> Result<PathBuf> {
+        // Held for as long as anything is there.
+        self.state()?;
+        let directory = self.settings_directory().ok_or(Error::NoDataDirectory)?;
+        make_private(&directory)?;
+        Ok(directory)
     }
 
-    /// Reads a file of the state directory, if it is there.
+    /// The same, made or not.
+    pub fn settings_directory(&self) -> Option<PathBuf> {
+        self.base.as_ref().map(|base| base.settings(&self.name))
+    }
+
+    /// Writes a file of the settings, in one step.
+    pub fn write(&mut self, file: &str, content: &[u8]) -> Result<()> {
+        record::replace(&self.settings()?, file, content)
+    }
+
+    /// Reads a file of the settings, if it is there.
     pub fn read(&self, file: &str) -> Result<Option<String>> {
-        let Some(path) = self.state.as_ref().map(|state| state.directory().join(file)) else {
+        let Some(path) = self.settings_directory().map(|directory| directory.join(file)) else {
             return Ok(None);
         };
         match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             read => read.at("read", &path).map(Some),
         }
     }
@@ -287,10 +346,12 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let state = self.state.take().filter(|_| !self.keep);
-        for hold in [state, self.runtime.take()].into_iter().flatten() {
-            if let Err(error) = hold.remove() {
-                tracing::warn!("cannot tidy up after {}: {error}", self.name);
-            }
+        // First, as long as the name is held.
+        let settings = self.settings_directory().filter(|_| state.is_some());
+        let settings = settings.map_or(Ok(()), |directory| remove_tree(&directory));
+        let removed = [state, self.runtime.take()].into_iter().flatten().map(Hold::remove);
+        for error in std::iter::once(settings).chain(removed).filter_map(Result::err) {
+            tracing::warn!("cannot tidy up after {}: {error}", self.name);
         }
     }
 }

@@ -40,7 +40,7 @@ fn directories_follow_the_environment() {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
         });
         let web = name("web");
-        (registry.runtime.directory(&web), registry.state.map(|state| state.directory(&web)))
+        (registry.runtime.directory(&web), registry.kept.map(|kept| kept.state.directory(&web)))
     };
     let fallback = PathBuf::from(format!("/tmp/popf-{}/web", host::process::user_id()));
     let path = |text: &str| Some(PathBuf::from(text));
@@ -65,7 +65,7 @@ fn a_kept_vm_is_known_after_its_end_and_another_is_not() {
     assert_eq!(names(&registry), [], "nothing is said of them yet");
     web.publish(&record(&name("web"), true)).unwrap();
     web.write(crate::DEFINITION, b"image = 'debian'\n").unwrap();
-    other.write(crate::CONSOLE_LOG, b"hello\n").unwrap();
+    fs::write(other.state().unwrap().join(crate::CONSOLE_LOG), "hello\n").unwrap();
     let other_name = other.name().clone();
     other.publish(&record(&other_name, false)).unwrap();
     assert_eq!(names(&registry), [(other_name.to_string(), true), ("web".to_owned(), true)]);
@@ -99,7 +99,9 @@ fn a_run_that_does_not_begin_leaves_nothing() {
     let mut web = registry.claim(&name("web")).unwrap();
     web.write(crate::DISK, b"...").unwrap();
     drop(web);
-    let nothing = || ["run/web", "vms/web"].iter().all(|directory| !root.path().join(directory).exists());
+    let nothing = || {
+        ["run/web", "vms/web", "settings/web"].iter().all(|directory| !root.path().join(directory).exists())
+    };
     assert!(nothing());
     let mut web = registry.claim(&name("web")).unwrap();
     web.publish(&record(&name("web"), true)).unwrap();

@@ -34,7 +34,7 @@ use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 
 pub use error::{DiskError, ImageError};
-pub use open::{Access, OpenOptions, open, probe};
+pub use open::{Access, OpenOptions, backing, open, probe};
 pub use qcow2::create::{create, create_overlay};
 pub use queue::{Completion, DiskQueue, Operation, Request};
 

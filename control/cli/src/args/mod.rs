@@ -6,7 +6,7 @@ mod vm;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use theory::{CheckArgs, ProgramArgs, TheoryCommand};
-pub use vm::{CpArgs, LogsArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
+pub use vm::{CpArgs, LogsArgs, MemoryArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
 
 use crate::definition::Definition;
 use crate::disk::CreateArgs;
@@ -58,6 +58,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Copy files and folders between the host and a VM that runs.
     Cp(CpArgs),
+    /// Show how a VM uses its memory, or have its guest give some of it up.
+    Memory(MemoryArgs),
     /// Have a VM's guest shut down, by its power button.
     Stop(StopArgs),
     /// End a VM at once, as by pulling its plug.

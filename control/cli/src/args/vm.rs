@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use vms::Name;
 
+use crate::size::Size;
+
 /// A subcommand about one VM.
 #[derive(Args, Debug)]
 pub struct NameArg {
@@ -103,6 +105,30 @@ impl FromStr for Place {
         })
     }
 }
+
+/// `popf memory`.
+#[derive(Args, Debug)]
+#[command(after_help = MEMORY_HELP)]
+pub struct MemoryArgs {
+    /// The VM.
+    pub name: Name,
+    /// How much of it the guest is to have: bytes, or with K, M, G; at most what it was started with.
+    #[arg(value_name = "SIZE")]
+    pub size: Option<Size>,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const MEMORY_HELP: &str = "\
+A guest gives memory up by its balloon driver (virtio-balloon), as much as it can spare and in its own time, and the host
+has it back; asked for less, it takes it again. What is not known is left out.
+
+Examples:
+  popf memory web
+  popf memory web 512M
+  popf memory web --json | jq .guest.available
+";
 
 /// `popf stop`.
 #[derive(Args, Debug)]

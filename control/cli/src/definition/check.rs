@@ -1,6 +1,6 @@
 //! Whether a definition's fields go together, wherever each was said.
 
-use super::Definition;
+use super::{Definition, SerialArg};
 use crate::spec::net::Network;
 
 /// Fields that do not go together.
@@ -21,6 +21,7 @@ impl Definition {
         let detached = self.detached();
         let user_network = self.networks().iter().any(|spec| spec.to == Network::User);
         let given = |value: Option<bool>| value == Some(true);
+        let on_terminal = |end: &Option<SerialArg>| *end == Some(SerialArg::Stdio);
         // Field, whether it is given wrongly, why that is wrong.
         #[rustfmt::skip]
         let table = [
@@ -32,7 +33,9 @@ impl Definition {
             ("stdin",      given(self.stdin) && !command,            "standard input is given to a command, and there is none"),
             ("serial",     self.serial.is_some() && command,         "with a command, the serial ports are its output"),
             ("command",    command && detached,                      "a command's output and exit status are popf's, which must not leave then"),
-            ("serial",     detached && self.serial == Some(super::SerialArg::Stdio), "a detached VM has no standard input and output"),
+            ("serial",     detached && on_terminal(&self.serial), "a detached VM has no standard input and output"),
+            ("console",    on_terminal(&self.console) && (command || detached), "standard input and output are a command's, or nobody's"),
+            ("console",    on_terminal(&self.console) && on_terminal(&self.serial), "the first serial port has standard input and output"),
             ("stats",      detached && given(self.stats),            "a detached VM has no standard error to list them on"),
             ("publish",    !self.publish.is_empty() && !user_network, "ports are published by a user network, and there is none"),
             ("no-sandbox", given(self.no_sandbox) && self.sandbox.is_some(), "it says the same as sandbox: give one of them"),

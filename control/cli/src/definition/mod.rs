@@ -22,6 +22,7 @@ use crate::size::Size;
 use crate::spec;
 use crate::spec::disk::DiskSpec;
 use crate::spec::net::{NetSpec, Network};
+use crate::spec::port::PortSpec;
 use crate::spec::publish::PublishSpec;
 use crate::spec::volume::VolumeSpec;
 
@@ -104,6 +105,18 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialArg>,
 
+    /// A virtio console and where it goes, as for --serial [default: none, or null with --port]; with stdio, --serial
+    /// is null.
+    #[allow(rustdoc::broken_intra_doc_links)] // The brackets are the grammar's, as help shows it.
+    #[arg(long, value_name = "WHERE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<SerialArg>,
+
+    /// A named port of the virtio console: NAME=unix:PATH or NAME=file:PATH.
+    #[arg(long, value_name = "NAME=END")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
+    pub port: Vec<PortSpec>,
+
     /// Let the guest end popf with an exit status by writing it to port 0xf4.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,6 +180,8 @@ impl Definition {
             cpus,
             engine,
             serial,
+            console,
+            port,
             debug_exit,
             test_device,
             no_reboot,
@@ -191,6 +206,8 @@ impl Definition {
             cpus: cpus.or(base.cpus),
             engine: engine.or(base.engine),
             serial: serial.or(base.serial),
+            console: console.or(base.console),
+            port: list(port, base.port),
             debug_exit: debug_exit.or(base.debug_exit),
             test_device: test_device.or(base.test_device),
             no_reboot: no_reboot.or(base.no_reboot),
@@ -204,16 +221,17 @@ impl Definition {
 
     /// Takes every relative path as seen from `directory`.
     pub fn seen_from(&mut self, directory: &Path) {
-        let serial = match &mut self.serial {
+        let serial = [&mut self.serial, &mut self.console].into_iter().filter_map(|end| match end {
             Some(SerialArg::File(path)) => Some(path),
             _ => None,
-        };
+        });
         let disks = self.disk.iter_mut().map(|disk| &mut disk.path);
         let volumes = self.volume.iter_mut().map(|volume| &mut volume.host);
         let files = self.kernel.iter_mut().chain(&mut self.initrd).chain(serial);
         for path in files.chain(disks).chain(volumes) {
             *path = directory.join(&*path);
         }
+        self.port.iter_mut().for_each(|port| port.to.seen_from(directory));
     }
 
     /// As TOML.
@@ -224,6 +242,19 @@ impl Definition {
     /// The guest's memory.
     pub fn memory(&self) -> Size {
         self.memory.unwrap_or(MEMORY)
+    }
+
+    /// Where the first serial port goes, if that is said or follows from what is.
+    pub fn serial(&self) -> Option<&SerialArg> {
+        match (&self.serial, &self.console) {
+            (None, Some(SerialArg::Stdio)) => Some(&SerialArg::Null),
+            (serial, _) => serial.as_ref(),
+        }
+    }
+
+    /// Where the virtio console goes, if there is one.
+    pub fn console(&self) -> Option<&SerialArg> {
+        self.console.as_ref().or((!self.port.is_empty()).then_some(&SerialArg::Null))
     }
 
     /// The networks it is on.

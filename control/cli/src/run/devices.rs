@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backends::share::{ShareConfig, ShareError};
+use board::machine::Control;
 use board::virtio::{Balloon, Peripheral, Rng, Share, Socket};
 use vms::Claim;
 
 use super::overlay;
+use super::serial::Lines;
 use crate::definition::Definition;
 use crate::disk;
 use crate::error::CliError;
@@ -16,18 +18,29 @@ use crate::net;
 use crate::spec::disk::{DiskFormat, DiskSpec};
 use crate::spec::volume::VolumeSpec;
 
-/// Opens all that is plugged in, in the order in which the guest finds it. An image's disk comes first, as `disk`.
+/// What is plugged in.
+pub struct Devices {
+    /// In the order in which the guest finds it.
+    pub peripherals: Vec<Arc<dyn Peripheral>>,
+    /// One of them.
+    pub balloon: Arc<Balloon>,
+}
+
+/// Opens all that is plugged in. An image's disk comes first of the disks, as `disk`.
 pub fn open(
     definition: &Definition,
     disk: Option<&Path>,
     claim: &mut Claim,
-) -> Result<Vec<Arc<dyn Peripheral>>, CliError> {
+    control: &Control,
+    lines: &Lines,
+) -> Result<Devices, CliError> {
     let balloon = Balloon::new()
         .map_err(|error| CliError::new(Failure::Host, "there is no thread for the balloon").because(error))?;
+    let balloon = Arc::new(balloon);
     let socket = Socket::listen(&claim.path(vms::VSOCK_SOCKET)).map_err(|error| {
         CliError::new(Failure::Host, "nobody could reach this VM's sockets").because(error)
     })?;
-    let mut all: Vec<Arc<dyn Peripheral>> = vec![Arc::new(Rng), Arc::new(balloon), Arc::new(socket)];
+    let mut all: Vec<Arc<dyn Peripheral>> = vec![Arc::new(Rng), balloon.clone(), Arc::new(socket)];
     if let Some(disk) = disk {
         let layer = overlay::over(disk, claim)?;
         let spec = DiskSpec { format: Some(DiskFormat::Qcow2), ..DiskSpec::new(layer) };
@@ -42,7 +55,10 @@ pub fn open(
     for (index, spec) in definition.volume.iter().enumerate() {
         all.push(Arc::new(share(index, spec)?));
     }
-    Ok(all)
+    if let Some(console) = definition.console() {
+        all.push(lines.open_console(console, &definition.port, control)?);
+    }
+    Ok(Devices { peripherals: all, balloon })
 }
 
 fn share(index: usize, spec: &VolumeSpec) -> Result<Share, CliError> {

@@ -52,7 +52,7 @@ impl Guest {
 
 /// Where the console goes when no command has the serial ports.
 fn console(definition: &Definition) -> Line {
-    match &definition.serial {
+    match definition.serial() {
         None if definition.detached() => Line::ConsoleLog,
         None | Some(SerialArg::Stdio) => Line::Kind(SerialKind::Stdio),
         Some(SerialArg::Null) => Line::Kind(SerialKind::Null),

@@ -19,8 +19,9 @@ use std::sync::Arc;
 use board::engine::EngineChoice;
 use board::machine::{Config, Control};
 use board::stop::StopReason;
+use board::virtio::{Balloon, Statistics};
 use vms::control::{Handler, Server};
-use vms::{Claim, Record, Registry};
+use vms::{Claim, GuestMemory, Memory, Record, Registry};
 
 use crate::args::RunArgs;
 use crate::definition::{Definition, EngineArg};
@@ -29,6 +30,7 @@ use crate::exit::Failure;
 use crate::vm::attach::Window;
 use crate::{image, stats};
 use command::Command;
+use devices::Devices;
 use guest::Guest;
 use serial::{Lines, catch_signals};
 
@@ -82,7 +84,8 @@ fn launch(
     for line in guest.serial {
         serial.push(lines.open(line, &control, || Ok(claim.state()?.join(vms::CONSOLE_LOG)))?);
     }
-    let peripherals = devices::open(definition, guest.disk.as_deref(), &mut claim)?;
+    let Devices { peripherals, balloon } =
+        devices::open(definition, guest.disk.as_deref(), &mut claim, &control, &lines)?;
     keep(definition, &mut claim, &record)?;
     let config = Config {
         memory: definition.memory().0,
@@ -101,7 +104,7 @@ fn launch(
         reboot: guest.reboot,
         sandbox: sandbox::of(definition, &claim, guest.by_agent),
     };
-    let handler = Asked { record: record.clone(), control: control.clone(), lines: lines.clone() };
+    let handler = Asked { record: record.clone(), control: control.clone(), lines: lines.clone(), balloon };
     let server = Server::start(&claim.path(vms::CONTROL_SOCKET), Arc::new(handler))
         .map_err(|error| CliError::new(Failure::Host, "nobody could stop this VM").because(error))?;
 
@@ -179,6 +182,7 @@ struct Asked {
     record: Record,
     control: Control,
     lines: Lines,
+    balloon: Arc<Balloon>,
 }
 
 impl Handler for Asked {
@@ -193,5 +197,23 @@ impl Handler for Asked {
     fn kill(&self) {
         self.lines.abandon();
         self.control.stop(StopReason::Killed);
+    }
+
+    fn memory(&self, take: Option<u64>) -> Memory {
+        if let Some(bytes) = take {
+            self.balloon.set_target(bytes);
+        }
+        let said = |said: Statistics| GuestMemory {
+            total: said.total,
+            free: said.free,
+            available: said.available,
+            caches: said.caches,
+        };
+        Memory {
+            total: self.record.memory,
+            asked: self.balloon.target(),
+            taken: self.balloon.size(),
+            guest: self.balloon.statistics().map(said),
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use backends::disk::{Format, create_overlay};
+use backends::disk::{Format, backing, create_overlay};
 use serde::{Deserialize, Serialize};
 use vms::Claim;
 
@@ -42,7 +42,7 @@ pub fn over(disk: &Path, claim: &mut Claim) -> Result<PathBuf, CliError> {
         let message = format!("cannot read the image's disk {}", disk.display());
         CliError::new(Failure::NoInput, message).because(error)
     })?;
-    let (layer, link) = (claim.state()?.join(vms::DISK), claim.state()?.join(LINK));
+    let (layer, link) = (claim.state()?.join(vms::DISK), claim.settings()?.join(LINK));
     let kept = claim.read(BASE)?.filter(|_| layer.exists());
     if let Some(text) = &kept
         && serde_json::from_str::<Base>(text).ok().as_ref() != Some(&found)
@@ -50,6 +50,9 @@ pub fn over(disk: &Path, claim: &mut Claim) -> Result<PathBuf, CliError> {
         return Err(changed(claim));
     }
     renew(&link, || symlink(disk, &link))?;
+    if kept.is_some() && backing(&layer).map_err(disk_error)? != Some((link.clone(), Format::Raw)) {
+        return Err(astray(claim));
+    }
     if kept.is_none() {
         // One without a word about its base was left half-made, before anything could be written to it.
         renew(&layer, || Ok(()))?;
@@ -78,6 +81,15 @@ fn changed(claim: &Claim) -> CliError {
     );
     CliError::new(Failure::Data, message).hint(format!(
         "`popf rm {name}` gives up what it has written; the next run begins with the new image"
+    ))
+}
+
+/// The guest's process may write the layer. Were it to stand on another file of the user's, the guest could read that.
+fn astray(claim: &Claim) -> CliError {
+    let name = claim.name();
+    let message = format!("the disk of {name} has come to stand on another file than its image");
+    CliError::new(Failure::Data, message).hint(format!(
+        "only a guest that broke out of its machine does that: `popf rm {name}` removes it, with what it has written"
     ))
 }
 
@@ -115,6 +127,19 @@ mod tests {
         assert_eq!(read(), [8; 512]);
         let base = path("moved");
 
+        // Another file of the host's is no base.
+        let secret = path("secret");
+        fs::write(&secret, [1; 4096]).unwrap();
+        let other = path("other.qcow2");
+        create_overlay(&other, &secret, Format::Raw).unwrap();
+        let own = fs::read(&layer).unwrap();
+        fs::copy(&other, &layer).unwrap();
+        let error = over(&base, &mut claim).unwrap_err();
+        assert_eq!(error.status(), Failure::Data as u8);
+        assert!(error.report().contains("another file"), "{}", error.report());
+        fs::write(&layer, own).unwrap();
+        over(&base, &mut claim).unwrap();
+
         // It may not change, not even if it is as long as before.
         fs::write(&base, [9; 4096]).unwrap();
         // Later than before, however coarse the host's clock is.
@@ -134,7 +159,7 @@ mod tests {
         let mut claim = registry.claim_generated("debian").unwrap();
         let base = root.path().join("base");
         fs::write(&base, [7; 4096]).unwrap();
-        claim.write(vms::DISK, b"QFI").unwrap();
+        fs::write(claim.state().unwrap().join(vms::DISK), "QFI").unwrap();
         let layer = over(&base, &mut claim).unwrap();
         assert!(fs::metadata(layer).unwrap().len() > 3);
     }

@@ -23,6 +23,9 @@ pub fn of(definition: &Definition, claim: &Claim, calls_agent: bool) -> Option<S
     if let Some(directory) = claim.state_directory() {
         sandbox.path(directory, Access::ReadWrite);
         sandbox.removal(directory);
+        if let Some(settings) = claim.settings_directory().filter(|settings| settings.exists()) {
+            sandbox.removal(settings);
+        }
     }
     Some(sandbox)
 }

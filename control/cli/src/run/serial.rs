@@ -1,17 +1,20 @@
-//! Where a guest's serial ports go, and the signals that end popf.
+//! Where a guest's serial ports and its console device go, and the signals that end popf.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use board::machine::Control;
 use board::serial::SerialLine;
 use board::stop::StopReason;
+use board::virtio::{Console, ConsoleError, NamedPort};
 use board::{Serial, SerialError, SerialEvent, SerialKind};
 
+use crate::definition::SerialArg;
 use crate::error::CliError;
 use crate::exit::Failure;
+use crate::spec::port::PortSpec;
 use crate::vm::attach::Window;
 
 /// Where a serial port goes.
@@ -26,7 +29,13 @@ pub enum Line {
 
 /// The lines that are open, for those who end the guest without waiting for who reads them.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<Arc<SerialLine>>>>);
+pub struct Lines(Arc<Mutex<Vec<Open>>>);
+
+/// What is open.
+enum Open {
+    Line(Arc<SerialLine>),
+    Console(Arc<Console>),
+}
 
 impl Lines {
     /// Opens a line. `log` says where the console's log is to be.
@@ -36,13 +45,7 @@ impl Lines {
         control: &Control,
         log: impl FnOnce() -> Result<PathBuf, CliError>,
     ) -> Result<Arc<SerialLine>, CliError> {
-        let control = control.clone();
-        let end = move |event| match event {
-            SerialEvent::Quit => control.stop(StopReason::Quit),
-            SerialEvent::OutputFailed(error) => control.stop(StopReason::OutputFailed(error)),
-            // The guest may have more to say.
-            SerialEvent::InputEnded => {}
-        };
+        let end = ends(control);
         // A log is not what a VM is for: it runs on without.
         let warn = |event| {
             if let SerialEvent::OutputFailed(error) = event {
@@ -62,20 +65,80 @@ impl Lines {
         let line = opened
             .map_err(|error| CliError::new(Failure::Host, "cannot open a serial port").because(error))?;
         let line = Arc::new(line);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
+        self.lock().push(Open::Line(line.clone()));
         Ok(line)
+    }
+
+    /// Opens the far ends of a console device and its ports.
+    pub fn open_console(
+        &self,
+        console: &SerialArg,
+        ports: &[PortSpec],
+        control: &Control,
+    ) -> Result<Arc<Console>, CliError> {
+        let kind = match console {
+            SerialArg::Stdio => SerialKind::Stdio,
+            SerialArg::Null => SerialKind::Null,
+            SerialArg::File(path) => SerialKind::File(path.clone()),
+        };
+        let port = |port: &PortSpec| NamedPort { name: port.name.to_string(), kind: port.to.0.clone() };
+        let ports: Vec<_> = ports.iter().map(port).collect();
+        let opened = Console::open(&kind, &ports, ends(control)).map_err(|error| {
+            let failure = if matches!(error, ConsoleError::TooMany) { Failure::Usage } else { Failure::Host };
+            CliError::new(failure, "cannot open the console device").because(error)
+        })?;
+        let console = Arc::new(opened);
+        tell_size(&console);
+        self.lock().push(Open::Console(console.clone()));
+        Ok(console)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The terminal has another size.
+    fn resized(&self) {
+        for open in &*self.lock() {
+            if let Open::Console(console) = open {
+                tell_size(console);
+            }
+        }
     }
 
     /// Gives up output that the host does not take: who ought to take it may be what hangs.
     pub fn abandon(&self) {
-        for line in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            line.abandon_output();
+        for open in &*self.lock() {
+            match open {
+                Open::Line(line) => line.abandon_output(),
+                Open::Console(console) => console.abandon_output(),
+            }
         }
     }
 
     /// Lets go of them: the last owner writes what is left and gives the terminal back.
     pub fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.lock().clear();
+    }
+}
+
+/// What a line has to say ends the machine.
+fn ends(control: &Control) -> impl Fn(SerialEvent) + Send + Sync + 'static {
+    let control = control.clone();
+    move |event| match event {
+        SerialEvent::Quit => control.stop(StopReason::Quit),
+        SerialEvent::OutputFailed(error) => control.stop(StopReason::OutputFailed(error)),
+        // The guest may have more to say.
+        SerialEvent::InputEnded => {}
+    }
+}
+
+/// The guest's console is as large as the terminal that shows it.
+fn tell_size(console: &Console) {
+    if console.is_terminal()
+        && let Some((columns, rows)) = host::terminal::window_size(io::stdout().as_fd())
+    {
+        console.set_size(columns, rows);
     }
 }
 
@@ -84,6 +147,7 @@ pub fn catch_signals(control: Control, lines: Lines, window: Window) -> Result<h
     use host::Signal::{HangUp, Interrupt, Quit, Terminate, WindowChange};
     host::Signals::deliver(&[Interrupt, Terminate, HangUp, Quit, WindowChange], move |signal| {
         if signal == WindowChange {
+            lines.resized();
             return window.changed();
         }
         lines.abandon();

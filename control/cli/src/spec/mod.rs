@@ -13,6 +13,7 @@
 
 pub mod disk;
 pub mod net;
+pub mod port;
 pub mod publish;
 pub mod volume;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{LINE, Reply, Request, decode, encode};
-use crate::{End, Record};
+use crate::{End, Memory, Record};
 
 /// How long a VM may take to answer: it has nothing to wait for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,6 +67,23 @@ impl Client {
     pub fn kill(&mut self) -> Result<(), ClientError> {
         match self.ask(Request::Kill)? {
             Reply::Ending => Ok(()),
+            other => Err(nonsense(&other)),
+        }
+    }
+
+    /// How its memory is, as far as its guest has said; which it is asked for anew, so that the next answer is newer.
+    pub fn memory(&mut self) -> Result<Memory, ClientError> {
+        self.ask_for_memory(Request::Memory)
+    }
+
+    /// Has its guest give up so many bytes, or give back what is more. It takes its time, and what it will.
+    pub fn take_memory(&mut self, bytes: u64) -> Result<Memory, ClientError> {
+        self.ask_for_memory(Request::TakeMemory(bytes))
+    }
+
+    fn ask_for_memory(&mut self, request: Request) -> Result<Memory, ClientError> {
+        match self.ask(request)? {
+            Reply::Memory(memory) => Ok(memory),
             other => Err(nonsense(&other)),
         }
     }

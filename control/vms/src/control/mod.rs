@@ -24,7 +24,7 @@ use serde_json::Value;
 pub use client::{Client, ClientError, Waiting};
 pub use server::{Handler, Server, ServerError};
 
-use crate::{End, Record};
+use crate::{End, Memory, Record};
 
 /// The protocol's version. It changes when an old client would misunderstand an answer.
 pub const VERSION: u32 = 1;
@@ -43,6 +43,10 @@ pub enum Request {
     Kill,
     /// Tell me when you have ended.
     Wait,
+    /// How is your memory?
+    Memory,
+    /// Have the guest give up so many bytes of its memory, or give back what is more.
+    TakeMemory(u64),
 }
 
 /// What it answers.
@@ -60,6 +64,8 @@ pub enum Reply {
     Ending,
     /// To [`Request::Wait`].
     Ended(End),
+    /// To [`Request::Memory`] and [`Request::TakeMemory`].
+    Memory(Memory),
     /// To what cannot be understood.
     Error(String),
 }

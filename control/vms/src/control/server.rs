@@ -10,7 +10,7 @@ use std::time::Duration;
 use host::event::{EventFd, Wait, poll};
 
 use super::{Reply, Request, decode, encode};
-use crate::{End, Record};
+use crate::{End, Memory, Record};
 
 /// The longest request with its end; they are a few dozen bytes.
 const REQUEST: usize = 4096;
@@ -27,6 +27,8 @@ pub trait Handler: Send + Sync {
     fn power_button(&self) -> bool;
     /// [`Request::Kill`].
     fn kill(&self);
+    /// [`Request::Memory`] and, with bytes, [`Request::TakeMemory`].
+    fn memory(&self, take: Option<u64>) -> Memory;
 }
 
 /// Why a VM cannot be spoken to.
@@ -204,6 +206,8 @@ impl Connection {
                 handler.kill();
                 Reply::Ending
             }
+            Ok(Request::Memory) => Reply::Memory(handler.memory(None)),
+            Ok(Request::TakeMemory(bytes)) => Reply::Memory(handler.memory(Some(bytes))),
             Ok(Request::Wait) => {
                 self.waits = true;
                 return None;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::server::CONNECTIONS;
 use super::*;
+use crate::GuestMemory;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -48,6 +49,11 @@ impl Handler for Fake {
 
     fn kill(&self) {
         self.kills.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn memory(&self, take: Option<u64>) -> Memory {
+        let guest = GuestMemory { free: Some(1 << 20), ..GuestMemory::default() };
+        Memory { total: 1 << 30, asked: take.unwrap_or(7), taken: 7, guest: Some(guest) }
     }
 }
 
@@ -93,6 +99,9 @@ fn questions_are_answered() {
     assert_eq!((client.power_button().unwrap(), client.power_button().unwrap()), (false, true));
     client.kill().unwrap();
     assert_eq!(bench.fake.kills.load(Ordering::Relaxed), 1);
+    let memory = client.memory().unwrap();
+    assert_eq!((memory.total, memory.asked, memory.guest.unwrap().free), (1 << 30, 7, Some(1 << 20)));
+    assert_eq!(client.take_memory(8).unwrap(), Memory { asked: 8, ..memory });
 }
 
 #[test]

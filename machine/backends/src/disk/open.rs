@@ -146,6 +146,13 @@ fn open_layer(file: File, path: &Path, write: bool, above: &mut Vec<(u64, u64)>)
     qcow2::layer(file, backing, write).map_err(told)
 }
 
+/// What a qcow2 image stands on, where it looks for that.
+pub fn backing(path: &Path) -> Result<Option<(PathBuf, Format)>, DiskError> {
+    let file = open_file(path, false)?;
+    let header = Header::read(&file).map_err(|error| refuse(path, Format::Qcow2, error))?;
+    Ok(header.backing.map(|backing| (resolve(path, &backing.name), backing.format)))
+}
+
 fn open_backing(backing: &Backing, path: &Path, above: &mut Vec<(u64, u64)>) -> Result<Layer, DiskError> {
     let told = |source| DiskError::Backing { path: path.to_owned(), source: Box::new(source) };
     let below = resolve(path, &backing.name);

@@ -62,6 +62,11 @@ impl Balloon {
         }
     }
 
+    /// How many bytes it should be without.
+    pub fn target(&self) -> u64 {
+        lock(&self.state).target
+    }
+
     /// How many bytes the guest is without now, as it says.
     pub fn size(&self) -> u64 {
         lock(&self.state).device.as_ref().map_or(0, |device| lock(device).size())

@@ -15,6 +15,7 @@ mod socket;
 
 pub use balloon::Balloon;
 pub use console::{Console, ConsoleError, NamedPort};
+pub use devices::virtio::balloon::Statistics;
 pub use disk::Disk;
 pub use net::Net;
 pub use rng::Rng;
