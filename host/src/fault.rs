@@ -190,7 +190,7 @@ pub enum FaultSignal {
 }
 
 /// Positions of the general registers in a context, by their number in instruction encodings.
-const GPR: [libc::c_int; 16] = [
+pub(crate) const GPR: [libc::c_int; 16] = [
     libc::REG_RAX,
     libc::REG_RCX,
     libc::REG_RDX,

@@ -18,6 +18,7 @@
 //! | [`process`], [`watch`] | users and sessions, files that change |
 //! | [`sandbox`] | what this process may still do once a guest runs |
 //! | [`kvm`] | whether KVM is any good, by trying |
+//! | [`trial`] | what becomes of a few instructions in ring 3 |
 //!
 //! Not modelled: any host but Linux on x86-64.
 
@@ -44,6 +45,7 @@ pub mod tap;
 pub mod terminal;
 pub mod timer;
 pub mod tree;
+pub mod trial;
 pub mod watch;
 
 pub use epoll::Epoll;

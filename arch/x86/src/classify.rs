@@ -28,9 +28,11 @@ mod shape;
 mod system;
 #[cfg(test)]
 mod tests;
+mod theorem;
 
 pub use routine::Routine;
 use shape::{Family, Scope};
+pub use theorem::{Assist, Named, PROCESSORS, Processor, Standing, instructions};
 
 /// In which way an instruction is sensitive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,6 +1,7 @@
 //! popf: the command line.
 
 mod args;
+mod classify;
 mod definition;
 mod disk;
 mod doctor;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Logs(args) => vm::logs(args),
         Command::Image(command) => image::run(command).map(|()| 0),
         Command::Doctor(args) => doctor::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::Theory(command) => theory::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut args::shown(), "popf", &mut std::io::stdout());

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use crate::HostError;
 
 pub use files::Access;
+pub(crate) use filter::{Filter, only};
 
 /// The policy of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

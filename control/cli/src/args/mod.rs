@@ -1,10 +1,12 @@
 //! The command line's grammar, and the help that teaches it.
 
+mod classify;
 mod theory;
 mod vm;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+pub use classify::{Class, ClassifyArgs};
 pub use theory::{CheckArgs, ProgramArgs, TheoryCommand};
 pub use vm::{CpArgs, LogsArgs, MemoryArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
 
@@ -74,6 +76,8 @@ pub enum Command {
     Image(ImageCommand),
     /// Show what this host offers and which engine will be used, and why.
     Doctor(DoctorArgs),
+    /// Show what each x86 instruction is to a hypervisor, and why; try it on this processor.
+    Classify(ClassifyArgs),
     /// Run and check the theory that popf is built on: Popek and Goldberg's machine and theorems.
     #[command(subcommand, after_help = theory::HELP)]
     Theory(TheoryCommand),

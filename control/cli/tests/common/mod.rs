@@ -19,8 +19,10 @@ pub fn run(command: &mut Command) -> (i32, String, String) {
 }
 
 /// A directory with files in it.
+#[allow(dead_code, reason = "not every test has files")]
 pub struct Files(tempfile::TempDir);
 
+#[allow(dead_code, reason = "not every test has files")]
 impl Files {
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
