@@ -18,7 +18,7 @@ use x86::cpuid::{CpuidConfig, CpuidTable};
 use crate::acpi::{self, Description};
 use crate::clock::Clock;
 use crate::engine::{self, EngineChoice};
-use crate::load::{self, LoadError, Request};
+use crate::load::{self, Format, LoadError, Request};
 use crate::map::{BIOS, MemoryMap, SizeError};
 use crate::processor::{ProcessorView, Shared};
 use crate::serial::SerialLine;
@@ -296,7 +296,7 @@ impl Machine {
         let ram = GuestRam::allocate(config.memory)?;
         let clock = Arc::new(Clock::start(host::cpu::rdtsc, host::cpu::tsc_hz()));
         let cpuid = Arc::new(cpuid_table(config, &clock));
-        let boot = boot_state(config, &map, &ram, &cpuid, &clock)?;
+        let (boot, format) = boot_state(config, &map, &ram, &cpuid, &clock)?;
 
         let timers = TimerService::start(clock.clone()).map_err(BuildError::Timers)?;
         let stop = Arc::new(StopSwitch::default());
@@ -322,6 +322,9 @@ impl Machine {
             stop: stop.clone(),
             wakers: &wakers,
         })?;
+        if format == Format::Multiboot {
+            firmware::start_clock(&chips.ports);
+        }
         let shared = Shared {
             ram: ram.clone(),
             ports: chips.ports.clone(),
@@ -399,7 +402,7 @@ fn boot_state(
     ram: &GuestRam,
     cpuid: &CpuidTable,
     clock: &Clock,
-) -> Result<CpuState, BuildError> {
+) -> Result<(CpuState, Format), BuildError> {
     let kernel = config.kernel.read()?;
     let modules = config.modules.iter().map(Source::read).collect::<Result<Vec<_>, _>>()?;
     let modules: Vec<&[u8]> = modules.iter().map(AsRef::as_ref).collect();
@@ -415,12 +418,15 @@ fn boot_state(
         map,
         rsdp: tables.rsdp,
     })?;
+    if loaded.format == Format::Multiboot {
+        firmware::write_vectors(ram);
+    }
     // Loaders place inside the map, which is the RAM's own.
     for piece in &loaded.pieces {
         ram.write(piece.gpa, &piece.bytes).expect("loaders stay inside RAM");
     }
     ram.write(BIOS, &tables.bytes).expect("the BIOS area is RAM");
-    Ok(firmware::finish(loaded.cpu, clock, cpuid.physical_bits()))
+    Ok((firmware::finish(loaded.cpu, clock, cpuid.physical_bits()), loaded.format))
 }
 
 impl Processor {

@@ -13,7 +13,10 @@ use super::*;
 
 /// A multiboot kernel loaded at 1 MiB that runs this code.
 fn multiboot(code: &[u8]) -> Source {
-    let base = 0x10_0000_u32;
+    multiboot_at(0x10_0000, code)
+}
+
+fn multiboot_at(base: u32, code: &[u8]) -> Source {
     let (magic, flags) = (0x1bad_b002_u32, 1 << 16);
     let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
     let header = [magic, flags, checksum, base, base, 0, 0, base + 32];
@@ -57,6 +60,33 @@ fn everything_is_freed_at_the_end() {
     drop(machine);
     assert_eq!((pit.strong_count(), uart.strong_count()), (0, 0));
     assert_eq!((pm.strong_count(), apics.strong_count()), (0, 0));
+}
+
+#[test]
+fn a_kernel_that_goes_back_to_real_mode_finds_a_clock() {
+    #[rustfmt::skip]
+    let code = [
+        0x0f, 0x01, 0x15, 0x5c, 0x80, 0, 0,             // 8020: lgdt [805c]
+        0x0f, 0x01, 0x1d, 0x62, 0x80, 0, 0,             // lidt [8062]
+        0xea, 0x35, 0x80, 0, 0, 0x08, 0,                // jmp 8:8035
+        0xb8, 0x10, 0, 0x8e, 0xd8, 0x8e, 0xd0,          // 8035: mov ax, 10; mov ds, ax; mov ss, ax
+        0xbc, 0x00, 0x70,                               // mov sp, 7000
+        0x0f, 0x20, 0xc0, 0x24, 0xfe, 0x0f, 0x22, 0xc0, // mov eax, cr0; and al, fe; mov cr0, eax
+        0xea, 0x4c, 0x80, 0, 0,                         // jmp 0:804c
+        0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0,             // 804c: xor ax, ax; mov ds, ax; mov ss, ax
+        0xfb, 0xf4, 0xf4,                               // sti; hlt; hlt
+        0xb0, 0x07, 0xe6, 0xf4,                         // mov al, 7; out f4, al
+        0x8d, 0x74, 0x00,
+        23, 0, 0x68, 0x80, 0, 0,                        // 805c: descriptor table at 8068
+        0xff, 0x03, 0, 0, 0, 0,                         // 8062: vector table at 0
+        0, 0, 0, 0, 0, 0, 0, 0,                         // 8068: null; 16-bit code; 16-bit data
+        0xff, 0xff, 0, 0, 0, 0x9b, 0, 0,
+        0xff, 0xff, 0, 0, 0, 0x93, 0, 0,
+    ];
+    let (mut config, _peer) = config(&[]);
+    config.kernel = multiboot_at(0x8000, &code);
+    let end = run(&config, &Control::default()).unwrap();
+    assert!(matches!(end.reason, StopReason::DebugExit(7)), "{:?}", end.reason);
 }
 
 #[test]
@@ -133,8 +163,8 @@ fn a_stop_from_outside_comes_through_whenever_it_comes() {
     control.stop(StopReason::Signal(15));
     let end = run(&early, &control).unwrap();
     assert!(matches!(end.reason, StopReason::Signal(15)));
-    // While it runs, and while it sleeps (sti; hlt).
-    for code in [JUMP_TO_ITSELF, &[0xfb, 0xf4]] {
+    // While it runs, and while it sleeps (the clock masked; sti; hlt).
+    for code in [JUMP_TO_ITSELF, &[0xb0, 0xff, 0xe6, 0x21, 0xfb, 0xf4]] {
         let (config, _peer) = config(code);
         let control = Control::default();
         let (other, running) = (control.clone(), Arc::new(AtomicBool::new(false)));
