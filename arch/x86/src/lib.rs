@@ -5,6 +5,7 @@
 
 pub mod classify;
 pub mod cpuid;
+pub mod debug;
 pub mod descriptor;
 pub mod exception;
 pub mod mode;

@@ -111,6 +111,8 @@ pub enum SiteKind {
     FpuTrap,
     /// A form the lowering does not know.
     Unsupported,
+    /// An indirect jump, which does not leave here, but is where it is a fault to have jumped nowhere.
+    Indirect,
     /// STI has set IF while an interrupt waits; the place is the next instruction.
     Window,
 }

@@ -7,9 +7,9 @@ use iced_x86::Encoder;
 
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Key, LinkState, Range, Sites};
-use crate::context::VIEWS;
+use crate::context::{ContextField, VIEWS};
 use crate::decode::{self, End, GuestInsn};
-use crate::emit::{Emitter, Reg};
+use crate::emit::{Emitter, Op, Reg};
 use crate::flags;
 use crate::guest::Guest;
 use crate::lower::{self, Frame, SyscallTarget, Tools};
@@ -100,7 +100,8 @@ impl Cache {
         let mut emitter = Emitter::new(layout.code() + prefix.len() as u64, layout);
         emitter.align(ENTRY_ALIGN);
         let miss = emitter.here();
-        // The missed target is in r9; it leaves in r10.
+        // The missed target is in r9; it leaves in r10. Who jumped there may be in r11.
+        emitter.op_ctx(Op::Store, true, Reg::R11, ContextField::JumpSource);
         emitter.mov(Reg::R10, Reg::R9);
         trampoline::emit_leave(&mut emitter, crate::block::EXIT_MISS);
         let second_chance =

@@ -126,6 +126,8 @@ pub struct Context {
     pub exit_index: u64,
     /// r10 at the exit: the target, for a missed jump.
     pub exit_value: u64,
+    /// r11 at a miss: the [`crate::block::Site`] of the indirect jump, if it was one.
+    pub jump_source: u64,
     /// A value on its way between two accesses of one instruction.
     pub carried: u64,
     /// Another.
@@ -170,6 +172,7 @@ pub enum ContextField {
     EnterTarget,
     ExitIndex,
     ExitValue,
+    JumpSource,
     Carried,
     CarriedMore,
     Fpu,
@@ -202,6 +205,7 @@ impl ContextField {
             Self::EnterTarget => offset_of!(Context, enter_target),
             Self::ExitIndex => offset_of!(Context, exit_index),
             Self::ExitValue => offset_of!(Context, exit_value),
+            Self::JumpSource => offset_of!(Context, jump_source),
             Self::Carried => offset_of!(Context, carried),
             Self::CarriedMore => offset_of!(Context, carried_more),
             Self::Fpu => offset_of!(Context, fpu),

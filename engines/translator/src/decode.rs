@@ -49,11 +49,13 @@ pub enum End {
 /// How the host's processor, and so the guest's, decodes where vendors differ: an operand-size prefix makes a
 /// near branch of 64-bit mode a 16-bit one on AMD's and means nothing on Intel's.
 fn options() -> u32 {
-    static OPTIONS: OnceLock<u32> = OnceLock::new();
-    *OPTIONS.get_or_init(|| match host::cpu::vendor().as_str() {
-        "AuthenticAMD" | "HygonGenuine" => DecoderOptions::AMD,
-        _ => DecoderOptions::NONE,
-    })
+    if is_amd() { DecoderOptions::AMD } else { DecoderOptions::NONE }
+}
+
+/// Whether the processor is AMD's (or Hygon's), where the makers differ.
+pub fn is_amd() -> bool {
+    static AMD: OnceLock<bool> = OnceLock::new();
+    *AMD.get_or_init(|| matches!(host::cpu::vendor().as_str(), "AuthenticAMD" | "HygonGenuine"))
 }
 
 /// Decodes from `bytes`, which are the guest's at `rip` and end with their page.

@@ -20,9 +20,11 @@ use crate::xsave;
 
 mod exits;
 mod state;
+mod watch;
 
 use exits::{Next, unsupported};
 use state::paging_of;
+use watch::Watch;
 
 /// How an engine is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,8 @@ pub struct Translator {
     /// CPL 3.
     pub(crate) user: bool,
     options: Options,
+    /// What each instruction is looked at for before it runs.
+    watch: Watch,
     kick: Arc<KickWord>,
     pending: Option<Pending>,
     pub(crate) answers: Answers,
@@ -97,6 +101,7 @@ impl Translator {
             paging: paging_of(&reset, options.physical_bits),
             user: false,
             options,
+            watch: Watch::default(),
             kick,
             pending: None,
             answers: Answers::default(),
@@ -166,10 +171,17 @@ impl Translator {
                 None if self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
                     return (Exit::Kicked, rip);
                 }
-                None => match self.block_for(cpu, rip) {
-                    Ok(id) => self.enter_block(id),
-                    Err(exit) => return (exit, rip),
-                },
+                None => {
+                    if self.watch.is_on()
+                        && let Some(fault) = self.look_ahead(cpu, rip)
+                    {
+                        return (Exit::Exception(fault), rip);
+                    }
+                    match self.block_for(cpu, rip) {
+                        Ok(id) => self.enter_block(id),
+                        Err(exit) => return (exit, rip),
+                    }
+                }
             };
             let index = self.enter(host);
             next = self.leave(cpu, index, &mut rip);

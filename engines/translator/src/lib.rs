@@ -11,8 +11,8 @@
 //! Not kept exact: status flags that a program overwrites before it reads them may be lost where a memory access
 //! comes between, and so differ in the flags image that a fault on that access pushes.
 //! Of several faults of one instruction that of a page or segment may come before #UD, #MF or that of alignment.
-//! A near jump to where nothing can be (an address that is not canonical, an offset beyond CS) faults there and
-//! not at the jump. x87's pointers to its last instruction and operand are the host's. In 16- and 32-bit modes
+//! A direct near jump to where nothing can be (an address that is not canonical, an offset beyond CS) faults there
+//! and not at the jump, as an indirect one does. x87's pointers to its last instruction and operand are the host's. In 16- and 32-bit modes
 //! FXSAVE, XSAVE and VZEROALL reach xmm8 to xmm15. A test compares everything else with the processor.
 
 mod access;

@@ -2,6 +2,7 @@
 //! translated. Blocks are keyed by it, so that none of it is tested while guest code runs.
 
 use vcpu::{CpuState, Shadow};
+use x86::debug::Breakpoints;
 use x86::{Cr0, Cr4, Mode, Rflags, Segment, SegmentRegister, Xcr0};
 
 /// See the module's documentation.
@@ -55,7 +56,8 @@ impl ModeWord {
                 set(1 << (FLAT_SHIFT + i as u32), is_flat(segment, i));
             }
         }
-        set(STEP, cpu.rflags.contains(Rflags::TF) || cpu.shadow != Shadow::None);
+        let watched = Breakpoints::of(&cpu.dr).in_memory() || checks_alignment(cpu);
+        set(STEP, cpu.rflags.contains(Rflags::TF) || cpu.shadow != Shadow::None || watched);
         let task_switched = cpu.cr0.contains(Cr0::TS);
         set(TASK_SWITCHED, task_switched);
         set(NO_X87, task_switched || cpu.cr0.contains(Cr0::EM));
@@ -156,7 +158,7 @@ impl ModeWord {
         if self.is_long() { segment < 4 } else { self.0 >> (FLAT_SHIFT + segment as u32) & 1 != 0 }
     }
 
-    /// One instruction at a time: single stepping, or in an interrupt shadow.
+    /// One instruction at a time: single stepping, in an interrupt shadow, or watched by a breakpoint.
     pub fn steps(self) -> bool {
         self.0 & STEP != 0
     }
@@ -210,6 +212,11 @@ impl ModeWord {
     pub fn fwait_traps(self) -> bool {
         self.0 & FWAIT_TRAPS != 0
     }
+}
+
+/// Whether misaligned accesses fault.
+pub fn checks_alignment(cpu: &CpuState) -> bool {
+    cpu.rflags.contains(Rflags::AC) && cpu.cr0.contains(Cr0::AM) && cpu.cpl() == 3
 }
 
 /// Base 0 and 4 GiB of ordinary, writable (for CS: executable) memory.

@@ -6,6 +6,8 @@ use vcpu::{
     Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Mmio, Shadow,
     Signal,
 };
+use x86::classify::Routine;
+use x86::debug::dr6;
 use x86::{Exception, Rflags, Vector};
 
 use crate::report::Report;
@@ -55,6 +57,8 @@ pub struct Dispatcher {
     window: bool,
     /// The exception delivered last and where, for the message about a triple fault.
     last_exception: Option<(Exception, u64)>,
+    /// Breakpoints that a load of SS has hit: bits B0 to B3 of DR6, for the trap behind the instruction after it.
+    held_trap: u64,
     /// An exception for the next entry, where the engine delivers. It goes before any interrupt.
     pending: Option<Event>,
 }
@@ -69,6 +73,7 @@ impl Dispatcher {
             statistics: Statistics::default(),
             window: false,
             last_exception: None,
+            held_trap: 0,
             pending: None,
         }
     }
@@ -133,8 +138,12 @@ impl Dispatcher {
         if let Some(event) = self.pending.take() {
             return Ok(Some(Entry::Inject(event)));
         }
+        if self.held_trap != 0 && self.cpu.shadow != Shadow::MovSs {
+            self.raise_trap(0, env)?;
+        }
         loop {
-            if env.stop_requested() {
+            // Nor would it have what an instruction's shadow holds off.
+            if self.held_trap == 0 && env.stop_requested() {
                 return Ok(None);
             }
             while let Some(signal) = env.take_signal() {
@@ -206,13 +215,11 @@ impl Dispatcher {
             return Err(Stop::TripleFault(self.report()));
         }
         self.statistics.count_event(event, env.tsc().wrapping_sub(began));
-        match self.effects.debug_trap {
-            0 => Ok(Entry::Resume),
-            // By a task that wants one. It is busy now, so a second one by the same gate would be another fault.
-            detail => {
-                self.inject(Event::Exception(Exception { detail, ..Exception::new(Vector::Debug) }), env)
-            }
+        if self.effects.debug_trap & dr6::BT == 0 {
+            return Ok(Entry::Resume);
         }
+        // To a task that wants one. It is busy now, so a second one by the same gate would be another fault.
+        self.inject(Event::Exception(debug_trap(dr6::BT)), env)
     }
 
     /// Carries out the access that an exit asks for in the midst of an instruction.
@@ -246,7 +253,11 @@ impl Dispatcher {
             Exit::Sensitive(insn) => self.interpret(&insn, env, began),
             Exit::Exception(exception) => {
                 self.statistics.count(Cause::Exception, 0);
-                self.raise(exception, env)
+                let held = std::mem::take(&mut self.held_trap);
+                match exception.vector {
+                    Vector::Debug => self.raise_trap(exception.detail | held, env),
+                    _ => self.raise(exception, env),
+                }
             }
             Exit::Halt => {
                 self.cpu.activity = Activity::Halted;
@@ -267,17 +278,32 @@ impl Dispatcher {
     }
 
     fn interpret(&mut self, insn: &Insn, env: &mut dyn Environment, began: u64) -> Result<(), Stop> {
+        let held = std::mem::take(&mut self.held_trap);
         let result = execute(&mut self.cpu, insn, env, &mut self.effects);
         self.apply_effects();
         self.statistics.count_routine(insn.routine, env.tsc().wrapping_sub(began));
         match result {
-            // HLT is woken by it, and a string instruction is stepped by its elements.
-            Ok(_) if self.effects.debug_trap != 0 && self.cpu.shadow != Shadow::MovSs => {
-                let detail = self.effects.debug_trap;
-                self.raise(Exception { detail, ..Exception::new(Vector::Debug) }, env)
+            // A load of SS: its own step is lost, what else it owes comes behind the next instruction.
+            Ok(_) if self.cpu.shadow == Shadow::MovSs => {
+                self.held_trap = held | self.effects.debug_trap & dr6::BREAKPOINTS;
+                Ok(())
             }
-            Ok(Outcome::Done | Outcome::Repeat | Outcome::Halt) => Ok(()),
+            // INT1 has made the exception that would have come.
+            Ok(_) if insn.routine == Routine::Int1 => Ok(()),
+            // HLT is woken by it, and a string instruction is stepped by its elements.
+            Ok(Outcome::Done | Outcome::Repeat | Outcome::Halt) => {
+                self.held_trap = held;
+                self.raise_trap(self.effects.debug_trap, env)
+            }
             Err(exception) => self.raise(exception, env),
+        }
+    }
+
+    /// Raises a debug trap for these bits of DR6 and those held off, if there are any.
+    fn raise_trap(&mut self, detail: u64, env: &mut dyn Environment) -> Result<(), Stop> {
+        match detail | std::mem::take(&mut self.held_trap) {
+            0 => Ok(()),
+            detail => self.raise(debug_trap(detail), env),
         }
     }
 
@@ -292,6 +318,11 @@ impl Dispatcher {
     fn report(&self) -> Report {
         Report::new(&self.cpu, self.last_exception)
     }
+}
+
+/// A debug exception with these bits of DR6.
+fn debug_trap(detail: u64) -> Exception {
+    Exception { detail, ..Exception::new(Vector::Debug) }
 }
 
 /// Carries out a memory access that RAM does not answer; answers the value read.

@@ -531,3 +531,27 @@ fn a_step_over_hlt_wakes() {
     assert_eq!(bench.handler(), Some(1));
     assert_eq!(bench.world.ram.borrow()[0x7ffa..0x7ffc], [1, 1], "behind the instruction");
 }
+
+#[test]
+fn a_breakpoint_that_a_load_of_ss_hits_waits_for_the_next_instruction() {
+    const MOV_SS: &[u8] = &[0x8e, 0x16, 0x00, 0x20]; // mov ss, [2000h]
+    let nop: fn() -> Step = || {
+        Box::new(|cpu| {
+            cpu.rip += 1;
+            cpu.shadow = Shadow::None;
+            Exit::Kicked
+        })
+    };
+    // What follows, B0 to B3 in the end, and how many handlers have been entered.
+    for (next, hits, entered) in
+        [(nop(), 1, 1), (sensitive(&[0xf1]), 0, 1), (sensitive(&[0xcc]), 1, 2), (sensitive(&[0xfa]), 1, 1)]
+    {
+        let mut bench = Bench::new(vec![sensitive(MOV_SS), next]);
+        bench.cpu().dr[0] = 0x2000;
+        bench.cpu().dr[7] = 0x000f_0402;
+        bench.run_out();
+        let cpu = bench.dispatcher.cpu();
+        assert_eq!((cpu.dr[6] & 0xf, cpu.gpr[gpr::RSP]), (hits, 0x8000 - 6 * entered));
+        assert_eq!(bench.handler(), Some(1));
+    }
+}

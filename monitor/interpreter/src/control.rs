@@ -5,6 +5,7 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 use vcpu::{Environment, Invalidation};
+use x86::debug::{dr6, dr7};
 use x86::register::gpr;
 use x86::{Cr0, Cr4, Efer, Exception, Mode, Segment, SegmentRegister, Xcr0};
 
@@ -262,8 +263,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             _ => return Err(Exception::UD),
         };
         self.privileged()?;
-        if self.cpu.dr[7] & DR7_GD != 0 {
-            return Err(Exception { detail: DR6_BD, ..Exception::new(x86::Vector::Debug) });
+        if self.cpu.dr[7] & dr7::GD != 0 {
+            return Err(Exception { detail: dr6::BD, ..Exception::new(x86::Vector::Debug) });
         }
         Ok(number)
     }
@@ -315,8 +316,3 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.cpu.cr4.contains(Cr4::TSD) && self.mode() != Mode::Real && self.cpu.cpl() > 0
     }
 }
-
-/// DR7: general detect enable.
-pub(crate) const DR7_GD: u64 = 1 << 13;
-/// DR6: a debug register was accessed under general detect.
-const DR6_BD: u64 = 1 << 13;

@@ -4,9 +4,9 @@
 //! fault, or shutdown (SDM vol. 3 ch. 6.15).
 
 use vcpu::{Activity, CpuState, Environment, Event, Shadow};
+use x86::debug::{dr6, dr7};
 use x86::{Exception, Mode, Rflags, SegmentRegister, Vector};
 
-use crate::control::DR7_GD;
 use crate::memory::Level;
 use crate::segment_check::long_mode;
 use crate::stack::Frame;
@@ -108,8 +108,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             Vector::PageFault => self.cpu.cr2 = exception.detail,
             Vector::Debug => {
                 // B0 to B3 tell of the latest event only; the others stick.
-                self.cpu.dr[6] = (self.cpu.dr[6] & !0xf) | exception.detail;
-                self.cpu.dr[7] &= !DR7_GD;
+                self.cpu.dr[6] = (self.cpu.dr[6] & !dr6::BREAKPOINTS) | exception.detail;
+                self.cpu.dr[7] &= !dr7::GD;
             }
             _ => {}
         }

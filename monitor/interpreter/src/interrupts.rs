@@ -2,12 +2,13 @@
 
 use iced_x86::Instruction;
 use vcpu::{Activity, Environment};
+use x86::debug::dr6;
 use x86::{Cr4, Exception, Mode, Rflags, SegmentRegister};
 
 use crate::deliver::Entrance;
 use crate::memory::Level;
 use crate::stack::Frame;
-use crate::{Context, DR6_BS, Outcome, Routed};
+use crate::{Context, Outcome, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     /// Enters a handler from an instruction, with the address after it as the return address.
@@ -15,7 +16,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let rip = self.next_rip(insn);
         self.enter(Entrance { vector, error_code: None, software, rip, resume: false })?;
         // The handler starts with TF clear, and no step is reported before its first instruction.
-        self.effects.debug_trap &= !DR6_BS;
+        self.effects.debug_trap &= !dr6::BS;
         Ok(Outcome::Done)
     }
 

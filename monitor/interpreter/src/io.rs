@@ -6,8 +6,9 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 use vcpu::Environment;
+use x86::debug::{Breakpoints, dr7};
 use x86::register::gpr;
-use x86::{Exception, Mode, Rflags, SegmentRegister};
+use x86::{Cr4, Exception, Mode, Rflags, SegmentRegister};
 
 use crate::Outcome::{Done, Repeat};
 use crate::memory::{Access, Level};
@@ -60,6 +61,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let size = width(accumulator);
         let port = self.port(insn, 1);
         self.check_ports(port, size)?;
+        self.watch_port(port, size);
         let value = self.env.read_port(port, size as u8);
         write(self.cpu, accumulator, value.into());
         self.done(insn)
@@ -70,6 +72,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let size = width(accumulator);
         let port = self.port(insn, 0);
         self.check_ports(port, size)?;
+        self.watch_port(port, size);
         let value = read(self.cpu, accumulator) as u32;
         // The instruction is over before its effect is felt: a write may reset the machine or save its state.
         self.done(insn)?;
@@ -93,7 +96,8 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let step =
             if self.cpu.rflags.contains(Rflags::DF) { (size as u64).wrapping_neg() } else { size as u64 };
         let mut page = None;
-        let chunk = if self.cpu.rflags.contains(Rflags::TF) { 1 } else { CHUNK };
+        let watched = self.cpu.dr[7] & dr7::ENABLES != 0;
+        let chunk = if watched || self.cpu.rflags.contains(Rflags::TF) { 1 } else { CHUNK };
         for _ in 0..chunk {
             let count = self.cpu.gpr[gpr::RCX] & mask(address_size);
             if repeated && count == 0 {
@@ -102,6 +106,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             let offset = self.cpu.gpr[index] & mask(address_size);
             let linear = self.linear(segment, offset, size, access)?;
             self.transfer(linear, port, size, input, &mut page)?;
+            self.watch_port(port, size);
             write_gpr(self.cpu, index, address_size, offset.wrapping_add(step));
             if !repeated {
                 return self.done(insn);
@@ -112,6 +117,13 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             }
         }
         Ok(Repeat)
+    }
+
+    /// Notes the breakpoints that an access to ports hits.
+    fn watch_port(&mut self, port: u16, size: usize) {
+        if self.cpu.dr[7] & dr7::ENABLES != 0 && self.cpu.cr4.contains(Cr4::DE) {
+            self.effects.debug_trap |= Breakpoints::of(&self.cpu.dr).port(port, size as u64);
+        }
     }
 
     /// Moves one element. `page` holds the linear and physical page of the element before.
@@ -137,6 +149,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             self.env.write_port(port, size as u8, value as u32);
             return Ok(());
         }
+        self.watch(linear, size, access, level);
         let physical = match *page {
             Some((of, physical)) if of == linear - within => physical + within,
             _ => {

@@ -6,7 +6,7 @@
 //! an exception, the state is as before the instruction, save for what the architecture lets go ahead
 //! (accessed and dirty bits, finished iterations of string I/O).
 //!
-//! Not modelled: I/O and data breakpoints, system-management mode, virtualization extensions, performance counters, MONITOR and MWAIT. What a guest
+//! Not modelled: data breakpoints on what the delivery of an event touches, system-management mode, virtualization extensions, performance counters, MONITOR and MWAIT. What a guest
 //! would find with CPUID says so.
 
 mod control;
@@ -38,6 +38,7 @@ mod tests;
 
 use iced_x86::Instruction;
 use vcpu::{CpuState, Environment, Insn, Invalidation, Shadow};
+use x86::debug::dr6;
 use x86::{Exception, Mode, Rflags};
 
 pub use deliver::deliver;
@@ -118,12 +119,9 @@ pub fn execute<E: Environment + ?Sized>(
     effects: &mut Effects,
 ) -> Result<Outcome, Exception> {
     // The trap flag counts as it was when the instruction began; routines that end in a handler clear this.
-    effects.debug_trap = if cpu.rflags.contains(Rflags::TF) { DR6_BS } else { 0 };
+    effects.debug_trap = if cpu.rflags.contains(Rflags::TF) { dr6::BS } else { 0 };
     Context { cpu, env, effects }.route(insn)
 }
-
-/// DR6: single step.
-const DR6_BS: u64 = 1 << 14;
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     fn mode(&self) -> Mode {

@@ -5,6 +5,7 @@
 
 use vcpu::Environment;
 use x86::Exception;
+use x86::debug::{Breakpoints, dr7};
 use x86::paging::{self, AccessKind, PagingContext};
 
 use crate::Context;
@@ -66,6 +67,15 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         }
     }
 
+    /// Notes the data breakpoints that an access of the program's hits; the trap comes behind the instruction.
+    #[inline]
+    pub(crate) fn watch(&mut self, linear: u64, size: usize, access: Access, level: Level) {
+        if self.cpu.dr[7] & dr7::ENABLES != 0 && !level.implicit {
+            let write = access == Access::Write;
+            self.effects.debug_trap |= Breakpoints::of(&self.cpu.dr).access(linear, size as u64, write);
+        }
+    }
+
     /// The address after the last byte of a page, as the mode wraps it.
     fn next_page(&self, linear: u64) -> u64 {
         let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
@@ -74,6 +84,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// Reads bytes of at most one page's length.
     pub(crate) fn read_bytes(&mut self, linear: u64, data: &mut [u8], level: Level) -> Result<(), Exception> {
+        self.watch(linear, data.len(), Access::Read, level);
         let first = data.len().min((PAGE - linear % PAGE) as usize);
         let physical = self.translate(linear, Access::Read, level)?;
         let (head, tail) = data.split_at_mut(first);
@@ -107,6 +118,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// Writes bytes of at most one page's length, all or none.
     pub(crate) fn write_bytes(&mut self, linear: u64, data: &[u8], level: Level) -> Result<(), Exception> {
+        self.watch(linear, data.len(), Access::Write, level);
         let first = data.len().min((PAGE - linear % PAGE) as usize);
         let physical = self.translate(linear, Access::Write, level)?;
         let (head, tail) = data.split_at(first);

@@ -4,11 +4,12 @@
 
 use iced_x86::Instruction;
 use vcpu::{Environment, Width};
+use x86::debug::dr6;
 use x86::register::gpr;
 use x86::{Cr0, Efer, Exception, Mode, Rflags};
 
 use crate::segment_check::{canonical, long_mode};
-use crate::{Context, DR6_BS, Routed};
+use crate::{Context, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
     pub(crate) fn syscall(&mut self, insn: &Instruction) -> Routed {
@@ -39,7 +40,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// Unlike other instructions these two step by the trap flag they leave, not the one they find.
     fn step_by_new_flags(&mut self) {
-        self.effects.debug_trap = if self.cpu.rflags.contains(Rflags::TF) { DR6_BS } else { 0 };
+        self.effects.debug_trap = if self.cpu.rflags.contains(Rflags::TF) { dr6::BS } else { 0 };
     }
 
     /// SYSRET; `to_long`: with a 64-bit operand size, to 64-bit code.

@@ -5,6 +5,7 @@
 //! then on it is the new task's, whose selectors are loaded by then and whose descriptors may not be.
 
 use vcpu::{Environment, Invalidation, Shadow};
+use x86::debug::{dr6, dr7};
 use x86::{Cr0, Cr4, Exception, Rflags, Segment, SegmentRegister, Vector};
 
 use crate::Context;
@@ -56,10 +57,6 @@ const CR3: u64 = 0x1c;
 const TRAP: u64 = 0x64;
 /// A descriptor's type bit that says that the task is busy.
 const BUSY: u64 = 1 << 41;
-/// DR6: a switch to a task with its trap bit set.
-const DR6_BT: u64 = 1 << 15;
-/// DR7: breakpoints that end with the task.
-const DR7_LOCAL: u64 = 0x155;
 
 /// What a new task's segment holds.
 struct Task {
@@ -117,9 +114,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         tr.attributes |= (BUSY >> 40) as u16;
         self.cpu.tr = tr;
         self.cpu.cr0.insert(Cr0::TS);
-        self.cpu.dr[7] &= !DR7_LOCAL;
+        self.cpu.dr[7] &= !dr7::LOCAL;
         self.cpu.shadow = Shadow::None;
-        self.effects.debug_trap = if task.trap { DR6_BT } else { 0 };
+        self.effects.debug_trap = if task.trap { dr6::BT } else { 0 };
         self.load_task(&task, switch)?;
         Ok(task.layout.size)
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use vcpu::{CpuState, EngineError, Exit, Insn, Shadow};
+use x86::debug::dr6;
 use x86::register::gpr;
 use x86::{Exception, Rflags, Vector};
 
@@ -32,7 +33,11 @@ impl Translator {
                 self.counters.missed_jumps += 1;
                 let context = self.cache.region.context();
                 context.flags = context.jump_flags;
-                Next::At(context.exit_value)
+                let target = context.exit_value;
+                match self.code_linear(cpu, target) {
+                    Ok(_) => Next::At(target),
+                    Err(fault) => self.jumped_nowhere(cpu, fault, rip),
+                }
             }
             EXIT_FAULT => self.faulted(cpu, rip),
             _ => match self.cache.sites.get(index) {
@@ -69,7 +74,7 @@ impl Translator {
                 *rip = at;
                 self.callout(cpu, at)
             }
-            SiteKind::Kick => Next::Again(at),
+            SiteKind::Kick | SiteKind::Indirect => Next::Again(at),
             SiteKind::Window => {
                 cpu.shadow = Shadow::Sti;
                 self.set_mode(self.mode.with_step());
@@ -95,6 +100,25 @@ impl Translator {
                 Next::Exit(self.unsupported_at(cpu, at))
             }
         }
+    }
+
+    /// A near jump to where no code can be: the jump itself is at fault, and is taken back.
+    fn jumped_nowhere(&mut self, cpu: &CpuState, fault: Exception, rip: &mut u64) -> Next {
+        let context = self.cache.region.context();
+        *rip = context.exit_value;
+        let source = self.cache.sites.get(context.jump_source as u32);
+        let site = source.filter(|site| site.kind == SiteKind::Indirect);
+        if let Some(site) = site
+            && let Some(block) = self.cache.block(site.block)
+        {
+            let at = block.key.rip.wrapping_add(u64::from(site.offset));
+            let code = self.fetch_instruction(cpu, at).unwrap_or_default();
+            if let Some(insn) = self.cache.decode_one(&code, at, self.mode) {
+                self.take_back(&insn.instruction);
+                *rip = at;
+            }
+        }
+        Next::Exit(Exit::Exception(fault))
     }
 
     /// A direct jump that is not linked yet.
@@ -199,14 +223,24 @@ impl Translator {
 
     /// One instruction has run alone: its shadow ends, and a trap follows if it was single-stepped.
     pub(super) fn stepped(&mut self, cpu: &mut CpuState) -> Option<Exit> {
-        let flags = Rflags::from_bits_retain(self.cache.region.context().system_flags);
-        cpu.shadow = Shadow::None;
-        if flags.contains(Rflags::TF) {
-            let single_step = Exception { detail: 1 << 14, ..Exception::new(Vector::Debug) };
-            return Some(Exit::Exception(single_step));
+        let context = self.cache.region.context();
+        let flags = Rflags::from_bits_retain(context.system_flags);
+        context.system_flags = (flags - Rflags::RF).bits();
+        let awaited = context.window != 0;
+        let shadow = std::mem::replace(&mut cpu.shadow, Shadow::None);
+        let step = if flags.contains(Rflags::TF) { dr6::BS } else { 0 };
+        let detail = self.watch.take_hits() | step;
+        if detail != 0 {
+            return Some(Exit::Exception(Exception { detail, ..Exception::new(Vector::Debug) }));
         }
-        self.set_mode(self.mode.without_step());
-        self.cache.region.kick().store(1, Ordering::Relaxed);
+        let watched = self.watch.is_on();
+        if !watched {
+            self.set_mode(self.mode.without_step());
+        }
+        // The monitor may have waited for this.
+        if !watched || awaited || shadow != Shadow::None {
+            self.cache.region.kick().store(1, Ordering::Relaxed);
+        }
         None
     }
 }

@@ -4,7 +4,7 @@ use vcpu::{CpuState, Width};
 use x86::paging::PagingContext;
 use x86::{Efer, Rflags, Segment, SegmentRegister};
 
-use super::Translator;
+use super::{Translator, Watch};
 use crate::cache::GuestXsave;
 use crate::lower::{self, SyscallTarget};
 use crate::mode::{ModeWord, VIEW_KERNEL_AC, VIEW_USER};
@@ -17,6 +17,7 @@ impl Translator {
         self.mode = ModeWord::of(cpu);
         self.user = cpu.cpl() == 3;
         self.paging = paging_of(cpu, self.options.physical_bits);
+        self.watch = Watch::of(cpu);
         let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
         let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
         let syscall = cpu
@@ -44,7 +45,9 @@ impl Translator {
         context.flags = status::to_ax(cpu.rflags);
         context.interrupt_flag = u64::from(cpu.rflags.contains(Rflags::IF)) << 1;
         context.direction_flag = u64::from(cpu.rflags.contains(Rflags::DF)) << 2;
-        context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF - Rflags::DF).bits();
+        // RF lasts for one instruction, and means something to breakpoints only.
+        let resumes = if self.watch.is_on() { Rflags::empty() } else { Rflags::RF };
+        context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF - Rflags::DF - resumes).bits();
         context.mode = u64::from(mode.word());
         context.ring_change = 0;
         context.kernel_gs_base = cpu.msrs.kernel_gs_base;

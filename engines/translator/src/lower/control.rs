@@ -8,7 +8,7 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::address::{Scratch, segment_of};
 use super::stack::Width;
-use super::{LinkStub, Lowering, NoLowering};
+use super::{LinkStub, Lowering, NoLowering, Site, SiteKind};
 use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
@@ -43,14 +43,14 @@ impl Lowering<'_> {
                 }
                 FlowControl::IndirectBranch => {
                     self.indirect_target(insn)?;
-                    self.jump_indirect();
+                    self.jump_indirect(insn);
                 }
                 FlowControl::IndirectCall => {
                     self.indirect_target(insn)?;
                     self.e.op_ctx(Op::Store, true, Reg::R9, F::Carried);
                     self.push_return_address(insn)?;
                     self.e.op_ctx(Op::Load, true, Reg::R9, F::Carried);
-                    self.jump_indirect();
+                    self.jump_indirect(insn);
                 }
                 FlowControl::Return => self.return_(insn)?,
                 FlowControl::XbeginXabortXend => self.leave_invalid(insn),
@@ -105,9 +105,12 @@ impl Lowering<'_> {
         }
     }
 
-    /// Goes on at the guest rip in r9.
-    fn jump_indirect(&mut self) {
+    /// Goes on at the guest rip in r9. Should nothing be able to be there, this instruction is at fault.
+    fn jump_indirect(&mut self, insn: &GuestInsn) {
         self.flags_to_context();
+        let site = Site { kind: SiteKind::Indirect, block: self.frame.block, offset: insn.offset };
+        let source = self.sites.add(site);
+        self.e.mov_imm(Reg::R11, source.into());
         if self.frame.mode.steps() {
             self.e.jmp_to(self.frame.miss);
             return;
@@ -174,7 +177,7 @@ impl Lowering<'_> {
         self.load_zero_extended(u32::from(width.bytes), Reg::R9, Mem::base(s[0]))?;
         let extra = if i.op_count() == 1 { i.immediate16() } else { 0 };
         self.move_stack_pointer(width, i64::from(width.bytes) + i64::from(extra));
-        self.jump_indirect();
+        self.jump_indirect(insn);
         Ok(())
     }
 

@@ -55,7 +55,7 @@ impl Lowering<'_> {
         true
     }
 
-    /// SYSRET to 64-bit code. A trap flag, an interrupt that waits for IF, and an address that is not canonical
+    /// SYSRET to 64-bit code. A trap flag, one for alignment checks, an interrupt that waits for IF, and an address that is not canonical
     /// are the routine's.
     pub(super) fn sysret(&mut self, insn: &GuestInsn) {
         self.e.mov(Reg::R11, Reg::RAX);
@@ -67,7 +67,7 @@ impl Lowering<'_> {
             this.slow.push(SlowStub { fixups: [Some(fixup), None], saved, kind, offset: insn.offset });
         };
         self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(Reg::R11.0));
-        self.e.test32(Reg::R10, Rflags::TF.bits() as u32);
+        self.e.test32(Reg::R10, (Rflags::TF | Rflags::AC).bits() as u32);
         leave_if(self, Cond::NotEqual);
         self.e.cmp_ctx8(F::Window, 0);
         leave_if(self, Cond::NotEqual);

@@ -35,7 +35,7 @@ pub struct Target {
 
 impl Translator {
     /// The value of a general register by its iced name, as far as the name reaches.
-    pub(super) fn register(&mut self, register: Register) -> u64 {
+    pub(crate) fn register(&mut self, register: Register) -> u64 {
         let Some(reg) = crate::regs::number(register) else {
             return 0;
         };

@@ -74,10 +74,12 @@ impl Translator {
             }
         };
         let Some(slot) = slot else {
+            self.code_linear(cpu, value).map_err(Slow::Fault)?;
             return Ok(Slow::Done(value));
         };
         if pops {
             let target = self.read_linear(slot)?;
+            self.code_linear(cpu, target).map_err(Slow::Fault)?;
             let extra = if i.op_count() == 1 { u64::from(i.immediate16()) } else { 0 };
             self.set_stack_pointer(sp.wrapping_add(u64::from(bytes)).wrapping_add(extra));
             return Ok(Slow::Done(target));
@@ -86,6 +88,7 @@ impl Translator {
             Mnemonic::Push | Mnemonic::Pushfq => (value, i.next_ip()),
             _ => (i.next_ip(), value),
         };
+        self.code_linear(cpu, next).map_err(Slow::Fault)?;
         self.write_linear(slot, stored)?;
         self.set_stack_pointer(sp.wrapping_sub(u64::from(bytes)));
         Ok(Slow::Done(next))
@@ -165,6 +168,14 @@ impl Translator {
             _ => Register::RSP,
         };
         self.set_register(name, value);
+    }
+
+    /// Takes back what an indirect jump, call or a return did to the stack pointer. What a call has pushed stays below
+    /// it, where nobody looks.
+    pub(crate) fn take_back(&mut self, i: &Instruction) {
+        let moved = i.stack_pointer_increment();
+        let pointer = self.stack_pointer().wrapping_sub(moved as i64 as u64);
+        self.set_stack_pointer(pointer);
     }
 
     /// Writes a register by its iced name, as an instruction would.

@@ -167,3 +167,20 @@ fn rep_with_zero_does_nothing() {
     bench.expect(&[0xf3, 0x6c], |_| {});
     assert!(bench.machine.port_log.is_empty());
 }
+
+#[test]
+fn breakpoints_on_ports_and_on_a_routines_memory() {
+    let mut bench = Bench::protected(0);
+    bench.cpu.dr[1] = 0xe9;
+    bench.cpu.dr[7] = 0x0020_0408;
+    assert!(bench.run(&[0xe6, 0xe9]).is_ok());
+    assert_eq!(bench.effects.debug_trap, 0, "there are none without CR4.DE");
+    bench.cpu.cr4 |= x86::Cr4::DE;
+    assert!(bench.run(&[0xe6, 0xe9]).is_ok());
+    assert_eq!(bench.effects.debug_trap, 2);
+    // A write of two bytes at the stack's top, by pushf.
+    bench.cpu.dr[0] = layout::STACK - 2;
+    bench.cpu.dr[7] = 0x0005_0402;
+    assert!(bench.run(&[0x9c]).is_ok());
+    assert_eq!(bench.effects.debug_trap, 1);
+}
