@@ -21,8 +21,7 @@ fn offenders_come_by_default() {
     let list = json(&[]);
     let offenders = names(&list);
     let of_old = [
-        "SGDT", "SIDT", "SLDT", "SMSW", "STR", "PUSHFQ", "POPFQ", "LAR", "LSL", "VERR", "VERW", "INT",
-        "RETF",
+        "SGDT", "SIDT", "SLDT", "SMSW", "STR", "PUSHFQ", "POPFQ", "LAR", "LSL", "VERR", "VERW", "INT", "RETF",
     ];
     let of_today = ["RDPID", "XGETBV", "RDTSC", "CPUID", "RDPKRU", "RDFSBASE"];
     for name in of_old.iter().chain(&of_today) {

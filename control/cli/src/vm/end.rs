@@ -13,6 +13,10 @@ use crate::exit::Failure;
 /// How long a VM that was told to end may take: it has a few threads to stop and files to remove.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A guest that has heard its button is on its way by then; one that is still starting may have a driver for it, and
+/// nobody yet who acts on it.
+const BUTTON_PATIENCE: Duration = Duration::from_secs(10);
+
 /// `popf stop`.
 pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
     let name = &args.name;
@@ -23,8 +27,9 @@ pub fn stop(args: &StopArgs) -> Result<u8, CliError> {
     let listens = vm.control()?.power_button().map_err(|error| no_answer(name, error))?;
     if listens {
         tell(&format!("pressed the power button of {name}"));
-        left = args.timeout / 2;
-        ended = waiting.ended(left).map_err(|error| no_answer(name, error))?;
+        let patience = BUTTON_PATIENCE.min(args.timeout / 2);
+        ended = waiting.ended(patience).map_err(|error| no_answer(name, error))?;
+        left = args.timeout - patience;
     }
     if ended.is_none() {
         match power_off(&vm.path(vms::VSOCK_SOCKET), left.min(POWER_OFF_TIMEOUT)) {

@@ -1,15 +1,18 @@
 //! VMs of popf's images, used as one does day by day. What needs no real guest is tested beside the command
 //! (`control/cli/tests/everyday.rs`).
 
+mod debian;
+mod together;
+
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{Files, popf};
-use crate::harness::{Ended, image, run, run_for};
+use crate::harness::{Ended, image, run_for};
 
-/// Debian boots in half a minute where the machine is idle.
-const DEBIAN_LIMIT: Duration = Duration::from_secs(900);
+/// Debian boots in less than ten seconds where the machine is idle, and this may have to fetch and build it.
+const DEBIAN_LIMIT: Duration = Duration::from_secs(600);
 
 /// A user with no VMs yet, and the images of whoever runs the tests.
 struct User(Files);
@@ -22,7 +25,7 @@ impl User {
     }
 
     fn popf(&self, arguments: &[&str]) -> Ended {
-        run(&mut self.command(arguments), &[])
+        run_for(&mut self.command(arguments), &[], DEBIAN_LIMIT, "KILL")
     }
 
     /// Runs popf, which has to succeed; its standard output.
@@ -30,6 +33,11 @@ impl User {
         let ended = self.popf(arguments);
         assert_eq!(ended.status, 0, "{arguments:?}: {}", ended.stderr);
         ended.text()
+    }
+
+    /// Runs a shell script in a VM, once its agent answers; what it wrote, if it succeeded.
+    fn script(&self, name: &str, script: &str) -> String {
+        self.done(&["shell", "--timeout", "300", name, "--", "sh", "-c", script])
     }
 
     /// Waits until a VM's console has said this, or the VM has ended.
@@ -70,31 +78,5 @@ fn a_busybox_on_no_terminal() {
     assert!(user.done(&["ps", "--all"]).contains("killed"));
     assert!(user.done(&["logs", "box"]).contains("# "));
     user.done(&["rm", "box"]);
-    assert_eq!(user.done(&["ps", "--all", "--json"]), "[]\n");
-}
-
-/// What is written by one run is there in the next; the image itself stays as it was.
-#[test]
-#[ignore = "builds a Debian image if there is none, and boots it twice: minutes"]
-fn a_debian_is_turned_off_and_keeps_its_disk() {
-    let user = User(Files::new());
-    let build = run_for(&mut popf(&["image", "build", "debian"]), &[], DEBIAN_LIMIT, "KILL");
-    assert_eq!(build.status, 0, "{}", build.stderr);
-    let mut lengths = Vec::new();
-    for _ in 0..2 {
-        user.done(&["run", "--detach", "--name", "web", "--memory", "1G", "debian"]);
-        user.console_says("web", "debian login: ");
-        let stopped = run_for(&mut user.command(&["stop", "web"]), &[], DEBIAN_LIMIT, "KILL");
-        assert_eq!(stopped.status, 0, "{}", stopped.stderr);
-        assert!(stopped.stderr.contains("web has ended: powered off"), "{}", stopped.stderr);
-        lengths.push(std::fs::metadata(user.0.path("data/popf/vms/web/disk.qcow2")).unwrap().len());
-        // So that the second run's login is told from the first's.
-        std::fs::remove_file(user.0.path("data/popf/vms/web/console.log")).unwrap();
-    }
-    assert!(lengths[0] > 1 << 20, "systemd writes a machine's number and a journal: {lengths:?}");
-    user.done(&["rm", "web"]);
-    // Without a name nothing is left.
-    let name = user.done(&["run", "--detach", "--memory", "1G", "debian"]);
-    user.done(&["kill", name.trim()]);
     assert_eq!(user.done(&["ps", "--all", "--json"]), "[]\n");
 }
