@@ -20,7 +20,7 @@ use devices::pci::root::SlotError;
 use devices::pci::{HostBridge, PciRoot};
 use devices::wiring::{IrqLine, Notify, PortDevice, SerialSink, Timer, lock, ports};
 use memory::GuestRam;
-use savestate::{Invalid, Persist, Unit};
+use savestate::{Persist, Unit};
 
 use thiserror::Error;
 
@@ -315,25 +315,5 @@ impl Chips {
 
 /// A handle to a chip for saving and restoring it.
 pub(crate) fn unit<T: Persist + 'static>(chip: &Arc<Mutex<T>>) -> Box<dyn Unit> {
-    Box::new(Locked(chip.clone()))
-}
-
-/// A chip as a unit. It is locked for each step by itself, since one chip's commit drives lines into another.
-struct Locked<T>(Arc<Mutex<T>>);
-
-impl<T: Persist> Persist for Locked<T> {
-    const KIND: &'static str = T::KIND;
-    type State = T::State;
-
-    fn save(&self) -> T::State {
-        lock(&self.0).save()
-    }
-
-    fn check(&self, state: &T::State) -> Result<(), Invalid> {
-        lock(&self.0).check(state)
-    }
-
-    fn commit(&mut self, state: T::State) {
-        lock(&self.0).commit(state);
-    }
+    Box::new(chip.clone())
 }

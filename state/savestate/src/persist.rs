@@ -1,5 +1,7 @@
 //! What a unit gives: its state, a check and a commit.
 
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -87,6 +89,30 @@ pub trait Persist {
 
     /// Takes over a state that was checked. Destructure it without `..`. Cannot fail.
     fn commit(&mut self, state: Self::State);
+}
+
+/// A handle to a unit that others have, too. It is locked for each step by itself, since one unit's commit may call
+/// another.
+impl<P: Persist> Persist for Arc<Mutex<P>> {
+    const KIND: &'static str = P::KIND;
+    type State = P::State;
+
+    fn save(&self) -> P::State {
+        lock(self).save()
+    }
+
+    fn check(&self, state: &P::State) -> Result<(), Invalid> {
+        lock(self).check(state)
+    }
+
+    fn commit(&mut self, state: P::State) {
+        lock(self).commit(state);
+    }
+}
+
+/// A unit whose owner has panicked is in no state to be saved.
+fn lock<P>(unit: &Mutex<P>) -> MutexGuard<'_, P> {
+    unit.lock().expect("a unit panicked while it was being accessed")
 }
 
 /// [`Persist`] without its types, so that a machine can keep its units in one list. Implemented for every
