@@ -74,9 +74,10 @@ impl Port {
         }
     }
 
-    /// Offers the host what is held; says whether nothing is any more.
+    /// Offers the host what is held; says whether there may be more. What a restored port holds waits for somebody to
+    /// take it, but does not have the guest wait.
     fn drain(&mut self) -> bool {
-        while !self.held.is_empty() {
+        while self.host_open && !self.held.is_empty() {
             let (front, _) = self.held.as_slices();
             let taken = self.wiring.output.write(front).min(front.len());
             self.held.drain(..taken);

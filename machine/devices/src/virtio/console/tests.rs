@@ -266,3 +266,20 @@ fn it_survives_and_nonsense_does_not() {
     ];
     assert!(refuses(&from.console, changes));
 }
+
+/// A port is restored before anybody is at the host's end of it.
+#[test]
+fn what_was_held_waits_for_the_host_to_open() {
+    let mut from = Bench::new(0);
+    from.send(0, b"held");
+    let mut to = Bench::new(0);
+    to.console.set_open(0, false);
+    transplant(&from.console, &mut to.console);
+    to.far[0].give(100);
+    to.console.drain(0);
+    assert_eq!(to.send(0, b"lost"), 1);
+    assert_eq!(to.far[0].take(), b"");
+    to.console.set_open(0, true);
+    to.send(0, b"!");
+    assert_eq!(to.far[0].take(), b"held!");
+}
