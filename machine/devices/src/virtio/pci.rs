@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 
 use memory::GuestRam;
 
-use self::common::Common;
+use self::common::{Common, Phase};
 use super::interrupts::Interrupts;
 use super::queue::{QueuePosition, Virtqueue, interrupt_of};
 use super::{Activation, DeviceType, Doorbell, Queues, VirtioDevice, feature};
@@ -157,7 +157,7 @@ impl VirtioPci {
     }
 
     fn set_status(&mut self, value: u8) {
-        let before = self.status;
+        let (before, was_active) = (self.status, self.is_active());
         if value == 0 {
             self.reset();
             return;
@@ -167,8 +167,7 @@ impl VirtioPci {
         if self.status & !before & status::FEATURES_OK != 0 && !self.common.features_will_do() {
             self.status &= !status::FEATURES_OK;
         }
-        let ready = status::FEATURES_OK | status::DRIVER_OK;
-        if self.status & ready == ready && before & status::DRIVER_OK == 0 {
+        if self.is_active() && !was_active {
             self.activate(&[]);
             self.ring_all();
         }
@@ -221,9 +220,20 @@ impl VirtioPci {
         lock(&self.device).activate(Activation { features, queues, interrupts });
     }
 
-    /// The device works: notifications reach it.
+    /// The device works: notifications reach it. Of a driver that is ready before its features are agreed on the device
+    /// hears when they are.
     fn is_active(&self) -> bool {
-        self.status & status::DRIVER_OK != 0
+        let ready = status::FEATURES_OK | status::DRIVER_OK;
+        self.status & ready == ready
+    }
+
+    /// What the driver may still choose.
+    fn phase(&self) -> Phase {
+        match self.status & status::FEATURES_OK {
+            _ if self.is_active() => Phase::Active,
+            0 => Phase::Features,
+            _ => Phase::Queues,
+        }
     }
 
     fn message_control(&self) -> u16 {
@@ -335,7 +345,7 @@ impl MmioDevice for VirtioPci {
                     self.set_status(value);
                 }
             }
-            _ => self.common.write(offset, data, self.is_active(), &self.interrupts),
+            _ => self.common.write(offset, data, self.phase(), &self.interrupts),
         }
     }
 }

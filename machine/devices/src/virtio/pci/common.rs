@@ -34,6 +34,17 @@ pub(super) const LENGTH: u64 = 0x38;
 /// The one field whose writing is the transport's business.
 pub(super) const STATUS: u64 = field::DEVICE_STATUS;
 
+/// How far the driver has come (3.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It chooses features.
+    Features,
+    /// They are agreed on; it sets up queues.
+    Queues,
+    /// It is ready.
+    Active,
+}
+
 /// A queue's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct QueueRegisters {
@@ -136,9 +147,10 @@ impl Common {
         image
     }
 
-    /// Writes a field, or half of one of 64 bits; anything else is ignored. What shapes the queues can be written
-    /// only until the device is `active`, and a queue's only until it is enabled (4.1.4.3.2).
-    pub(super) fn write(&mut self, offset: u64, data: &[u8], active: bool, interrupts: &Interrupts) {
+    /// Writes a field, or half of one of 64 bits; anything else is ignored. Features can be written until they are
+    /// agreed on (3.1.1), what shapes the queues until the device is active, and a queue's only until it is enabled
+    /// (4.1.4.3.2).
+    pub(super) fn write(&mut self, offset: u64, data: &[u8], phase: Phase, interrupts: &Interrupts) {
         let value = match *data {
             [a, b] => u64::from(u16::from_le_bytes([a, b])),
             [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
@@ -148,7 +160,7 @@ impl Common {
         match (offset, data.len()) {
             (field::DEVICE_FEATURE_SELECT, 4) => self.device_feature_select = value as u32,
             (field::DRIVER_FEATURE_SELECT, 4) => self.driver_feature_select = value as u32,
-            (field::DRIVER_FEATURE, 4) if !active => match self.driver_feature_select {
+            (field::DRIVER_FEATURE, 4) if phase == Phase::Features => match self.driver_feature_select {
                 0 => self.driver_features = self.driver_features & !0xffff_ffff | value,
                 1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
                 _ => {}
@@ -162,7 +174,7 @@ impl Common {
                     vector.store(existing(value as u16, interrupts), Ordering::Relaxed);
                 }
             }
-            (field::QUEUE_SIZE..=field::QUEUE_DEVICE_HIGH, _) if !active => {
+            (field::QUEUE_SIZE..=field::QUEUE_DEVICE_HIGH, _) if phase != Phase::Active => {
                 self.write_queue(offset, data.len(), value)
             }
             _ => {}

@@ -77,6 +77,11 @@ impl Bench {
 
     fn start(&mut self) {
         self.negotiate(feature::VERSION_1);
+        self.set_up_queue();
+        self.function.write(0x14, &[0xf]);
+    }
+
+    fn set_up_queue(&mut self) {
         let setup = self.driver.setup(0);
         self.write_word(0x16, 0);
         self.write_word(0x18, setup.size);
@@ -85,7 +90,6 @@ impl Bench {
             self.write_doubleword(at + 4, (address >> 32) as u32);
         }
         self.write_word(0x1c, 1);
-        self.function.write(0x14, &[0xf]);
     }
 
     fn enable_msix(&mut self) {
@@ -129,6 +133,42 @@ fn features_must_be_sensible() {
     assert_eq!(bench.read::<4>(4), [1, 0, 0, 0]);
     bench.write_doubleword(0, 2);
     assert_eq!(bench.read::<4>(4), [0; 4]);
+}
+
+#[test]
+fn features_stay_as_they_were_agreed_on() {
+    let mut bench = Bench::new();
+    bench.negotiate(feature::VERSION_1);
+    bench.write_doubleword(8, 0);
+    bench.write_doubleword(0xc, u32::MAX);
+    assert_eq!(bench.read::<4>(0xc), [0; 4]);
+    // Queues are set up after that.
+    bench.set_up_queue();
+    let head = bench.driver.offer(&[], &[(0x8000, 4)]);
+    bench.function.write(0x14, &[0xf]);
+    assert_eq!(bench.driver.used(), [(head, 4)]);
+}
+
+#[test]
+fn a_driver_that_is_ready_too_early_is_heard_later() {
+    let mut bench = Bench::new();
+    bench.negotiate(0);
+    bench.write_doubleword(8, 1);
+    bench.write_doubleword(0xc, (feature::VERSION_1 >> 32) as u32);
+    bench.set_up_queue();
+    let early = status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK;
+    bench.function.write(0x14, &[early]);
+    let head = bench.driver.offer(&[], &[(0x8000, 4)]);
+    bench.write_word(block::NOTIFY, 0);
+    assert_eq!(bench.driver.used(), []);
+    // Nor does it begin by being saved and restored.
+    let state = bench.function.save();
+    assert_eq!((state.status, &state.positions[..]), (early, &[][..]));
+    bench.function.commit(state.clone());
+    bench.function.resume();
+    assert_eq!((bench.function.save(), bench.driver.used()), (state, vec![]));
+    bench.function.write(0x14, &[0xf]);
+    assert_eq!(bench.driver.used(), [(head, 4)]);
 }
 
 #[test]
