@@ -16,14 +16,15 @@ use devices::legacy::uart::Uart;
 use devices::pci::{HostBridge, PciDevice, PciRoot};
 use devices::wiring::{IrqInputs, IrqLine, MmioDevice, PortDevice, SerialSink, Timer, VmClock, WallClock};
 use libfuzzer_sys::fuzz_target;
-use savestate::{Invalid, NoOlder, Persist, Saved, Sections, Writer};
-use serde::ser::SerializeTuple;
-use serde::{Deserialize, Serialize, Serializer};
+use popf_fuzz::forge::{self, Forge};
+use popf_fuzz::input::Input;
+use popf_fuzz::{arms, program::Bench};
+use savestate::{Persist, Sections, Unit};
 use vcpu::CpuState;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, body)) = data.split_first() else { return };
-    match choice % 12 {
+    match choice % 14 {
         0 => {
             if let Ok(sections) = Sections::parse(body) {
                 assert!(sections.list().map(|(_, _, _, length)| length).sum::<usize>() <= body.len());
@@ -66,12 +67,13 @@ fuzz_target!(|data: &[u8]| {
         }
         9 => io_apic(body),
         10 => local_apic(body),
-        _ => {
+        11 => {
             let mut pm =
                 AcpiPm::new(Arc::new(Still), Box::new(Still), IrqLine::unconnected(), Arc::new(|| {}));
             chip(body, &mut pm, 16);
             pm.fire();
         }
+        _ => virtio(body),
     }
 });
 
@@ -123,7 +125,7 @@ fn local_apic(body: &[u8]) {
 }
 
 /// Restores a chip and, if that was accepted, reads and writes its registers.
-fn chip<P: Persist + PortDevice>(body: &[u8], chip: &mut P, registers: u16) {
+fn chip<P: Persist + PortDevice + 'static>(body: &[u8], chip: &mut P, registers: u16) {
     if !restore(body, chip) {
         return;
     }
@@ -134,58 +136,42 @@ fn chip<P: Persist + PortDevice>(body: &[u8], chip: &mut P, registers: u16) {
     }
 }
 
-/// Puts `body` into a well-formed file and that into the unit; `true` if the unit took it.
-fn restore<P: Persist>(body: &[u8], unit: &mut P) -> bool {
-    struct Forged<'a, P>(&'a [u8], std::marker::PhantomData<P>);
-
-    impl<P: Persist> Persist for Forged<'_, P> {
-        const KIND: &'static str = P::KIND;
-        type State = Bytes;
-
-        fn save(&self) -> Bytes {
-            Bytes(self.0.to_vec())
-        }
-
-        fn check(&self, _: &Bytes) -> Result<(), Invalid> {
-            Ok(())
-        }
-
-        fn commit(&mut self, _: Bytes) {}
-    }
-
-    let mut writer = Writer::new();
-    let forged = Forged::<P>(body, std::marker::PhantomData);
-    if writer.add(0, &forged).is_err() {
-        return false;
-    }
-    let file = writer.finish();
-    let sections = Sections::parse(&file).expect("a file that was just written");
-    match sections.check([(0, unit as _)]) {
-        Ok(checked) => {
-            checked.commit();
-            true
-        }
-        Err(_) => false,
-    }
+/// Restores one unit from this body.
+fn restore(body: &[u8], unit: &mut dyn Forge) -> bool {
+    forge::restore(vec![(body, unit)])
 }
 
-/// A section's body as it is: a sequence without the length that a `Vec` has in front.
-#[derive(Deserialize)]
-struct Bytes(#[serde(skip)] Vec<u8>);
-
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut tuple = serializer.serialize_tuple(self.0.len())?;
-        for byte in &self.0 {
-            tuple.serialize_element(byte)?;
-        }
-        tuple.end()
+/// A virtio device that works and its transport, each from its own state with changes or from anything; and then a
+/// driver and a host go on with what was accepted.
+fn virtio(body: &[u8]) {
+    let mut input = Input::new(body);
+    let mut bench = Bench::new(input.choose(arms::ALL), input.byte());
+    let choice = input.byte();
+    if choice & 1 != 0 {
+        bench.driver.set_up_by(&mut input);
+        bench.arm.host.request(&mut bench.driver, &mut input);
     }
-}
-
-impl Saved for Bytes {
-    const VERSION: u16 = 1;
-    type Older = NoOlder;
+    bench.arm.host.settle();
+    let mut transport = bench.driver.transport.encode().expect("a state that can be written");
+    if choice & 2 != 0 {
+        forge::damage(&mut transport, &mut input);
+    }
+    let mut device = Vec::new();
+    if let Some(state) = &bench.arm.state {
+        device = state.encode().expect("a state that can be written");
+        match choice & 12 {
+            0 => {}
+            4 => device = input.bytes(32).to_vec(),
+            _ => forge::damage(&mut device, &mut input),
+        }
+    }
+    let mut units: Vec<(&[u8], &mut dyn Forge)> = vec![(&transport, &mut bench.driver.transport)];
+    units.extend(bench.arm.state.as_mut().map(|state| (&*device, &mut **state as _)));
+    if forge::restore(units) {
+        bench.driver.transport.resume();
+        bench.follow(&mut input);
+    }
+    bench.finish();
 }
 
 /// A world in which time stands still and nobody listens.
