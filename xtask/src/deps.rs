@@ -52,7 +52,8 @@ const RULE: &[Row] = &[
     Row { krate: "hostile",     folder: "tests/hostile",       uses: &[],                                    tests_use: &[],            why: "it runs in a guest, without even a kernel" },
     Row { krate: "selfcheck",   folder: "tests/selfcheck",     uses: &[],                                    tests_use: &[],            why: "it runs in guests and on the host alike, so it may know neither" },
     Row { krate: "theory",      folder: "theory",              uses: &[],                                    tests_use: &[],            why: "it is the paper's machine, not the PC's, and to be read alone" },
-    Row { krate: "popf",        folder: "control/cli",         uses: &["agent", "backends", "board", "host", "images", "theory", "vms", "x86"], tests_use: &["hostile", "selfcheck"], why: CONTROL },
+    Row { krate: "scan",        folder: "control/scan",        uses: &["x86"],                               tests_use: &[],            why: "it reads files; what an engine makes of an instruction it is told" },
+    Row { krate: "popf",        folder: "control/cli",         uses: &["agent", "backends", "board", "host", "images", "scan", "theory", "vms", "x86"], tests_use: &["hostile", "selfcheck"], why: CONTROL },
     Row { krate: "xtask",       folder: "xtask",               uses: &[],                                    tests_use: &[],            why: APART },
 ];
 

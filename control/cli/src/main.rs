@@ -12,6 +12,7 @@ mod limits;
 mod log;
 mod net;
 mod run;
+mod scan;
 mod size;
 // Read by the definition, which each device's type is a field of.
 #[allow(dead_code)]
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Image(command) => image::run(command).map(|()| 0),
         Command::Doctor(args) => doctor::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Scan(args) => scan::run(args),
         Command::Theory(command) => theory::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut args::shown(), "popf", &mut std::io::stdout());

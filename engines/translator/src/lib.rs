@@ -38,3 +38,11 @@ mod trampoline;
 mod xsave;
 
 pub use engine::{Options, Translator};
+
+/// Whether a sensitive instruction is done inside translated code while a vCPU is in this state, for tools that
+/// tell what becomes of code. Some of its forms may leave to the monitor all the same.
+pub fn inlines(instruction: &iced_x86::Instruction, cpu: &vcpu::CpuState) -> bool {
+    let mode = mode::ModeWord::of(cpu);
+    let routine = x86::classify::routine(instruction.code(), mode.mode());
+    routine.is_some_and(|routine| inlining::inlines(instruction, routine, mode))
+}

@@ -1,7 +1,8 @@
 //! The grammar of `popf classify`.
 
 use clap::{Args, ValueEnum};
-use x86::Mode;
+use x86::classify::{Row, Sensitivity};
+use x86::{Cr4, Mode};
 
 const HELP: &str = "\
 Examples:
@@ -56,6 +57,22 @@ pub enum Class {
     Innocuous,
     /// Whatever it is.
     Any,
+}
+
+impl Class {
+    /// Whether an instruction with this row is of it.
+    pub fn holds(self, row: &Row) -> bool {
+        let either = |one| [one, Sensitivity::Both].contains(&row.sensitivity);
+        match self {
+            Self::Offender => row.is_offender(Cr4::empty()),
+            Self::Sensitive => row.is_sensitive(),
+            Self::Control => either(Sensitivity::Control),
+            Self::Behaviour => either(Sensitivity::Behaviour),
+            Self::Privileged => row.privileged,
+            Self::Innocuous => !row.is_sensitive(),
+            Self::Any => true,
+        }
+    }
 }
 
 /// A mode of the processor.

@@ -1,12 +1,14 @@
 //! The command line's grammar, and the help that teaches it.
 
 mod classify;
+mod scan;
 mod theory;
 mod vm;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use classify::{Class, ClassifyArgs};
+pub use scan::ScanArgs;
 pub use theory::{CheckArgs, ProgramArgs, TheoryCommand};
 pub use vm::{CpArgs, LogsArgs, MemoryArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
 
@@ -78,6 +80,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show what each x86 instruction is to a hypervisor, and why; try it on this processor.
     Classify(ClassifyArgs),
+    /// Find the sensitive instructions of a program, a kernel or a raw image.
+    Scan(ScanArgs),
     /// Run and check the theory that popf is built on: Popek and Goldberg's machine and theorems.
     #[command(subcommand, after_help = theory::HELP)]
     Theory(TheoryCommand),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use x86::classify::{Named, Sensitivity, instructions};
+use x86::classify::{Named, instructions};
 use x86::{Cr4, Mode};
 
 use super::{class, traps};
@@ -38,7 +38,7 @@ pub fn run(args: &ClassifyArgs) -> Result<(), CliError> {
     });
     let lines: Vec<_> = instructions(Mode::from(args.mode))
         .iter()
-        .filter(|named| is_of(named, class))
+        .filter(|named| class.holds(&named.row))
         .map(line)
         .filter(|line| asked_for(line, args))
         .collect();
@@ -47,20 +47,6 @@ pub fn run(args: &ClassifyArgs) -> Result<(), CliError> {
         return Err(CliError::new(Failure::NoInput, "no instruction is like that").hint(hint));
     }
     if args.json { print_json(&lines) } else { print(format_args!("{}", text(&lines, args.text.is_some()))) }
-}
-
-fn is_of(named: &Named, class: Class) -> bool {
-    let row = &named.row;
-    let either = |one| [one, Sensitivity::Both].contains(&row.sensitivity);
-    match class {
-        Class::Offender => row.is_offender(Cr4::empty()),
-        Class::Sensitive => row.is_sensitive(),
-        Class::Control => either(Sensitivity::Control),
-        Class::Behaviour => either(Sensitivity::Behaviour),
-        Class::Privileged => row.privileged,
-        Class::Innocuous => !row.is_sensitive(),
-        Class::Any => true,
-    }
 }
 
 fn line(named: &Named) -> Line {

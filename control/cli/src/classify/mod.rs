@@ -22,7 +22,7 @@ pub fn run(args: &ClassifyArgs) -> Result<u8, CliError> {
 }
 
 /// How an instruction is sensitive, in a word.
-fn class(row: &Row) -> &'static str {
+pub fn class(row: &Row) -> &'static str {
     match row.sensitivity {
         Sensitivity::None => "innocuous",
         Sensitivity::Behaviour => "behaviour",
@@ -32,7 +32,7 @@ fn class(row: &Row) -> &'static str {
 }
 
 /// Whether it traps in user mode, in a word.
-fn traps(row: &Row) -> &'static str {
+pub fn traps(row: &Row) -> &'static str {
     match (row.privileged, row.switch) {
         (true, _) => "yes",
         (false, Some(TrapSwitch::Umip)) => "with UMIP",
