@@ -49,6 +49,9 @@ pub trait Environment: PageTables {
     /// Acknowledges the highest such interrupt.
     fn acknowledge_interrupt(&mut self) -> Option<u8>;
 
+    /// Whether [`Self::take_signal`] may have one.
+    fn signal_waits(&self) -> bool;
+
     /// Takes a waiting signal other than a maskable interrupt.
     fn take_signal(&mut self) -> Option<Signal>;
 

@@ -200,6 +200,10 @@ impl Environment for ProcessorView {
         self.apic.acknowledge()
     }
 
+    fn signal_waits(&self) -> bool {
+        self.apic.signal_waits()
+    }
+
     fn take_signal(&mut self) -> Option<Signal> {
         Some(match self.apic.take_signal()? {
             ApicSignal::Nmi => Signal::Nmi,

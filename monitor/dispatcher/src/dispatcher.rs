@@ -230,11 +230,12 @@ impl Dispatcher {
             _ => return None,
         };
         self.statistics.count(cause, env.tsc().wrapping_sub(began));
-        // It may have asked for the machine's end, or raised an interrupt.
-        if env.stop_requested() {
+        // It may have asked for the machine's end, or raised what is to be taken behind this very instruction.
+        let waits = env.interrupt_waits();
+        if env.stop_requested() || env.signal_waits() || (waits && self.takes_interrupt()) {
             self.engine.kicker().kick();
         }
-        self.set_window(env.interrupt_waits());
+        self.set_window(waits);
         Some(Entry::Complete(value))
     }
 

@@ -89,6 +89,8 @@ struct World {
     mmio: Vec<Mmio>,
     ports: Vec<(u16, Option<u32>)>,
     stop: bool,
+    /// What a device's memory raises when it is accessed next.
+    raises: (Option<u8>, Option<Signal>),
     /// What IA32_APIC_BASE says.
     bootstrap: bool,
 }
@@ -143,6 +145,9 @@ impl Environment for World {
             self.mmio.push(Mmio { gpa, size: data.len() as u8, write });
             // A device that ends the machine.
             self.stop |= gpa == 0xdead_0000;
+            let (interrupt, signal) = std::mem::take(&mut self.raises);
+            self.interrupts.extend(interrupt);
+            self.signals.extend(signal);
             return;
         }
         self.ram.borrow_mut()[gpa as usize..][..data.len()].copy_from_slice(data);
@@ -185,6 +190,10 @@ impl Environment for World {
 
     fn acknowledge_interrupt(&mut self) -> Option<u8> {
         self.interrupts.pop_front()
+    }
+
+    fn signal_waits(&self) -> bool {
+        !self.signals.is_empty()
     }
 
     fn take_signal(&mut self) -> Option<Signal> {
@@ -483,6 +492,24 @@ fn a_device_that_ends_the_machine_lets_its_instruction_finish() {
     assert!(matches!(bench.run(), Stop::Requested));
     assert_eq!(bench.kicks.0.load(Ordering::Relaxed), 1);
     assert_eq!(bench.seen(), [RESUME, Seen::Run(Entry::Complete(0))]);
+}
+
+#[test]
+fn what_a_device_raises_is_taken_behind_its_instruction() {
+    let write = Mmio { gpa: 0xfee0_0300, size: 4, write: Some(0x30) };
+    // Whether the access raises it, by what, with IF set or not, and whether the engine is to leave at once.
+    for (interrupt, signal, enabled, kicks) in
+        [(true, false, true, 1), (true, false, false, 0), (false, true, false, 1), (false, false, true, 0)]
+    {
+        let raise = move || Exit::Mmio(write);
+        let mut bench = Bench::new(vec![exit(raise), exit(|| Exit::Kicked)]);
+        bench.cpu().rflags.set(Rflags::IF, enabled);
+        bench.world.raises = (interrupt.then_some(0x30), signal.then_some(Signal::Nmi));
+        bench.run_out();
+        assert_eq!(bench.kicks.0.load(Ordering::Relaxed), kicks, "{interrupt} {signal} {enabled}");
+        let taken = if signal { Some(2) } else { (interrupt && enabled).then_some(0x30) };
+        assert_eq!(bench.handler(), taken);
+    }
 }
 
 #[test]

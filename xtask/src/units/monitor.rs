@@ -22,7 +22,11 @@ const LINE: usize = 160;
 
 /// What runs it.
 pub enum Monitor {
-    Popf(PathBuf),
+    Popf {
+        path: PathBuf,
+        /// Whether an entry may get fewer processors than it wants.
+        fewer_cpus: bool,
+    },
     Qemu,
 }
 
@@ -52,7 +56,7 @@ impl Outcome {
 impl Monitor {
     /// Runs it.
     pub fn run(&self, entry: &Entry, kernel: &Path, limit: Duration) -> Result<Outcome, String> {
-        if matches!(self, Self::Popf(_)) && entry.smp > POPF_CPUS {
+        if matches!(self, Self::Popf { fewer_cpus: false, .. }) && entry.smp > POPF_CPUS {
             return Ok(Outcome::skip(format!("wants {} processors, popf has {POPF_CPUS}", entry.smp)));
         }
         if matches!(self, Self::Qemu) && !matches!(entry.accel.as_str(), "" | "tcg") {
@@ -70,11 +74,12 @@ impl Monitor {
 
     fn command(&self, entry: &Entry, kernel: &Path) -> Command {
         match self {
-            Self::Popf(popf) => {
-                let mut command = Command::new(popf);
+            Self::Popf { path, .. } => {
+                let mut command = Command::new(path);
                 // A boot loader puts the program's name before its arguments.
                 let cmdline = format!("{} {}", kernel.display(), entry.test_args);
                 command.args(["run", "--debug-exit", "--test-device", "--no-reboot"]);
+                command.arg("--cpus").arg(entry.smp.min(POPF_CPUS).to_string());
                 command.arg("--memory").arg(format!("{}M", entry.memory_mib()));
                 command.arg("--kernel").arg(kernel).arg("--cmdline").arg(cmdline.trim_end());
                 command
@@ -97,7 +102,7 @@ impl Monitor {
             return (Verdict::Fail, format!("ended with {status}"));
         };
         let told = match self {
-            Self::Popf(_) => code,
+            Self::Popf { .. } => code,
             // isa-debug-exit makes it odd.
             Self::Qemu if code & 1 == 1 && !said.out.is_empty() => code >> 1,
             Self::Qemu if said.out.is_empty() => return (Verdict::Skip, last(&said.err)),
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn statuses_are_told_apart() {
-        let popf = Monitor::Popf(PathBuf::new());
+        let popf = Monitor::Popf { path: PathBuf::new(), fewer_cpus: false };
         assert_eq!(judged(&popf, "echo 'SUMMARY: 3 tests'"), (Verdict::Pass, "3 tests".into()));
         assert_eq!(judged(&popf, "echo no; exit 38").0, Verdict::Skip);
         let failed = "echo 'FAIL: this'; echo 'SUMMARY: 2 tests, 1 unexpected failures'; exit 1";

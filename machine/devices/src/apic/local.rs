@@ -225,10 +225,15 @@ impl LocalApic {
         Some(vector)
     }
 
+    /// Whether there may be a signal to take.
+    pub fn signal_waits(&self) -> bool {
+        let pending = self.port.attention.load(Ordering::Acquire);
+        pending & (attention::SIGNALS | attention::LINT1_EDGE | attention::LINT0_EDGE) != 0
+    }
+
     /// Takes a waiting signal.
     pub fn take_signal(&mut self) -> Option<ApicSignal> {
-        let pending = self.port.attention.load(Ordering::Acquire);
-        if pending & (attention::SIGNALS | attention::LINT1_EDGE | attention::LINT0_EDGE) == 0 {
+        if !self.signal_waits() {
             return None;
         }
         // A pin may turn out to be an NMI.

@@ -211,6 +211,10 @@ impl Environment for Machine {
         None
     }
 
+    fn signal_waits(&self) -> bool {
+        false
+    }
+
     fn take_signal(&mut self) -> Option<Signal> {
         None
     }
