@@ -6,7 +6,7 @@
 //!                                                     └── kernel, modules ──► vmlinuz, modules.cpio ──► initrd
 //! ```
 //!
-//! mmdebstrap needs no root where the host has user namespaces or fakechroot; it chooses. The disk is one ext4 file
+//! mmdebstrap needs no root where the host has user namespaces (and `newuidmap`) or fakechroot; it chooses. The disk is one ext4 file
 //! system without a partition table, as nothing boots from it. It is sparse: what a guest does not use is a hole.
 //!
 //! The initramfs is ours (`guest/debian.rs` says why), so Debian's own is not made, which would take a fifth of the
@@ -90,6 +90,9 @@ impl Recipe for Debian {
             (&tools.fakeroot, "fakeroot"),
             (Path::new(KEYRING), "debian-archive-keyring"),
         ])?;
+        if !tools::is_root() && tools::locate(&tools.fakechroot).is_none() {
+            tools::find([(&tools.newuidmap, "uidmap")])?;
+        }
         let archive = workshop.join("root.tar");
         bootstrap::run(&mmdebstrap, &sources, &apt.proxies()?, &archive, &options.cancel, progress)?;
         let tree = workshop.join("root");

@@ -1,8 +1,9 @@
 //! The programs of the host that images are made with.
 
 use crate::error::{Error, Result};
-use std::env;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 /// Where they are: names, to be looked up along PATH and in /usr/sbin, or paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub struct Tools {
     pub mke2fs: PathBuf,
     /// Lets the two believe that they are root.
     pub fakeroot: PathBuf,
+    /// Gives mmdebstrap a user namespace with a range of users, where it is not root.
+    pub newuidmap: PathBuf,
+    /// What mmdebstrap can do with instead.
+    pub fakechroot: PathBuf,
 }
 
 impl Default for Tools {
@@ -33,6 +38,8 @@ impl Default for Tools {
             tar: "tar".into(),
             mke2fs: "mke2fs".into(),
             fakeroot: "fakeroot".into(),
+            newuidmap: "newuidmap".into(),
+            fakechroot: "fakechroot".into(),
         }
     }
 }
@@ -50,7 +57,12 @@ pub(crate) fn find<const N: usize>(programs: [(&Path, &'static str); N]) -> Resu
     })
 }
 
-fn locate(program: &Path) -> Option<PathBuf> {
+/// Whether this process is root's, as the kernel shows it.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+pub(crate) fn locate(program: &Path) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.is_file());
     if program.components().count() > 1 {
         return Some(program.to_owned()).filter(is_program);

@@ -8,7 +8,7 @@ use std::env;
 use std::process::Command;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::guest::Guest;
@@ -31,13 +31,16 @@ pub struct NetArgs {
     /// How long each transfer takes.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     seconds: u32,
+    /// Measure only this; may be repeated.
+    #[arg(long, value_enum, value_name = "PATH")]
+    only: Vec<Path>,
     /// Print the figures as JSON, on standard output.
     #[arg(long)]
     json: bool,
 }
 
 /// Who talks to whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 enum Path {
     /// Two guests on a switch; QEMU's are joined by a stream socket.
@@ -47,8 +50,6 @@ enum Path {
     /// A guest and the host, over a tap interface.
     Tap,
 }
-
-const PATHS: [Path; 3] = [Path::GuestToGuest, Path::User, Path::Tap];
 
 /// What was measured of one monitor on one path.
 #[derive(Serialize)]
@@ -89,11 +90,12 @@ pub fn run(args: &NetArgs) -> Result<(), String> {
     }
     let server = Running::server()?;
     let mut measured: Vec<(Path, Monitor, Measured)> = Vec::new();
+    let paths = if args.only.is_empty() { Path::value_variants() } else { &args.only };
     for round in 1..=args.rounds {
         // Who goes first changes, so that neither always finds the other's cold or hot machine.
         let order =
             if round % 2 == 1 { [Monitor::Popf, Monitor::Qemu] } else { [Monitor::Qemu, Monitor::Popf] };
-        for path in PATHS {
+        for &path in paths {
             for monitor in order {
                 let result = measure(path, monitor, &popf, &guest, args.seconds)?;
                 eprintln!(
@@ -105,9 +107,9 @@ pub fn run(args: &NetArgs) -> Result<(), String> {
         }
     }
     drop(server);
-    let rows = PATHS
-        .into_iter()
-        .flat_map(|path| [Monitor::Popf, Monitor::Qemu].map(|monitor| row(path, monitor, &measured)));
+    let rows = paths
+        .iter()
+        .flat_map(|&path| [Monitor::Popf, Monitor::Qemu].map(|monitor| row(path, monitor, &measured)));
     let report =
         Report { benchmark: "net", rounds: args.rounds, seconds: args.seconds, rows: rows.collect() };
     print(&report, args.json)

@@ -7,21 +7,28 @@ use crate::cancel::Cancel;
 use crate::error::{IoContext, Result};
 use crate::progress::Progress;
 use crate::running::{Errors, Running};
+use crate::tools;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the guest can fill; an overlay takes what it does.
 const SIZE: u64 = 8 << 30;
 
-/// $1 tar, $2 the archive, $3 where to, $4 mke2fs, $5 the disk.
+/// $1 tar, $2 the archive, $3 where to, $4 mke2fs, $5 the disk, and further arguments for tar.
 ///
 /// The journal of a fresh file is zero as it is. Nobody else needs the blocks that are usually kept for root.
 const SCRIPT: &str = "set -e
-\"$1\" --extract --file \"$2\" --directory \"$3\" --numeric-owner --xattrs --xattrs-include='*'
-\"$4\" -q -t ext4 -L debian -m 0 -E lazy_journal_init=1,root_owner=0:0 -d \"$3\" \"$5\"
+tar=$1 archive=$2 tree=$3 mke2fs=$4 disk=$5
+shift 5
+\"$tar\" --extract --file \"$archive\" --directory \"$tree\" --numeric-owner --xattrs --xattrs-include='*' \"$@\"
+\"$mke2fs\" -q -t ext4 -L debian -m 0 -E lazy_journal_init=1,root_owner=0:0 -d \"$tree\" \"$disk\"
 ";
+
+/// A file that is given capabilities under fakeroot loses its type there, and mke2fs leaves it out. Capabilities let
+/// the guest's other users do what root may; `ping`, which has them, needs none where systemd sets
+/// `net.ipv4.ping_group_range`.
+const WITHOUT_CAPABILITIES: &str = "--xattrs-exclude=security.capability";
 
 pub(super) fn description() -> String {
     format!("{SIZE} {SCRIPT}")
@@ -45,7 +52,8 @@ pub(super) fn make(
     progress.begin("making the disk", None);
     fs::create_dir(tree).at("create", tree)?;
     File::create_new(disk).and_then(|file| file.set_len(SIZE)).at("create", disk)?;
-    let mut command = if is_root() {
+    let root = tools::is_root();
+    let mut command = if root {
         Command::new("sh")
     } else {
         let mut command = Command::new(programs.fakeroot);
@@ -53,14 +61,10 @@ pub(super) fn make(
         command
     };
     command.args(["-c", SCRIPT, "sh"]).args([programs.tar, archive, tree, programs.mke2fs, disk]);
+    command.args((!root).then_some(WITHOUT_CAPABILITIES));
     command.stdin(Stdio::null()).env("LC_ALL", "C");
     Running::start(command, Errors::Among, cancel)?.succeed()?;
     fs::remove_file(archive).at("remove", archive)?;
     progress.end();
     Ok(())
-}
-
-/// By whom this process is owned, as the kernel shows it.
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
