@@ -129,7 +129,7 @@ fn sweep(
             }
             offset += instruction.len();
             if instruction.code() == Code::Int3 {
-                coverage.padding += 1;
+                coverage.padding += instruction.len();
             } else {
                 coverage.sweep += instruction.len();
                 visit(&instruction, Way::Sweep);
@@ -161,10 +161,10 @@ mod tests {
         assert_eq!((coverage.descent, coverage.padding), (10, 1));
     }
 
-    /// call +3; int3; int3; nop; int3; ret; int3: of the breakpoints only the third is one.
+    /// call +2; int3; int3; nop; int3; ret; rep int3: of the breakpoints only the third is one.
     #[test]
     fn filling_is_no_breakpoint() {
-        let code = [0xe8, 2, 0, 0, 0, 0xcc, 0xcc, 0x90, 0xcc, 0xc3, 0xcc];
+        let code = [0xe8, 2, 0, 0, 0, 0xcc, 0xcc, 0x90, 0xcc, 0xc3, 0xf3, 0xcc];
         let image = Image::raw(&code, 0, Mode::Long64).unwrap();
         let mut breakpoints = Vec::new();
         let coverage = decode(&image, |instruction, _| {
@@ -172,7 +172,7 @@ mod tests {
                 breakpoints.push(instruction.ip());
             }
         });
-        assert_eq!((&breakpoints[..], coverage.padding), (&[8][..], 3));
+        assert_eq!((&breakpoints[..], coverage.padding), (&[8][..], 4));
     }
 
     #[test]

@@ -41,8 +41,16 @@ struct Instruction {
     location_sensitive: bool,
     mode_sensitive: bool,
     user_sensitive: bool,
-    /// The states that show it: why it is sensitive, and why it is not privileged.
-    witnesses: Vec<String>,
+    /// Why it is sensitive, and why it is not privileged.
+    witnesses: Vec<Shown>,
+}
+
+/// States, and what they show.
+#[derive(Serialize)]
+struct Shown {
+    shows: &'static str,
+    /// An instruction, the state before it and what came of it, in a line for each.
+    states: Vec<String>,
 }
 
 /// What came of random programs on the real machine and in a VM.
@@ -97,14 +105,19 @@ fn row(analysis: &Analysis, verdict: &Verdict) -> Row {
 }
 
 fn instruction(report: &Report) -> Instruction {
-    let shown = |witness: &Option<Witness>| witness.as_ref().map(ToString::to_string);
     // The user's, where there is one: it is what a hybrid monitor fails by too.
-    let control = report.user_control.as_ref().or(report.control.as_ref()).cloned();
-    let location = report.user_location.as_ref().or(report.location.as_ref()).cloned();
-    let mut witnesses: Vec<_> = [&control, &location, &report.mode].into_iter().filter_map(shown).collect();
-    if report.offends() {
-        witnesses.extend(shown(&report.fails_to_trap));
-    }
+    let control = report.user_control.as_ref().or(report.control.as_ref());
+    let location = report.user_location.as_ref().or(report.location.as_ref());
+    let not_privileged = report.fails_to_trap.as_ref().filter(|_| report.offends());
+    let witnesses = [
+        ("it changes what the program has", control),
+        ("it tells where the program is", location),
+        ("it tells the mode", report.mode.as_ref()),
+        ("it does not trap", not_privileged),
+    ];
+    let shown = |(shows, witness): (&'static str, Option<&Witness>)| {
+        Some(Shown { shows, states: witness?.to_string().lines().map(str::to_owned).collect() })
+    };
     Instruction {
         name: report.op.to_string(),
         privileged: report.privileged(),
@@ -112,7 +125,7 @@ fn instruction(report: &Report) -> Instruction {
         location_sensitive: report.location.is_some(),
         mode_sensitive: report.mode.is_some(),
         user_sensitive: report.user_sensitive(),
-        witnesses,
+        witnesses: witnesses.into_iter().filter_map(shown).collect(),
     }
 }
 
@@ -184,12 +197,11 @@ fn long(row: &Row) -> String {
     }
     let _ = writeln!(text, "  and {} that are neither privileged nor sensitive", innocuous.len());
     for i in offenders(row) {
-        let _ = writeln!(text, "\nStates that show it of {}:", i.name);
-        for witness in &i.witnesses {
-            for line in witness.lines() {
-                let _ = writeln!(text, "  {line}");
+        for Shown { shows, states } in &i.witnesses {
+            let _ = writeln!(text, "\n{}: {shows}", i.name);
+            for state in states {
+                let _ = writeln!(text, "  {state}");
             }
-            text.push('\n');
         }
     }
     let _ = writeln!(text, "\ntheorem 1  a monitor can be built             {}", yes(row.virtualizable));

@@ -46,7 +46,7 @@ struct Level {
 pub fn run(args: &ProgramArgs) -> Result<u8, CliError> {
     let program = Rc::new(read(args)?);
     let levels = Rc::new(RefCell::new(vec![Level::default(); args.depth as usize]));
-    let watch = watch(levels.clone(), args.trace.then(|| program.clone()));
+    let watch = watch(levels.clone(), args.depth, args.trace.then(|| program.clone()));
     let kind = if args.hybrid { Kind::Hybrid } else { Kind::Full };
     let mut machine = tower(args.isa, args.memory, args.depth, kind, Some(&watch));
     for (real, &word) in program.memory.iter().enumerate() {
@@ -135,8 +135,9 @@ fn write(bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
-/// Counts what monitors do, and tells it, if there is a program to tell it of.
-fn watch(levels: Rc<RefCell<Vec<Level>>>, traced: Option<Rc<Program>>) -> Watch {
+/// Counts what monitors do, and tells it, if there is a program to tell it of. That runs on the monitor at `depth`;
+/// what runs on the others is the next monitor.
+fn watch(levels: Rc<RefCell<Vec<Level>>>, depth: u32, traced: Option<Rc<Program>>) -> Watch {
     Rc::new(move |level, event| {
         let counts = &mut levels.borrow_mut()[level as usize - 1];
         match event {
@@ -146,13 +147,14 @@ fn watch(levels: Rc<RefCell<Vec<Level>>>, traced: Option<Rc<Program>>) -> Watch 
             Event::Relocated(..) => {}
         }
         let Some(program) = &traced else { return };
+        let place = |psw| if level == depth { place(program, psw) } else { format!("⟨{psw}⟩") };
         let text = match event {
             Event::Trapped(cause, psw) => format!("trap         {cause}, real PSW ⟨{psw}⟩"),
             Event::Interpreted(instruction, psw) => {
                 let instruction = instruction.to_string();
-                format!("interpreted  {instruction:<16} at {}", place(program, psw))
+                format!("interpreted  {instruction:<16} at {}", place(psw))
             }
-            Event::Reflected(cause, psw) => format!("reflected    {cause}, on at {}", place(program, psw)),
+            Event::Reflected(cause, psw) => format!("reflected    {cause}, on at {}", place(psw)),
             Event::Relocated(asked, given) => {
                 format!("allocated    R=({},{}), real R=({},{})", asked.l, asked.b, given.l, given.b)
             }
