@@ -1,7 +1,7 @@
 //! The offenders on the real processor, in user mode: do they trap, do they silently do less, or do they tell the
 //! truth about the host?
 //!
-//! Each runs in a [trial](host::trial) of its own. The time-stamp counter around it shows whether somebody carried
+//! Each runs in a [trial](mod@trial) of its own. The time-stamp counter around it shows whether somebody carried
 //! it out for us: a kernel that answers for UMIP takes a thousand cycles and more, and so does a hypervisor below.
 
 mod assemble;
