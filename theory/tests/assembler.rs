@@ -1,7 +1,8 @@
 //! The assembler: what it makes of a program, and what it says of one that it cannot make anything of.
 
 use theory::assembler::{Program, assemble};
-use theory::{Instruction, Mode, Op, Plain, Psw, Relocation, Shape, System, Word};
+use theory::equivalence::Case;
+use theory::{Instruction, Isa, Kind, Mode, Op, Plain, Psw, Relocation, Shape, System, Word};
 
 const SIZE: Word = 64;
 
@@ -114,4 +115,36 @@ fn names_and_places() {
     assert_eq!(errors("HLT"), ["line 1: there is no instruction \"HLT\"; is HALT meant?"]);
     let literals: String = (0..40).map(|n| format!("OUT ={n}\n")).collect();
     assert_eq!(errors(&literals)[0], "line 22: there is no room for this literal in the machine's 64 words");
+}
+
+/// The worked examples with bytes changed: told what is wrong, or a program that runs, to wherever.
+#[test]
+fn damaged_programs_do_no_harm() {
+    let examples = [
+        include_str!("../examples/hello.asm"),
+        include_str!("../examples/primes.asm"),
+        include_str!("../examples/tasks.asm"),
+        include_str!("../examples/where.asm"),
+    ];
+    let (mut sound, mut wrong) = (0, 0);
+    for text in examples {
+        for at in 0..text.len() {
+            for byte in [b' ', b'=', b'-', b'9', b',', b'"', b'\n', b'R'] {
+                let mut damaged = text.as_bytes().to_vec();
+                damaged[at] = byte;
+                let Ok(damaged) = String::from_utf8(damaged) else { continue };
+                let Ok(program) = assemble(&damaged, 256) else {
+                    wrong += 1;
+                    continue;
+                };
+                sound += 1;
+                if at % 16 == 0 {
+                    let case = Case { memory: program.memory, input: Vec::new(), fuel: 2000 };
+                    let difference = case.compare(Isa::third(), 2, Kind::Full);
+                    assert!(difference.is_none(), "{}\n{damaged}", difference.unwrap());
+                }
+            }
+        }
+    }
+    assert!(sound > 1000 && wrong > 1000, "{sound} {wrong}");
 }

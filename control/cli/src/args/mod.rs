@@ -25,6 +25,8 @@ Examples:
   popf run -d --name web debian          a machine that runs on, and keeps its disk
   popf ps; popf logs web; popf stop web  what runs; what it said; turn it off
   popf doctor                            what this host offers, and which engine will run guests
+  popf classify; popf scan vmlinuz       what stands in a hypervisor's way: on x86, in a kernel
+  popf theory check                      and why, by the theorems of 1974
 ";
 
 /// A hypervisor for x86 PCs that needs no help from the CPU.

@@ -92,6 +92,7 @@ pub const PROBES: &[Probe] = &[
     probe(&[0x0f, 0xa0, 0x58],                   (0, 0),         tell::selector),           // push fs; pop rax
     after(NULL,
     probe(&[0x0f, 0xa9],                         (0, 0),         tell::segment_loaded)),    // pop gs
+    probe(&[0x0f, 0xb4, 0x07],                   (0, 0),         tell::segment_loaded),     // lfs eax, [rdi]
     leading_on(FAR_POINTER, 3,
     probe(&[0xff, 0x1f],                         (0, 0),         tell::transferred)),       // call far [rdi]
     leading_on(FAR_POINTER, 3,
@@ -101,7 +102,9 @@ pub const PROBES: &[Probe] = &[
     probe(&[0xcd, 0x80],                         (20, 0),        tell::transferred),        // int 80h
     probe(&[0xcd, 0x20],                         (0, 0),         tell::transferred),        // int 20h
     probe(&[0xcc],                               (0, 0),         tell::transferred),        // int3
+    probe(&[0xf1],                               (0, 0),         tell::transferred),        // int1
     probe(&[0x0f, 0x05],                         (39, 0),        tell::transferred),        // syscall
+    probe(&[0x0f, 0x34],                         (20, 0),        tell::transferred),        // sysenter
     probe(&[0x0f, 0xa2],                         (0, 0),         tell::vendor),             // cpuid
     probe(&[0x0f, 0x31],                         (0, 0),         tell::counter),            // rdtsc
     probe(&[0x0f, 0x01, 0xf9],                   (0, 0),         tell::counter_and_cpu),    // rdtscp
