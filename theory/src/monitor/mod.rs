@@ -100,7 +100,11 @@ impl<M: Machine> Monitor<M> {
 
     /// Makes a VM of `size` words, in the state of a machine that is turned on. Without the real console it has
     /// one of its own, which nobody reads.
+    ///
+    /// # Panics
+    /// If it has no room for what a trap stores, or more words than [`Shape::MAX_SIZE`].
     pub fn create(&mut self, size: Word, console: bool) -> Result<VmId, Refused> {
+        assert!(size >= FREE, "a trap needs {FREE} words");
         let id = self.allocator.create(size, console)?;
         for real in 0..size {
             self.below.write(self.allocator.locate(id, real), 0);
