@@ -21,14 +21,14 @@ const SIZE: u64 = 8 << 30;
 const SCRIPT: &str = "set -e
 tar=$1 archive=$2 tree=$3 mke2fs=$4 disk=$5
 shift 5
-\"$tar\" --extract --file \"$archive\" --directory \"$tree\" --numeric-owner --xattrs --xattrs-include='*' \"$@\"
+\"$tar\" --extract --file \"$archive\" --directory \"$tree\" --numeric-owner \"$@\"
 \"$mke2fs\" -q -t ext4 -L debian -m 0 -E lazy_journal_init=1,root_owner=0:0 -d \"$tree\" \"$disk\"
 ";
 
-/// A file that is given capabilities under fakeroot loses its type there, and mke2fs leaves it out. Capabilities let
-/// the guest's other users do what root may; `ping`, which has them, needs none where systemd sets
+/// What root's tar is told besides, for programs with capabilities. Under fakeroot, a file that is given some loses its
+/// type, and mke2fs leaves it out. `ping`, the one that has any, can do without where systemd sets
 /// `net.ipv4.ping_group_range`.
-const WITHOUT_CAPABILITIES: &str = "--xattrs-exclude=security.capability";
+const WITH_CAPABILITIES: [&str; 2] = ["--xattrs", "--xattrs-include=*"];
 
 pub(super) fn description() -> String {
     format!("{SIZE} {SCRIPT}")
@@ -61,7 +61,7 @@ pub(super) fn make(
         command
     };
     command.args(["-c", SCRIPT, "sh"]).args([programs.tar, archive, tree, programs.mke2fs, disk]);
-    command.args((!root).then_some(WITHOUT_CAPABILITIES));
+    command.args(WITH_CAPABILITIES.iter().filter(|_| root));
     command.stdin(Stdio::null()).env("LC_ALL", "C");
     Running::start(command, Errors::Among, cancel)?.succeed()?;
     fs::remove_file(archive).at("remove", archive)?;
