@@ -126,7 +126,9 @@ impl Bench {
             }
             11 => {
                 let length = input.choose(&[1, 2, 4]);
-                driver.write_device((input.byte() % 64).into(), input.bytes(length));
+                // Fields are aligned.
+                let offset = if input.flag() { input.byte() % 16 * 4 } else { input.byte() % 64 };
+                driver.write_device(offset.into(), &input.array::<4>()[..length]);
             }
             12 => {
                 let offset = u32::from(input.byte() % 8) << 12 | u32::from(input.byte());

@@ -126,9 +126,10 @@ impl Host for Network {
                 let (class, command) = input.choose(COMMANDS);
                 driver.ram.write(COMMAND, &[class, command]).expect("it is RAM");
                 // Flags, counts and the like, which are small, and whatever follows.
-                driver.ram.write_u64(COMMAND + 2, input.byte().into()).expect("it is RAM");
+                let value = input.choose(&[0, 1, 2, 3, 4, 6, 65, u64::MAX]);
+                driver.ram.write_u64(COMMAND + 2, value).expect("it is RAM");
                 driver.ram.write(COMMAND + 6, input.bytes(16)).expect("it is RAM");
-                let length = 2 + u32::from(input.byte());
+                let length = 2 + u32::from(input.byte()) * 4;
                 // Where the queue is depends on whether the driver knows of several pairs.
                 let queue = if pair == 0 { 2 * PAIRS } else { 2 };
                 driver.offer(queue, &[(COMMAND, length)], &[(ACK, 1)]);

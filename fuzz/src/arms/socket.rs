@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use devices::virtio::Doorbell;
 use devices::virtio::socket::{BUFFER, Event, FIRST_CID, MOST_CONNECTIONS, Socket};
 use devices::wiring::lock;
 use memory::GuestRam;
@@ -55,6 +54,24 @@ struct Peer {
     connections: BTreeMap<u64, Connection>,
     last: u64,
     data: Vec<u8>,
+    /// Between which the driver's last packet went: the guest's and the host's.
+    ports: (u32, u32),
+    /// Connections that the host has asked for.
+    opened: u32,
+}
+
+/// What there is to choose of a packet.
+#[derive(Default)]
+struct Packet {
+    op: u16,
+    /// Of the payload.
+    length: u32,
+    /// Something is wrong with it.
+    odd: u8,
+    /// Flags, and the guest's credit.
+    flags: u8,
+    space: u32,
+    taken: u32,
 }
 
 impl Peer {
@@ -111,6 +128,20 @@ impl Peer {
         }
     }
 
+    /// The driver sends a packet (struct virtio_vsock_hdr, 5.10.6) and its payload.
+    fn say(&self, driver: &mut Driver, packet: &Packet) {
+        let &Packet { op, length, odd, flags, space, taken } = packet;
+        let (kind, claimed) = (1 + u32::from(odd == 0xff), length + u32::from(odd == 0xfe));
+        let mut bytes = Vec::from(u64::from(FIRST_CID).to_le_bytes());
+        bytes.extend((2 + u64::from(odd == 0xfd)).to_le_bytes());
+        let (here, there) = self.ports;
+        for field in [here, there, claimed, kind | u32::from(op) << 16, flags.into(), space, taken] {
+            bytes.extend(field.to_le_bytes());
+        }
+        driver.ram.write(PACKET, &bytes).expect("it is RAM");
+        driver.offer(TX, &[(PACKET, 44), (PACKET + 0x100, length)], &[]);
+    }
+
     /// Takes up all that the guest has asked for.
     fn accept_all(&mut self) {
         for (&number, known) in &mut self.connections {
@@ -152,10 +183,14 @@ impl Host for Peer {
                 }
             }
             6 => {
-                let opened = socket.open(u32::from(input.byte() % 2));
+                let here = u32::from(input.byte() % 2);
+                let opened = socket.open(here);
                 drop(socket);
                 if let Some(number) = opened {
                     self.add(number, Stage::Asking);
+                    // Ports are given out one by one; what the driver says next may be the answer.
+                    self.opened += 1;
+                    self.ports = (here, HOST_PORTS + self.opened);
                 }
             }
             7 | 8 => {
@@ -194,25 +229,32 @@ impl Host for Peer {
                 driver.offer(EVENT, &[], &[(IN, 8)]);
                 EVENT
             }
+            // A call that is taken up.
+            4 => {
+                let call = Packet { op: 1, space: 1 << 16, ..Packet::default() };
+                self.say(driver, &call);
+                driver.offer(RX, &[], &[(IN, 4096)]);
+                self.serve();
+                self.accept_all();
+                TX
+            }
             _ => {
-                // struct virtio_vsock_hdr (5.10.6), from one of few ports to another, and a payload.
-                let op: u16 = input.choose(&[1, 5, 5, 2, 4, 5, 6, 7, 3, 0, 8]);
-                let (here, there) = (u32::from(kind >> 3 & 1), u32::from(kind >> 4 & 3));
-                let there = if there == 0 { 1 } else { HOST_PORTS + there };
-                let length = if op == 5 { u32::from(input.half()) * 2 } else { 0 };
-                let odd = input.byte();
-                let (kind, claimed) = (1 + u16::from(odd == 0xff), length + u32::from(odd == 0xfe));
-                let mut packet = Vec::from(u64::from(FIRST_CID).to_le_bytes());
-                packet.extend((2 + u64::from(odd == 0xfd)).to_le_bytes());
-                for field in [here, there, claimed, u32::from(kind) | u32::from(op) << 16] {
-                    packet.extend(field.to_le_bytes());
+                // From one of few ports to another, or between the last two.
+                if kind & 0x40 == 0 {
+                    let there = u32::from(kind >> 4 & 3);
+                    let there = if there == 0 { 1 } else { HOST_PORTS + there };
+                    self.ports = (u32::from(kind >> 3 & 1), there);
                 }
-                let (flags, space, taken) = (input.byte() & 3, u32::from(input.half()) * 4, input.half());
-                for field in [flags.into(), space, u32::from(taken)] {
-                    packet.extend(field.to_le_bytes());
-                }
-                driver.ram.write(PACKET, &packet).expect("it is RAM");
-                driver.offer(TX, &[(PACKET, 44), (PACKET + 0x100, length)], &[]);
+                let op = input.choose(&[1, 5, 5, 2, 4, 5, 6, 7, 3, 0, 8]);
+                let packet = Packet {
+                    op,
+                    length: if op == 5 { u32::from(input.half()) * 2 } else { 0 },
+                    odd: input.byte(),
+                    flags: input.byte() & 3,
+                    space: u32::from(input.half()) * 4,
+                    taken: input.half().into(),
+                };
+                self.say(driver, &packet);
                 TX
             }
         }
@@ -223,15 +265,15 @@ impl Host for Peer {
     }
 }
 
-/// The host looks when it likes.
-struct Unheard;
-
-impl Doorbell for Unheard {
-    fn ring(&self, _: u16) {}
-}
-
 pub(super) fn socket(_: &GuestRam, _: u8) -> Arm {
     let socket = Arc::new(Mutex::new(Socket::new(FIRST_CID, Arc::new(|| {}))));
-    let peer = Peer { socket: socket.clone(), connections: BTreeMap::new(), last: 0, data: Vec::new() };
-    Arm { doorbell: Arc::new(Unheard), ..Arm::with_state(&socket, peer) }
+    let peer = Peer {
+        socket: socket.clone(),
+        connections: BTreeMap::new(),
+        last: 0,
+        data: Vec::new(),
+        ports: (0, 1),
+        opened: 0,
+    };
+    Arm::with_state(&socket, peer)
 }
