@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use devices::acpi_pm::AcpiPm;
 use devices::apic::{ApicBus, IoApic, LocalApic, LocalApicWiring, TscTime, Wake};
+use devices::legacy::fw_cfg::FwCfg;
 use devices::legacy::i8042::I8042;
 use devices::legacy::pic::Pic;
 use devices::legacy::pit::Pit;
 use devices::legacy::rtc::Rtc;
+use devices::legacy::test_device::{LINES, MEMORY_LEN, TestDevice};
 use devices::legacy::uart::Uart;
 use devices::pci::{HostBridge, PciDevice, PciRoot};
 use devices::wiring::{IrqInputs, IrqLine, MmioDevice, PortDevice, SerialSink, Timer, VmClock, WallClock};
@@ -24,7 +26,7 @@ use vcpu::CpuState;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, body)) = data.split_first() else { return };
-    match choice % 14 {
+    match choice % 16 {
         0 => {
             if let Ok(sections) = Sections::parse(body) {
                 assert!(sections.list().map(|(_, _, _, length)| length).sum::<usize>() <= body.len());
@@ -72,6 +74,13 @@ fuzz_target!(|data: &[u8]| {
                 AcpiPm::new(Arc::new(Still), Box::new(Still), IrqLine::unconnected(), Arc::new(|| {}));
             chip(body, &mut pm, 16);
             pm.fire();
+        }
+        12 => chip(body, &mut FwCfg::new(1 << 30, 1), 2),
+        13 => {
+            let lines = std::array::from_fn(|_| IrqLine::unconnected());
+            let mut device = TestDevice::new(lines);
+            chip(body, &mut device, TestDevice::LINE + LINES as u16);
+            MmioDevice::read(&mut device, MEMORY_LEN as u64 - 8, &mut [0; 8]);
         }
         _ => virtio(body),
     }
