@@ -8,7 +8,6 @@
 use crate::cancel::Cancel;
 use crate::error::{Error, IoContext, Result};
 use crate::progress::{Progress, Total};
-use crate::recipe::BuildOptions;
 use crate::running::{Errors, Running};
 use crate::tools::Tools;
 use std::collections::BTreeMap;
@@ -65,7 +64,7 @@ pub(crate) struct Apt {
 
 impl Apt {
     /// Sets an empty state up in `directory`.
-    pub(crate) fn new(options: &BuildOptions, directory: &Path) -> Result<Self> {
+    pub(crate) fn new(tools: &Tools, cancel: &Cancel, directory: &Path) -> Result<Self> {
         for sub in ["lists/partial", "cache/archives/partial"] {
             let path = directory.join(sub);
             fs::create_dir_all(&path).at("create", &path)?;
@@ -75,8 +74,8 @@ impl Apt {
             fs::write(&path, content).at("write", &path)?;
         }
         Ok(Self {
-            tools: options.tools.clone(),
-            cancel: options.cancel.clone(),
+            tools: tools.clone(),
+            cancel: cancel.clone(),
             directory: directory.to_owned(),
             complaints: String::new(),
         })
@@ -356,8 +355,7 @@ mod tests {
     fn a_host_without_apt_is_told_what_to_pass() {
         let directory = tempfile::tempdir().unwrap();
         let tools = Tools { apt_get: directory.path().join("apt-get"), ..Tools::default() };
-        let options = BuildOptions { tools, ..BuildOptions::default() };
-        let mut apt = Apt::new(&options, &directory.path().join("apt")).unwrap();
+        let mut apt = Apt::new(&tools, &Cancel::default(), &directory.path().join("apt")).unwrap();
         let error = apt.update(&mut crate::progress::Silent).unwrap_err();
         assert!(matches!(error, Error::NoApt { .. }));
         assert!(error.to_string().contains("popf run --kernel F --initrd F"), "{error}");

@@ -7,7 +7,8 @@ use crate::apt::{Apt, Description, dependencies};
 use crate::deb::{Wanted, extract};
 use crate::error::{Error, IoContext, PackageError, Result};
 use crate::initramfs;
-use crate::manifest::{KERNEL, Package, hex};
+use crate::manifest::{KERNEL, hex};
+use crate::package::Package;
 use crate::progress::Progress;
 use crate::recipe::{Recipe, Site};
 use sha2::{Digest, Sha256};
@@ -75,8 +76,8 @@ impl Recipe for Busybox {
 }
 
 fn fetch(site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
-    let Site { options, workshop, target } = *site;
-    let mut apt = Apt::new(options, &workshop.join("apt"))?;
+    let Site { tools, cancel, workshop, target } = *site;
+    let mut apt = Apt::new(tools, cancel, &workshop.join("apt"))?;
     apt.update(progress)?;
     let meta = apt.describe(META_PACKAGE)?;
     let kernel_name = kernel_package(&meta.depends)

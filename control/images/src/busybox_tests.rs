@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::ar::tests::write as write_ar;
+use crate::build::BuildOptions;
 use crate::cache::Cache;
 use crate::image::Image;
 use crate::newc::tests::read;
 use crate::progress::{Silent, tests::Recorded};
-use crate::recipe::BuildOptions;
 use crate::tools::Tools;
 use std::io::ErrorKind;
 use std::sync::OnceLock;

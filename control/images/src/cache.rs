@@ -13,9 +13,10 @@
 
 use crate::error::{Error, IoContext, Result};
 use crate::image::Image;
+use crate::known;
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::recipe::{self, Recipe};
+use crate::recipe::Recipe;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -62,7 +63,7 @@ impl Cache {
 
     /// The image of a name if it has been built, by this popf's recipe, and its files have their sizes.
     pub fn find(&self, name: &str) -> Result<Option<Image>> {
-        let recipe = recipe::of(name)?;
+        let recipe = known::of(name)?;
         match self.load_undamaged(recipe)? {
             Some((manifest, directory)) if manifest.is_current(recipe)? => {
                 Ok(Some(Image::new(recipe, manifest, directory)))
@@ -73,12 +74,12 @@ impl Cache {
 
     /// Every image that [`Self::find`] would find.
     pub fn list(&self) -> Result<Vec<Image>> {
-        recipe::KNOWN.iter().filter_map(|name| self.find(name).transpose()).collect()
+        known::KNOWN.iter().filter_map(|name| self.find(name).transpose()).collect()
     }
 
     /// Removes an image; `false` if there was none.
     pub fn remove(&self, name: &str) -> Result<bool> {
-        recipe::of(name)?;
+        known::of(name)?;
         if !self.root.exists() {
             return Ok(false);
         }

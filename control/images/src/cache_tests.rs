@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::busybox::NAME;
-use crate::manifest::{INITRD, KERNEL, Package};
+use crate::manifest::{INITRD, KERNEL};
+use crate::package::Package;
 use crate::progress::Silent;
 
 /// A cache with an image in it, of three short files.
@@ -27,7 +28,7 @@ fn put(cache: &Cache, kernel: &str) -> Image {
 }
 
 fn recipe() -> &'static dyn Recipe {
-    recipe::of(NAME).unwrap()
+    known::of(NAME).unwrap()
 }
 
 fn edit_manifest(image: &Image, from: &str, to: &str) {

@@ -22,7 +22,8 @@ mod sources;
 
 use crate::apt::Apt;
 use crate::error::{Error, IoContext, Result};
-use crate::manifest::{KERNEL, Package, hex};
+use crate::manifest::{KERNEL, hex};
+use crate::package::Package;
 use crate::progress::Progress;
 use crate::recipe::{Recipe, Site};
 use crate::tools;
@@ -79,10 +80,9 @@ impl Recipe for Debian {
     }
 
     fn fetch(&self, site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
-        let Site { options, workshop, target } = *site;
-        let apt = Apt::new(options, &workshop.join("apt"))?;
+        let Site { tools, cancel, workshop, target } = *site;
+        let apt = Apt::new(tools, cancel, &workshop.join("apt"))?;
         let sources = sources::lines(&apt.index_targets()?);
-        let tools = &options.tools;
         let [mmdebstrap, tar, mke2fs, fakeroot, _] = tools::find([
             (&tools.mmdebstrap, "mmdebstrap"),
             (&tools.tar, "tar"),
@@ -94,10 +94,10 @@ impl Recipe for Debian {
             tools::find([(&tools.newuidmap, "uidmap")])?;
         }
         let archive = workshop.join("root.tar");
-        bootstrap::run(&mmdebstrap, &sources, &apt.proxies()?, &archive, &options.cancel, progress)?;
+        bootstrap::run(&mmdebstrap, &sources, &apt.proxies()?, &archive, cancel, progress)?;
         let tree = workshop.join("root");
         let programs = disk::Programs { tar: &tar, mke2fs: &mke2fs, fakeroot: &fakeroot };
-        disk::make(&programs, &archive, &tree, &target.join(DISK), &options.cancel, progress)?;
+        disk::make(&programs, &archive, &tree, &target.join(DISK), cancel, progress)?;
         progress.begin("taking the kernel", None);
         let version = kernel_version(&tree)?;
         let kernel = tree.join(format!("boot/vmlinuz-{version}"));

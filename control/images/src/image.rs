@@ -1,7 +1,8 @@
 //! An image as its user sees it.
 
 use crate::error::{IoContext, Result};
-use crate::manifest::{INITRD, KERNEL, Manifest, Package};
+use crate::manifest::{INITRD, KERNEL, Manifest};
+use crate::package::Package;
 use crate::recipe::Recipe;
 use std::fs;
 use std::path::{Path, PathBuf};

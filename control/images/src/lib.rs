@@ -18,6 +18,7 @@
 
 mod apt;
 mod ar;
+mod build;
 mod busybox;
 mod cache;
 mod cancel;
@@ -28,22 +29,25 @@ mod error;
 mod guest_tests;
 mod image;
 mod initramfs;
+mod known;
 mod manifest;
 pub mod newc;
 mod overlay;
+mod package;
 mod progress;
 mod recipe;
 mod running;
 mod tools;
 
+pub use build::{BuildOptions, build};
 pub use cache::Cache;
 pub use cancel::Cancel;
 pub use error::{Error, PackageError, Result};
 pub use image::Image;
-pub use manifest::Package;
+pub use known::KNOWN;
 pub use overlay::{Overlay, Stdin, append, overlay};
+pub use package::Package;
 pub use progress::{Display, Progress, Silent, Total};
-pub use recipe::{BuildOptions, KNOWN, build};
 pub use tools::Tools;
 
 /// The port at which the guest reports a command's exit status.
@@ -56,7 +60,7 @@ pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 /// The image of a known name in the user's cache, if it has been built.
 pub fn find(name: &str) -> Result<Option<Image>> {
     // An unknown name is an error wherever the cache is.
-    recipe::of(name)?;
+    known::of(name)?;
     Cache::of_user()?.find(name)
 }
 

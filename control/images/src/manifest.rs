@@ -4,6 +4,7 @@
 //! file names are the recipe's rather than read, and sizes and digests are recorded.
 
 use crate::error::{Error, IoContext, Result};
+use crate::package::Package;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,16 +26,6 @@ const SIZE_LIMIT: u64 = 64 << 10;
 const CHUNK: u64 = 64 << 10;
 /// Blocks of zeros of this size are left out of a digest.
 const BLOCK: usize = 4096;
-
-/// A Debian package that went into an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Package {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
 
 /// What a file of an image must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,6 +34,7 @@
 pub mod control;
 mod error;
 mod hold;
+mod kept;
 mod memory;
 mod name;
 mod record;

@@ -20,7 +20,7 @@ pub const VIEWS: usize = 3;
 /// Entries of one software TLB. It has one way: with a quarter of this, two pages that a loop needs met in one
 /// entry often enough to be seen, at a microsecond each time round.
 pub const TLB_ENTRIES: usize = 4096;
-/// log2 of the size of a [`crate::tlb::TlbEntry`].
+/// log2 of the size of a [`crate::tlb_entry::TlbEntry`].
 pub const TLB_ENTRY_SHIFT: u32 = 5;
 /// Entries of one jump table.
 pub const JUMP_ENTRIES: usize = 8192;

@@ -34,6 +34,7 @@ mod regs;
 mod slow;
 mod status;
 mod tlb;
+mod tlb_entry;
 mod trampoline;
 mod xsave;
 

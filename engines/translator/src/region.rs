@@ -13,7 +13,7 @@ use crate::context::{
     BOUNCE_OFFSET, CODE_OFFSET, Context, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET, Layout,
     TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
 };
-use crate::tlb::TlbEntry;
+use crate::tlb_entry::TlbEntry;
 
 const PAGE: usize = 4096;
 

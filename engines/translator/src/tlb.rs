@@ -7,37 +7,7 @@
 use crate::context::{TLB_ENTRIES, VIEWS};
 use crate::mode::View;
 use crate::region::Region;
-
-/// One page. The layout is known to generated code.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct TlbEntry {
-    /// Linear address of the page if reads may pass, else a page that cannot stand in this slot.
-    pub read: u64,
-    /// The same for writes.
-    pub write: u64,
-    /// Host address of the page.
-    pub addend: u64,
-    /// Guest-physical address of the page; bit 0 says that it came from a larger page.
-    pub physical: u64,
-}
-
-impl TlbEntry {
-    /// Offset of the read tag.
-    pub const READ: usize = 0;
-    /// Offset of the write tag.
-    pub const WRITE: usize = 8;
-    /// Offset of the host address.
-    pub const ADDEND: usize = 16;
-    const LARGE: u64 = 1;
-
-    /// An entry that nothing matches: a tag is compared by subtraction, and no address in a page that hashes to
-    /// this slot is within a page of one that hashes to its neighbour's.
-    fn empty(slot: usize) -> Self {
-        let never = ((slot ^ 1) as u64) << 12;
-        Self { read: never, write: never, addend: 0, physical: 0 }
-    }
-}
+use crate::tlb_entry::TlbEntry;
 
 /// What a page may be used for.
 #[derive(Clone, Copy, Debug)]

@@ -20,7 +20,9 @@
 //! really holds.
 
 mod error;
+mod file;
 mod open;
+mod probe;
 mod qcow2;
 mod queue;
 mod raw;
@@ -34,7 +36,8 @@ use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 
 pub use error::{DiskError, ImageError};
-pub use open::{Access, OpenOptions, backing, open, probe};
+pub use open::{Access, OpenOptions, backing, open};
+pub use probe::probe;
 pub use qcow2::create::{create, create_overlay};
 pub use queue::{Completion, DiskQueue, Operation, Request};
 

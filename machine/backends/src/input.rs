@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use host::event::{EventFd, Wait, poll};
 
 use crate::escape::{Command, Escape, HELP};
+use crate::handlers::{Handlers, SerialEvent};
 use crate::output::Queue;
-use crate::serial::{Handlers, SerialEvent};
 
 /// How much is read at a time.
 const CHUNK: usize = 4096;

@@ -11,6 +11,7 @@
 pub mod disk;
 mod error;
 pub mod escape;
+mod handlers;
 mod input;
 mod listen;
 mod log;
@@ -23,9 +24,10 @@ pub mod vsock;
 mod worker;
 
 pub use error::SerialError;
+pub use handlers::{Handlers, Receive, SerialEvent};
 pub use input::InputWaker;
 pub use log::{LOG_LIMIT, earlier};
 pub use output::SerialOutput;
 pub use port::{PortError, PortHandlers, PortKind, PortOutput, PortSocket};
-pub use serial::{Handlers, MemoryPeer, Receive, Serial, SerialEvent, SerialKind};
+pub use serial::{MemoryPeer, Serial, SerialKind};
 pub use worker::{Bell, Worker};

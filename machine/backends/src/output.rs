@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use host::event::{EventFd, Wait, poll};
 
+use crate::handlers::{Handlers, SerialEvent};
 use crate::log::Log;
-use crate::serial::{Handlers, SerialEvent};
 
 /// How much is kept.
 pub(crate) const CAPACITY: usize = 64 << 10;

@@ -14,8 +14,8 @@ use std::thread::{self, JoinHandle};
 
 use host::event::{EventFd, Wait, poll};
 
+use crate::handlers::Receive;
 use crate::listen;
-use crate::serial::Receive;
 
 /// How much is moved at a time, and how much is kept in either direction.
 const CHUNK: usize = 64 << 10;

@@ -10,7 +10,7 @@ use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT};
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::regs::{SPILLED, full, is_high_byte, is_spilled, number};
-use crate::tlb::TlbEntry;
+use crate::tlb_entry::TlbEntry;
 
 const CS: u8 = SegmentRegister::Cs as u8;
 

@@ -10,7 +10,7 @@ use crate::context::ContextField as F;
 use crate::context::{TLB_ENTRIES, TLB_ENTRY_SHIFT};
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
-use crate::tlb::TlbEntry;
+use crate::tlb_entry::TlbEntry;
 
 impl Lowering<'_> {
     /// Lowers a string instruction; `false` if this is none.

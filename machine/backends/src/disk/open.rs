@@ -10,19 +10,18 @@
 //! are read. The locks end with the process. On a file system that knows no locks there is a warning instead.
 
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use host::FileLock;
-
-use super::qcow2::header::{self, Backing, Header};
+use super::file::open_file;
+use super::probe::probe;
+use super::qcow2::header::{Backing, Header};
 use super::qcow2::{self, Layer, Qcow2};
 use super::raw::Raw;
 use super::snapshot::Snapshot;
 use super::vmdk::{self, Vmdk};
-use super::{Disk, DiskError, Format, ImageError, read_up_to};
+use super::{Disk, DiskError, Format, ImageError};
 
 /// Longer chains take longer to open than anybody waits.
 const CHAIN_MAX: usize = 64;
@@ -73,58 +72,8 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Disk>, DiskErr
     }
 }
 
-/// What the first bytes say. Anything may be a raw image.
-pub fn probe(file: &File) -> io::Result<Format> {
-    let mut head = [0; PROBED];
-    let length = read_up_to(file, &mut head)?;
-    Ok(format_of(&head[..length]))
-}
-
-/// How many bytes tell a format.
-pub(super) const PROBED: usize = vmdk::DESCRIPTOR_MAGIC.len();
-
-pub(super) fn format_of(head: &[u8]) -> Format {
-    if head.starts_with(&header::MAGIC) {
-        Format::Qcow2
-    } else if head.starts_with(&vmdk::SPARSE_MAGIC) || head.starts_with(vmdk::DESCRIPTOR_MAGIC) {
-        Format::Vmdk
-    } else {
-        Format::Raw
-    }
-}
-
 fn refuse(path: &Path, format: Format, error: impl Into<ImageError>) -> DiskError {
     DiskError::Image { path: path.to_owned(), format, source: error.into() }
-}
-
-/// Opens and locks a file.
-pub(super) fn open_file(path: &Path, write: bool) -> Result<File, DiskError> {
-    let told = |source: io::Error| {
-        let hint = match source.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if write => {
-                " for writing; add readonly or snapshot if the guest need not keep anything"
-            }
-            ErrorKind::ResourceBusy => "; the host has it mounted",
-            _ => "",
-        };
-        DiskError::Open { path: path.to_owned(), hint, source }
-    };
-    let kind = path.metadata().map_err(told)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(DiskError::Kind(path.to_owned()));
-    }
-    let file = host::file::open(path, write).map_err(told)?;
-    match host::file::try_lock(&file, if write { FileLock::Exclusive } else { FileLock::Shared }) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(DiskError::InUse { path: path.to_owned(), writing: write }),
-        Err(error) => {
-            tracing::warn!(
-                "{} cannot be locked ({error}); see to it that nothing else writes it",
-                path.display()
-            );
-            Ok(file)
-        }
-    }
 }
 
 fn open_qcow2(file: File, path: &Path, write: bool) -> Result<Arc<dyn Disk>, DiskError> {

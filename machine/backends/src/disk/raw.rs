@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 
-use super::open::{PROBED, format_of};
+use super::probe::{PROBED, format_of};
 use super::{Disk, Format, SECTOR, check_range, file_length, read_up_to, refuse_change};
 
 /// How much is written at once where zeroes have to be written.

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use self::descriptor::{Extent, Kind};
 use self::sparse::Sparse;
-use super::open::open_file;
+use super::file::open_file;
 use super::{Disk, DiskError, Format, ImageError, SECTOR, check_range, read_up_to, refuse_change};
 
 /// A sparse extent begins with this.
