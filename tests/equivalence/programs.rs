@@ -9,7 +9,6 @@ use crate::harness::{guest, guest_script, host_script};
 /// Checks that fail in guests so far, and why. One that passes again is to be taken off the list.
 #[rustfmt::skip]
 const KNOWN_FAILURES: &[(&str, &str)] = &[
-    ("alignment-check",    "EFLAGS.AC does not make unaligned accesses of programs fault"),
     ("fault-frames-flags", "flags that the faulting instruction would have overwritten are not in the frame"),
 ];
 
