@@ -87,6 +87,9 @@ fn open_qcow2(file: File, path: &Path, write: bool) -> Result<Arc<dyn Disk>, Dis
 fn open_layer(file: File, path: &Path, write: bool, above: &mut Vec<(u64, u64)>) -> Result<Layer, DiskError> {
     let told = |error| refuse(path, Format::Qcow2, error);
     let (file, header) = usable(file, path, write)?;
+    if write {
+        qcow2::check_refcounts(&file, &header).map_err(told)?;
+    }
     above.push(identity(&file.metadata().map_err(|error| told(error.into()))?));
     let backing = match &header.backing {
         None => None,

@@ -13,6 +13,7 @@
 
 pub(crate) mod create;
 pub(crate) mod header;
+mod refcounts;
 mod repair;
 
 use std::fs::File;
@@ -47,6 +48,11 @@ pub(crate) fn layer(file: File, backing: Option<Layer>, write: bool) -> Result<L
 pub(crate) fn repair(file: &File, header: &Header) -> Result<(), ImageError> {
     check_writable(header)?;
     repair::rebuild_refcounts(file, header)
+}
+
+/// Refuses an image that would give its own tables away. Its writer has not been killed, or it has been repaired.
+pub(crate) fn check_refcounts(file: &File, header: &Header) -> Result<(), ImageError> {
+    refcounts::check(file, header)
 }
 
 /// Refuses what we could damage.

@@ -34,6 +34,10 @@ pub(crate) struct Header {
     pub(super) cluster_bits: u32,
     pub(super) l1_entries: u64,
     pub(super) l1_table_offset: u64,
+    pub(super) refcount_table_offset: u64,
+    pub(super) refcount_table_clusters: u64,
+    /// log2 of a count's bits.
+    pub(super) refcount_order: u32,
     pub(super) version: u32,
     pub(super) snapshots: u32,
     pub(crate) dirty: bool,
@@ -69,23 +73,29 @@ impl Header {
         if be32(&head, 32) != 0 {
             return Err(ImageError::Unsupported("it is encrypted, which popf does not support"));
         }
-        let (features, header_length) = match version {
-            2 => (0, 72),
+        let (features, header_length, refcount_order) = match version {
+            2 => (0, 72, 4),
             _ if read < LENGTH => return Err(ImageError::Damaged("it ends within its header")),
-            _ => (be64(&head, 72), u64::from(be32(&head, 100))),
+            _ => (be64(&head, 72), u64::from(be32(&head, 100)), be32(&head, 96)),
         };
+        if refcount_order > 6 {
+            return Err(ImageError::Damaged("its reference counts have an impossible size"));
+        }
         check_features(features)?;
         let header = Self {
             cluster_bits,
             l1_entries: u64::from(be32(&head, 36)),
             l1_table_offset: be64(&head, 40),
+            refcount_table_offset: be64(&head, 48),
+            refcount_table_clusters: u64::from(be32(&head, 56)),
+            refcount_order,
             version,
             snapshots: be32(&head, 60),
             dirty: features & DIRTY != 0,
             size: be64(&head, 24),
             backing: None,
         };
-        header.check_tables(length, be64(&head, 48), u64::from(be32(&head, 56)))?;
+        header.check_tables(length)?;
         let backing = match be64(&head, 8) {
             0 => None,
             offset => Some(header.read_backing(file, offset, be32(&head, 16), header_length)?),
@@ -102,7 +112,7 @@ impl Header {
         self.cluster_size() / 8
     }
 
-    fn check_tables(&self, file: u64, refcounts: u64, refcount_clusters: u64) -> Result<(), ImageError> {
+    fn check_tables(&self, file: u64) -> Result<(), ImageError> {
         let table = |offset: u64, bytes: u64| {
             offset.is_multiple_of(self.cluster_size())
                 && offset.checked_add(bytes).is_some_and(|end| end <= file)
@@ -112,11 +122,14 @@ impl Header {
         if self.l1_entries < self.size.div_ceil(per_table) {
             return Err(ImageError::Damaged("its first table does not cover the disk"));
         }
-        let refcount_bytes = refcount_clusters << self.cluster_bits;
+        let refcount_bytes = self.refcount_table_clusters << self.cluster_bits;
         if l1 > L1_MAX || refcount_bytes > REFCOUNT_TABLE_MAX {
             return Err(ImageError::Damaged("its tables are larger than any image's"));
         }
-        if !table(self.l1_table_offset, l1) || refcount_bytes == 0 || !table(refcounts, refcount_bytes) {
+        if !table(self.l1_table_offset, l1)
+            || refcount_bytes == 0
+            || !table(self.refcount_table_offset, refcount_bytes)
+        {
             return Err(ImageError::Damaged("a table lies outside the file, which may have been cut short"));
         }
         Ok(())
