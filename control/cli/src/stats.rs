@@ -1,4 +1,4 @@
-//! `--stats`: what made the guest leave guest code, and what that cost.
+//! `--stats`: what made the guest leave guest code, what that cost, and what the engine did meanwhile.
 
 use std::io::{self, Write};
 
@@ -27,6 +27,12 @@ pub fn print(processors: &[Statistics]) {
                 counter.cycles / counter.count.max(1),
                 row.cause,
             ));
+        }
+        if !statistics.engine.is_empty() {
+            text.push_str("of the engine's own:\n");
+        }
+        for (what, count) in &statistics.engine {
+            text.push_str(&format!("{count:>12}  {what}\n"));
         }
     }
     // With standard error closed there is nobody to tell.

@@ -86,6 +86,17 @@ pub struct Cache {
     start: usize,
     used: usize,
     generation: u64,
+    instructions: u64,
+}
+
+/// What has gone through the cache.
+pub struct Size {
+    /// Guest instructions translated, in all.
+    pub instructions: u64,
+    /// Bytes of code that are there now.
+    pub bytes: u64,
+    /// How often everything was thrown away.
+    pub emptied: u64,
 }
 
 impl Cache {
@@ -128,6 +139,7 @@ impl Cache {
             start,
             used: start,
             generation: 0,
+            instructions: 0,
         };
         for view in 0..VIEWS {
             cache.clear_view(view);
@@ -219,6 +231,7 @@ impl Cache {
         let mut sources = sources_of(&source, &list, end);
         let live = live_at_end(guest, &source, &list, end, &mut sources);
         decode::mark_live_flags(&mut list, mode, live);
+        self.instructions += list.len() as u64;
         let live_in = list.first().map_or(flags::ALL, |i| i.live_before);
         Ok(self.install(&source, &code, &list, end, live_in, sources))
     }
@@ -412,6 +425,12 @@ impl Cache {
         if victim[1] == entry {
             *victim = [0, self.miss];
         }
+    }
+
+    /// What has gone through it so far.
+    pub fn size(&self) -> Size {
+        let bytes = (self.used - self.start) as u64;
+        Size { instructions: self.instructions, bytes, emptied: self.generation }
     }
 
     /// Empties the cache. No guest code may be half-way through a block.

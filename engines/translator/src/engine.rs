@@ -65,7 +65,7 @@ pub struct Translator {
     counters: Counters,
 }
 
-/// How often guest code was left for what, for the log.
+/// How often guest code was left for what, and what was forgotten.
 #[derive(Debug, Default)]
 struct Counters {
     missed_jumps: u64,
@@ -74,6 +74,7 @@ struct Counters {
     links: u64,
     callouts: u64,
     translations: u64,
+    /// Of a page, of an address space, of everything.
     flushes: [u64; 3],
 }
 
@@ -319,11 +320,30 @@ impl Engine for Translator {
     fn kicker(&self) -> Arc<dyn Kick> {
         self.kick.clone()
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Counters { missed_jumps, slow_accesses, slow_executions, links, callouts, translations, flushes } =
+            self.counters;
+        let size = self.cache.size();
+        vec![
+            ("blocks translated", translations),
+            ("instructions translated", size.instructions),
+            ("bytes of translated code in the cache", size.bytes),
+            ("times the cache was emptied", size.emptied),
+            ("direct jumps linked", links),
+            ("indirect jumps that found no block", missed_jumps),
+            ("callouts to the monitor", callouts),
+            ("accesses that missed the software TLB", slow_accesses),
+            ("instructions run apart from their block", slow_executions),
+            ("flushes of a page", flushes[0]),
+            ("flushes of an address space", flushes[1]),
+            ("flushes of all pages", flushes[2]),
+        ]
+    }
 }
 
 impl Drop for Translator {
     fn drop(&mut self) {
         self.kick.detach();
-        tracing::info!(counters = ?self.counters, "translator ends");
     }
 }

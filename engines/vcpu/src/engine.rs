@@ -36,6 +36,11 @@ pub trait Engine: Send {
     /// A handle by which any thread makes [`Engine::run`] return [`Exit::Kicked`] soon. A kick that arrives
     /// between two runs is kept for the next.
     fn kicker(&self) -> Arc<dyn Kick>;
+
+    /// What it has counted of its own work since it was made, each with what it is, for people to read.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// See [`Engine::kicker`].

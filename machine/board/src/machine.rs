@@ -378,7 +378,7 @@ impl Machine {
 
     /// What made each vCPU leave guest code so far.
     pub fn statistics(&self) -> Vec<Statistics> {
-        self.processors.iter().map(|processor| processor.dispatcher.statistics().clone()).collect()
+        self.processors.iter().map(|processor| processor.dispatcher.statistics()).collect()
     }
 }
 

@@ -99,9 +99,11 @@ impl Dispatcher {
         &mut *self.engine
     }
 
-    /// Exits counted so far.
-    pub fn statistics(&self) -> &Statistics {
-        &self.statistics
+    /// What was counted so far, the engine's own counters among it.
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = self.statistics.clone();
+        statistics.engine = self.engine.counters();
+        statistics
     }
 
     /// Runs the vCPU until it stops.

@@ -60,6 +60,8 @@ pub struct Statistics {
     pub engine_cycles: u64,
     /// Cycles spent outside it, waiting for interrupts included.
     pub monitor_cycles: u64,
+    /// What the engine has counted of its own work (`vcpu::Engine::counters`).
+    pub engine: Vec<(&'static str, u64)>,
 }
 
 /// A line of a listing.
@@ -81,6 +83,7 @@ impl Default for Statistics {
             routines: Box::new([Counter::default(); ROUTINES]),
             engine_cycles: 0,
             monitor_cycles: 0,
+            engine: Vec::new(),
         }
     }
 }

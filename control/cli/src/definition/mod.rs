@@ -147,7 +147,7 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_sandbox: Option<bool>,
 
-    /// When the guest has ended, list what made it leave guest code, on standard error.
+    /// When the guest has ended, list what made it leave guest code, and what the engine did, on standard error.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<bool>,
