@@ -23,6 +23,9 @@ const INCOMPATIBLE_FEATURES: u64 = 72;
 pub(super) const LENGTH: usize = 104;
 /// Header extension: the backing file's format.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Header extension: names for feature bits, each of so many bytes.
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const FEATURE_NAME: usize = 48;
 /// QEMU's limits, which are far above what any image needs.
 const L1_MAX: u64 = 32 << 20;
 const REFCOUNT_TABLE_MAX: u64 = 8 << 20;
@@ -96,9 +99,12 @@ impl Header {
             backing: None,
         };
         header.check_tables(length)?;
+        let mut cluster = vec![0; header.cluster_size() as usize];
+        read_up_to(file, &mut cluster)?;
+        let extensions = extensions(&cluster, header_length)?;
         let backing = match be64(&head, 8) {
             0 => None,
-            offset => Some(header.read_backing(file, offset, be32(&head, 16), header_length)?),
+            offset => Some(Self::read_backing(&cluster, &extensions, offset, be32(&head, 16))?),
         };
         Ok(Self { backing, ..header })
     }
@@ -135,9 +141,12 @@ impl Header {
         Ok(())
     }
 
-    fn read_backing(&self, file: &File, name: u64, length: u32, header: u64) -> Result<Backing, ImageError> {
-        let mut cluster = vec![0; self.cluster_size() as usize];
-        read_up_to(file, &mut cluster)?;
+    fn read_backing(
+        cluster: &[u8],
+        extensions: &[(u32, &[u8])],
+        name: u64,
+        length: u32,
+    ) -> Result<Backing, ImageError> {
         let damaged = ImageError::Damaged("the name of its backing file is not where it should be");
         let length = length as usize;
         let range = usize::try_from(name).ok().and_then(|start| Some(start..start.checked_add(length)?));
@@ -148,7 +157,8 @@ impl Header {
         if name.contains('\0') {
             return Err(ImageError::Damaged("the name of its backing file has a NUL in it"));
         }
-        let format = match extension(&cluster, header, BACKING_FORMAT)? {
+        let format = extensions.iter().find(|(kind, _)| *kind == BACKING_FORMAT).map(|(_, data)| *data);
+        let format = match format {
             Some(b"raw" | b"file" | b"host_device") => Format::Raw,
             Some(b"qcow2") => Format::Qcow2,
             Some(_) => {
@@ -185,23 +195,26 @@ fn check_features(features: u64) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// A header extension's data.
-fn extension(cluster: &[u8], mut at: u64, wanted: u32) -> Result<Option<&[u8]>, ImageError> {
+/// The header extensions, with their types.
+fn extensions(cluster: &[u8], mut at: u64) -> Result<Vec<(u32, &[u8])>, ImageError> {
     let damaged = || ImageError::Damaged("its header extensions do not end");
+    let mut list = Vec::new();
     loop {
         let start = usize::try_from(at).map_err(|_| damaged())?;
         let head = start.checked_add(8).and_then(|end| cluster.get(start..end)).ok_or_else(damaged)?;
         let (kind, length) = (be32(head, 0), be32(head, 4) as usize);
         if kind == 0 {
-            return Ok(None);
+            return Ok(list);
         }
         let data = (start + 8)
             .checked_add(length)
             .and_then(|end| cluster.get(start + 8..end))
             .ok_or_else(damaged)?;
-        if kind == wanted {
-            return Ok(Some(data));
+        if kind == FEATURE_NAMES && !length.is_multiple_of(FEATURE_NAME) {
+            // The driver would read past the end of the last name.
+            return Err(ImageError::Damaged("its list of features ends within a name"));
         }
+        list.push((kind, data));
         at = (start + 8 + length.next_multiple_of(8)) as u64;
     }
 }
@@ -223,4 +236,29 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
 
 pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_are_whole_and_end() {
+        let extension = |kind: u32, length: u32, room: usize| {
+            let mut bytes = [kind.to_be_bytes(), length.to_be_bytes()].concat();
+            bytes.resize(8 + room, 1);
+            bytes
+        };
+        let list = |parts: &[Vec<u8>]| extensions(&parts.concat(), 0).map(|list| list.len());
+        let end = vec![0; 8];
+        let (names, other) = (extension(FEATURE_NAMES, 96, 96), extension(7, 5, 8));
+        assert_eq!(list(&[other.clone(), names, end.clone()]).ok(), Some(2));
+        for (parts, why) in [
+            (&[other.clone()][..], "do not end"),
+            (&[extension(7, u32::MAX, 0), end.clone()], "do not end"),
+            (&[other, extension(FEATURE_NAMES, 49, 56), end], "within a name"),
+        ] {
+            assert!(list(parts).unwrap_err().to_string().contains(why), "{parts:?}");
+        }
+    }
 }
