@@ -1,6 +1,6 @@
 //! Guest images: built from Debian packages, cached by content.
 //!
-//! `popf run busybox` needs a kernel and a root file system, and popf ships neither. [`build`] makes them out of
+//! `popf run busybox` needs a kernel and a root file system, and popf ships neither. [`build()`] makes them out of
 //! what Debian signs, through the host's own apt, without privileges; [`find`] returns what was built. There are two
 //! kinds:
 //!
