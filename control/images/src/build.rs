@@ -47,7 +47,10 @@ pub fn build(name: &str, options: &BuildOptions, progress: &mut dyn Progress) ->
     let reused = existing.and_then(|(manifest, directory)| reuse(recipe, &manifest, &directory, &target));
     let packages = match reused {
         Some(packages) => packages,
-        None => fetch(recipe, options, workshop.path(), &target, progress)?,
+        None => {
+            let (tools, cancel) = (&options.tools, &options.cancel);
+            recipe.fetch(&Site { tools, cancel, workshop: workshop.path(), target: &target }, progress)?
+        }
     };
     options.cancel.check()?;
     progress.begin("writing initramfs", None);
@@ -57,16 +60,6 @@ pub fn build(name: &str, options: &BuildOptions, progress: &mut dyn Progress) ->
     let image = cache.commit(&lock, recipe, &target, manifest)?;
     progress.end();
     Ok(image)
-}
-
-fn fetch(
-    recipe: &dyn Recipe,
-    options: &BuildOptions,
-    workshop: &Path,
-    target: &Path,
-    progress: &mut dyn Progress,
-) -> Result<Vec<Package>> {
-    recipe.fetch(&Site { tools: &options.tools, cancel: &options.cancel, workshop, target }, progress)
 }
 
 /// The packages of an image whose base another popf made in this one's way, its files put into `target`, if they

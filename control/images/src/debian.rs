@@ -90,7 +90,7 @@ impl Recipe for Debian {
             (&tools.fakeroot, "fakeroot"),
             (Path::new(KEYRING), "debian-archive-keyring"),
         ])?;
-        if !tools::is_root() && tools::locate(&tools.fakechroot).is_none() {
+        if host::process::user_id() != 0 && tools::locate(&tools.fakechroot).is_none() {
             tools::find([(&tools.newuidmap, "uidmap")])?;
         }
         let archive = workshop.join("root.tar");

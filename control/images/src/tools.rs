@@ -1,9 +1,8 @@
 //! The programs of the host that images are made with.
 
 use crate::error::{Error, Result};
-use std::os::unix::fs::MetadataExt;
+use std::env;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 /// Where they are: names, to be looked up along PATH and in /usr/sbin, or paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,11 +54,6 @@ pub(crate) fn find<const N: usize>(programs: [(&Path, &'static str); N]) -> Resu
         programs: missing.iter().map(|(_, program, _)| program.display().to_string()).collect(),
         packages: missing.iter().map(|(.., package)| *package).collect(),
     })
-}
-
-/// Whether this process is root's, as the kernel shows it.
-pub(crate) fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
 pub(crate) fn locate(program: &Path) -> Option<PathBuf> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use board::SerialKind;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,17 @@ pub enum SerialArg {
     Null,
     /// What the guest sends, to a file.
     File(PathBuf),
+}
+
+impl SerialArg {
+    /// What the back-end calls it.
+    pub fn kind(&self) -> SerialKind {
+        match self {
+            Self::Stdio => SerialKind::Stdio,
+            Self::Null => SerialKind::Null,
+            Self::File(path) => SerialKind::File(path.clone()),
+        }
+    }
 }
 
 impl FromStr for SerialArg {

@@ -54,9 +54,7 @@ impl Guest {
 fn console(definition: &Definition) -> Line {
     match definition.serial() {
         None if definition.detached() => Line::ConsoleLog,
-        None | Some(SerialArg::Stdio) => Line::Kind(SerialKind::Stdio),
-        Some(SerialArg::Null) => Line::Kind(SerialKind::Null),
-        Some(SerialArg::File(path)) => Line::Kind(SerialKind::File(path.clone())),
+        given => Line::Kind(given.unwrap_or(&SerialArg::Stdio).kind()),
     }
 }
 

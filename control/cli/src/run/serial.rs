@@ -76,14 +76,9 @@ impl Lines {
         ports: &[PortSpec],
         control: &Control,
     ) -> Result<Arc<Console>, CliError> {
-        let kind = match console {
-            SerialArg::Stdio => SerialKind::Stdio,
-            SerialArg::Null => SerialKind::Null,
-            SerialArg::File(path) => SerialKind::File(path.clone()),
-        };
         let port = |port: &PortSpec| NamedPort { name: port.name.to_string(), kind: port.to.0.clone() };
         let ports: Vec<_> = ports.iter().map(port).collect();
-        let opened = Console::open(&kind, &ports, ends(control)).map_err(|error| {
+        let opened = Console::open(&console.kind(), &ports, ends(control)).map_err(|error| {
             let failure = if matches!(error, ConsoleError::TooMany) { Failure::Usage } else { Failure::Host };
             CliError::new(failure, "cannot open the console device").because(error)
         })?;

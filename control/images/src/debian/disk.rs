@@ -7,7 +7,6 @@ use crate::cancel::Cancel;
 use crate::error::{IoContext, Result};
 use crate::progress::Progress;
 use crate::running::{Errors, Running};
-use crate::tools;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -52,7 +51,7 @@ pub(super) fn make(
     progress.begin("making the disk", None);
     fs::create_dir(tree).at("create", tree)?;
     File::create_new(disk).and_then(|file| file.set_len(SIZE)).at("create", disk)?;
-    let root = tools::is_root();
+    let root = host::process::user_id() == 0;
     let mut command = if root {
         Command::new("sh")
     } else {
