@@ -61,7 +61,7 @@ fn files_that_are_no_kernels() {
     let mut old = image;
     old[0x206] = 3;
     let old = files.write("old", &old);
-    refused(&["run", "--kernel", &old], 65, &["boot protocol", "2.12"]);
+    refused(&["run", "--kernel", &old], 65, &["boot protocol", "2.10"]);
 }
 
 #[test]

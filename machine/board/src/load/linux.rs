@@ -1,6 +1,6 @@
-//! Linux bzImage by its 64-bit boot protocol (Documentation/arch/x86/boot.rst and zero-page.rst in the Linux
-//! source). Field names and offsets are those documents'. EFI hand-over, setup_data and kernels of 32 bits are not
-//! supported.
+//! Linux bzImage by its boot protocol (Documentation/arch/x86/boot.rst and zero-page.rst in the Linux source): the
+//! 64-bit entry where the kernel has one, else the 32-bit entry. Field names and offsets are those documents'. EFI
+//! hand-over, setup_data and the 16-bit entry are not supported.
 
 use super::bytes::{put, slice, u16_at, u32_at, u64_at};
 use super::place::Placer;
@@ -15,8 +15,10 @@ const SETUP_HEADER: usize = 0x1f1;
 const SETUP_HEADER_END: usize = 0x290;
 /// `init_size`, the last field read here, ends at this offset.
 const FIELDS_END: u64 = 0x264;
+/// 2.10 brought `pref_address` and `init_size`.
+const OLDEST: u16 = 0x20a;
 /// 2.12 brought `xloadflags`, which says whether there is a 64-bit entry.
-const OLDEST: u16 = 0x20c;
+const WITH_XLOADFLAGS: u16 = 0x20c;
 const XLF_KERNEL_64: u16 = 1;
 const LOADED_HIGH: u8 = 1;
 const KEEP_SEGMENTS: u8 = 1 << 6;
@@ -54,6 +56,8 @@ struct Header {
     pref_address: u64,
     init_size: u64,
     version: u16,
+    /// Whether it is entered in 64-bit mode, [`ENTRY_64`] behind its start; else in protected mode, at its start.
+    entry_64: bool,
 }
 
 impl Header {
@@ -62,15 +66,10 @@ impl Header {
         let version = u16_at(sector, 0x206);
         if version < OLDEST {
             return Err(LoadError::Unsupported(format!(
-                "its boot protocol is {}.{:02}, popf needs 2.12 (Linux 3.8) or later",
+                "its boot protocol is {}.{:02}, popf needs 2.10 (Linux 2.6.31) or later",
                 version >> 8,
                 version & 0xff
             )));
-        }
-        if u16_at(sector, 0x236) & XLF_KERNEL_64 == 0 {
-            return Err(LoadError::Unsupported(
-                "it has no 64-bit entry point (a 32-bit Linux kernel?)".into(),
-            ));
         }
         let setup_sects = match sector[SETUP_HEADER] {
             0 => 4,
@@ -86,12 +85,13 @@ impl Header {
             pref_address: u64_at(sector, 0x258),
             init_size: u64::from(u32_at(sector, 0x260)),
             version,
+            entry_64: version >= WITH_XLOADFLAGS && u16_at(sector, 0x236) & XLF_KERNEL_64 != 0,
         };
         if !header.kernel_alignment.is_power_of_two() {
             return Err(LoadError::Malformed("its alignment is not a power of two"));
         }
-        if header.kernel_len <= ENTRY_64 {
-            return Err(LoadError::Malformed("it has no 64-bit code"));
+        if header.kernel_len <= if header.entry_64 { ENTRY_64 } else { 0 } {
+            return Err(LoadError::Malformed("it has no code at its entry point"));
         }
         Ok(header)
     }
@@ -143,12 +143,21 @@ pub(super) fn load<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
     let mut pieces = vec![Piece { gpa: start, bytes: kernel.into() }];
     let initrd = place_initrd(request.modules, &header, &mut placer, &mut pieces)?;
 
-    let (mut cpu, tables) = entry::long64(GDT, PAGE_TABLES, start + ENTRY_64);
+    let mut cpu = if header.entry_64 {
+        let (cpu, tables) = entry::long64(GDT, PAGE_TABLES, start + ENTRY_64);
+        pieces.extend(tables);
+        cpu
+    } else {
+        // Below 4 GiB, as `address` has seen to.
+        let (cpu, gdt) = entry::protected32(GDT, start as u32);
+        pieces.push(gdt);
+        cpu
+    };
     cpu.gpr[x86::register::gpr::RSI] = BOOT_PARAMS;
     cpu.gpr[x86::register::gpr::RSP] = STACK_TOP;
-    pieces.extend(tables);
     pieces.push(Piece { gpa: CMDLINE, bytes: cmdline.into() });
-    pieces.push(Piece { gpa: BOOT_PARAMS, bytes: boot_params(file, &header, initrd, request).into() });
+    let params = boot_params(file, &header, start, initrd, request);
+    pieces.push(Piece { gpa: BOOT_PARAMS, bytes: params.into() });
     Ok(Loaded { pieces, cpu, format: Format::Linux })
 }
 
@@ -175,7 +184,7 @@ fn place_initrd<'a>(
 }
 
 /// The "zero page": the setup header as it came, and what a boot loader fills in.
-fn boot_params(file: &[u8], header: &Header, initrd: (u64, u64), request: &Request) -> Vec<u8> {
+fn boot_params(file: &[u8], header: &Header, start: u64, initrd: (u64, u64), request: &Request) -> Vec<u8> {
     let mut params = vec![0; BOOT_PARAMS_LEN];
     // The byte at 0x201 is the operand of the jump over the header, so it tells where the header ends. What lies
     // beyond the fields read here may be cut off; `Header::parse` has seen the rest.
@@ -187,6 +196,7 @@ fn boot_params(file: &[u8], header: &Header, initrd: (u64, u64), request: &Reque
     put(&mut params, 0x1fa, &0xffff_u16.to_le_bytes()); // vid_mode: normal
     params[0x210] = LOADER_UNDEFINED;
     params[0x211] = params[0x211] & !(CAN_USE_HEAP | KEEP_SEGMENTS) | LOADED_HIGH;
+    put(&mut params, 0x214, &(start as u32).to_le_bytes()); // code32_start
     put(&mut params, 0x218, &(initrd.0 as u32).to_le_bytes()); // ramdisk_image
     put(&mut params, 0x21c, &(initrd.1 as u32).to_le_bytes()); // ramdisk_size
     put(&mut params, 0x0c0, &((initrd.0 >> 32) as u32).to_le_bytes()); // ext_ramdisk_image

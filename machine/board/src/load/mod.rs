@@ -2,9 +2,9 @@
 //! instruction. Nothing here touches a machine: the result is a list of [`Piece`]s and a [`CpuState`], so that
 //! every loader is a pure function that tests and fuzzers can call with any bytes.
 //!
-//! Formats: Linux bzImage by the 64-bit boot protocol, ELF with the Xen PVH entry note, and multiboot 1. A plain
+//! Formats: Linux bzImage by the 64- and 32-bit boot protocol, ELF with the Xen PVH entry note, and multiboot 1. A plain
 //! ELF without either note says nothing about how it wants to be entered and is refused; so are 16-bit boot
-//! sectors and kernels of boot protocols before 2.12.
+//! sectors and kernels of boot protocols before 2.10.
 
 mod bytes;
 mod elf;
@@ -64,7 +64,7 @@ pub struct Loaded<'a> {
 /// How a kernel is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Linux boot protocol, 64-bit entry.
+    /// Linux boot protocol.
     Linux,
     /// PVH.
     Pvh,

@@ -140,6 +140,28 @@ fn linux_zero_page_follows_the_protocol() {
 }
 
 #[test]
+fn linux_of_32_bits_starts_in_protected_mode() {
+    // Without the bit that promises a 64-bit entry, and from before there was one.
+    for (version, flags) in [(0x20f_u16, 0_u16), (0x20a, 1)] {
+        let (mut file, map) = (bz_image(), map(64));
+        put(&mut file, 0x206, &version.to_le_bytes());
+        put(&mut file, 0x236, &flags.to_le_bytes());
+        let loaded = load(&request(&file, &map)).unwrap();
+        check(&loaded, &map);
+        let cpu = &loaded.cpu;
+        assert_eq!((cpu.mode(), cpu.rip), (Mode::Protected32, 16 * MIB));
+        // The protocol wants these registers clear, flat segments of these selectors, and interrupts off.
+        assert_eq!([gpr::RBP, gpr::RDI, gpr::RBX].map(|register| cpu.gpr[register]), [0; 3]);
+        let selectors = cpu.segments.map(|segment| (segment.selector, segment.base, segment.limit));
+        assert_eq!(selectors, [0x18, 0x10, 0x18, 0x18, 0x18, 0x18].map(|selector| (selector, 0, u32::MAX)));
+        assert!(!cpu.rflags.contains(x86::Rflags::IF));
+        let params = at(&loaded, cpu.gpr[gpr::RSI]);
+        assert_eq!((&params[0x202..0x206], u32_at(params, 0x214)), (&b"HdrS"[..], 16 << 20));
+        assert_eq!(at(&loaded, 16 * MIB)[0], 0x90);
+    }
+}
+
+#[test]
 fn linux_goes_lower_when_the_preferred_address_has_no_room() {
     let (file, small) = (bz_image(), map(16));
     let loaded = load(&request(&file, &small)).unwrap();
@@ -160,10 +182,8 @@ fn linux_refuses_what_it_cannot_start() {
         change(&mut file);
         load(&request(&file, &map)).map(|_| ()).unwrap_err()
     };
-    let old = broken(&|file| file[0x206] = 0x0b);
-    assert!(matches!(&old, LoadError::Unsupported(why) if why.contains("2.11")), "{old}");
-    let narrow = broken(&|file| file[0x236] = 0);
-    assert!(matches!(&narrow, LoadError::Unsupported(why) if why.contains("64-bit")), "{narrow}");
+    let old = broken(&|file| file[0x206] = 0x09);
+    assert!(matches!(&old, LoadError::Unsupported(why) if why.contains("2.09")), "{old}");
     assert!(matches!(broken(&|file| file[0x230] = 3), LoadError::Malformed(_)));
     assert!(matches!(broken(&|file| put(file, 0x1f4, &[0; 4])), LoadError::Malformed(_)));
     assert_eq!(
