@@ -2,8 +2,8 @@
 //! of ours, so that neither root nor fresh package lists are needed and the host's are never touched.
 //!
 //! The options are those of apt.conf(5). What the host hooks onto an update (cleaning its cache, telling its
-//! software centre) is left out, as are the lists that only other programs read. Not modelled: sources, and
-//! architectures other than the guest's.
+//! software centre) is left out, as are the lists that only other programs read. The host's dpkg need not know the
+//! guest's architecture. Not modelled: sources, and guests of several architectures.
 
 use crate::cancel::Cancel;
 use crate::error::{Error, IoContext, Result};
@@ -16,8 +16,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The guest's, whatever the host's.
-const ARCHITECTURE: &str = "amd64";
 /// Read after the host's configuration; only there can a setting be cleared.
 const CONFIGURATION: &str = r#"#clear APT::Update;
 #clear Acquire::IndexTargets;
@@ -52,19 +50,42 @@ pub(crate) struct IndexTarget {
     pub(crate) component: String,
 }
 
+/// The guest's architecture, whatever the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    Amd64,
+    I386,
+}
+
+impl Architecture {
+    /// As Debian calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::I386 => "i386",
+        }
+    }
+}
+
 /// apt with a private state directory.
 #[derive(Debug)]
 pub(crate) struct Apt {
     tools: Tools,
     cancel: Cancel,
     directory: PathBuf,
+    architecture: Architecture,
     /// What the update said, for when a package is missing.
     complaints: String,
 }
 
 impl Apt {
     /// Sets an empty state up in `directory`.
-    pub(crate) fn new(tools: &Tools, cancel: &Cancel, directory: &Path) -> Result<Self> {
+    pub(crate) fn new(
+        tools: &Tools,
+        cancel: &Cancel,
+        directory: &Path,
+        architecture: Architecture,
+    ) -> Result<Self> {
         for sub in ["lists/partial", "cache/archives/partial"] {
             let path = directory.join(sub);
             fs::create_dir_all(&path).at("create", &path)?;
@@ -77,6 +98,7 @@ impl Apt {
             tools: tools.clone(),
             cancel: cancel.clone(),
             directory: directory.to_owned(),
+            architecture,
             complaints: String::new(),
         })
     }
@@ -187,8 +209,8 @@ impl Apt {
         for setting in [
             // As root, apt would change to a user who cannot enter a private directory.
             "APT::Sandbox::User=root".to_owned(),
-            format!("APT::Architecture={ARCHITECTURE}"),
-            format!("APT::Architectures={ARCHITECTURE}"),
+            format!("APT::Architecture={}", self.architecture.name()),
+            format!("APT::Architectures={}", self.architecture.name()),
         ] {
             command.arg("-o").arg(setting);
         }
@@ -355,7 +377,8 @@ mod tests {
     fn a_host_without_apt_is_told_what_to_pass() {
         let directory = tempfile::tempdir().unwrap();
         let tools = Tools { apt_get: directory.path().join("apt-get"), ..Tools::default() };
-        let mut apt = Apt::new(&tools, &Cancel::default(), &directory.path().join("apt")).unwrap();
+        let path = directory.path().join("apt");
+        let mut apt = Apt::new(&tools, &Cancel::default(), &path, Architecture::Amd64).unwrap();
         let error = apt.update(&mut crate::progress::Silent).unwrap_err();
         assert!(matches!(error, Error::NoApt { .. }));
         assert!(error.to_string().contains("popf run --kernel F --initrd F"), "{error}");

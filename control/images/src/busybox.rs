@@ -1,9 +1,12 @@
-//! The image `busybox`: Debian's cloud kernel and its statically linked busybox, and nothing else.
+//! The busybox images: one of Debian's kernels and its statically linked busybox, and nothing else.
 //!
 //! Neither package is installed: one file is taken out of each. The kernel's modules are left out, as all that
 //! the board has drivers are needed for is built in.
+//!
+//! There is one image for each kind of kernel: Debian's for clouds, and those for 32-bit processors with and without
+//! PAE (page tables of three and of two levels).
 
-use crate::apt::{Apt, Description, dependencies};
+use crate::apt::{Apt, Architecture, Description, dependencies};
 use crate::deb::{Wanted, extract};
 use crate::error::{Error, IoContext, PackageError, Result};
 use crate::initramfs;
@@ -18,23 +21,31 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub(crate) const NAME: &str = "busybox";
 /// The busybox program.
 const BUSYBOX: &str = "busybox";
-
-/// Depends on the current kernel of its kind.
-const META_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 const KERNEL_LIMIT: u64 = 256 << 20;
 const BUSYBOX_LIMIT: u64 = 32 << 20;
 
-/// The recipe.
+/// The recipe for one kernel.
 #[derive(Debug)]
-pub(crate) struct Busybox;
+pub(crate) struct Busybox {
+    name: &'static str,
+    /// How Debian calls the kind of kernel. Its package depends on the current kernel of the kind.
+    flavour: &'static str,
+    architecture: Architecture,
+}
+
+pub(crate) const CLOUD: Busybox =
+    Busybox { name: "busybox", flavour: "cloud-amd64", architecture: Architecture::Amd64 };
+pub(crate) const I686_PAE: Busybox =
+    Busybox { name: "busybox-686-pae", flavour: "686-pae", architecture: Architecture::I386 };
+pub(crate) const I686: Busybox =
+    Busybox { name: "busybox-686", flavour: "686", architecture: Architecture::I386 };
 
 impl Recipe for Busybox {
     fn name(&self) -> &'static str {
-        NAME
+        self.name
     }
 
     fn cmdline(&self) -> &'static str {
@@ -53,57 +64,67 @@ impl Recipe for Busybox {
         None
     }
 
-    /// Files out of packages, as they are.
+    /// Files out of packages, as they are. The kernel's package names the architecture, too.
     fn base(&self) -> String {
-        hex(&Sha256::digest([META_PACKAGE, BUSYBOX_PACKAGE].join(" ")))
+        hex(&Sha256::digest([self.meta_package().as_str(), BUSYBOX_PACKAGE].join(" ")))
     }
 
     fn finish(&self) -> Result<String> {
-        let own = initramfs::write(&[], &[]).map_err(Error::Archive)?;
+        let own = initramfs::write(self.architecture, &[], &[]).map_err(Error::Archive)?;
         Ok(hex(&Sha256::digest(own)))
     }
 
     fn fetch(&self, site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
-        fetch(site, progress)
+        let Site { tools, cancel, workshop, target } = *site;
+        let mut apt = Apt::new(tools, cancel, &workshop.join("apt"), self.architecture)?;
+        apt.update(progress)?;
+        let meta = apt.describe(&self.meta_package())?;
+        let kernel_name = self
+            .kernel_package(&meta.depends)
+            .ok_or(Error::Description { package: self.meta_package(), field: "Depends" })?;
+        let kernel = apt.describe(kernel_name)?;
+        let busybox = apt.describe(BUSYBOX_PACKAGE)?;
+        let kernel_file = download(&apt, &kernel, &workshop.join("kernel"), progress)?;
+        let busybox_file = download(&apt, &busybox, &workshop.join("busybox"), progress)?;
+        progress.begin("unpacking", None);
+        let kernel_is =
+            |path: &str| path.strip_prefix("boot/vmlinuz-").is_some_and(|version| !version.contains('/'));
+        take(&kernel_file, "kernel (boot/vmlinuz-*)", kernel_is, KERNEL_LIMIT, &target.join(KERNEL))?;
+        let busybox_is = |path: &str| matches!(path, "bin/busybox" | "usr/bin/busybox");
+        let program = target.join(BUSYBOX);
+        take(&busybox_file, "program (bin/busybox)", busybox_is, BUSYBOX_LIMIT, &program)?;
+        if !is_program(&program, self.architecture)? {
+            let source = PackageError::Format("its busybox is no program for Linux on the guest's processor");
+            return Err(Error::Package { path: busybox_file, source });
+        }
+        progress.end();
+        Ok([kernel, busybox].map(|Description { name, version, .. }| Package { name, version }).to_vec())
     }
 
     fn initramfs(&self, target: &Path) -> Result<Vec<u8>> {
         let program = target.join(BUSYBOX);
         let busybox = fs::read(&program).at("read", &program)?;
         fs::set_permissions(&program, Permissions::from_mode(0o755)).at("make executable", &program)?;
-        initramfs::write(&busybox, &applet_links(&program)).map_err(Error::Archive)
+        initramfs::write(self.architecture, &busybox, &applet_links(&program)).map_err(Error::Archive)
     }
 }
 
-fn fetch(site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
-    let Site { tools, cancel, workshop, target } = *site;
-    let mut apt = Apt::new(tools, cancel, &workshop.join("apt"))?;
-    apt.update(progress)?;
-    let meta = apt.describe(META_PACKAGE)?;
-    let kernel_name = kernel_package(&meta.depends)
-        .ok_or(Error::Description { package: META_PACKAGE.to_owned(), field: "Depends" })?;
-    let kernel = apt.describe(kernel_name)?;
-    let busybox = apt.describe(BUSYBOX_PACKAGE)?;
-    let kernel_file = download(&apt, &kernel, &workshop.join("kernel"), progress)?;
-    let busybox_file = download(&apt, &busybox, &workshop.join("busybox"), progress)?;
-    progress.begin("unpacking", None);
-    let kernel_is =
-        |path: &str| path.strip_prefix("boot/vmlinuz-").is_some_and(|version| !version.contains('/'));
-    take(&kernel_file, "kernel (boot/vmlinuz-*)", kernel_is, KERNEL_LIMIT, &target.join(KERNEL))?;
-    let busybox_is = |path: &str| matches!(path, "bin/busybox" | "usr/bin/busybox");
-    let program = target.join(BUSYBOX);
-    take(&busybox_file, "program (bin/busybox)", busybox_is, BUSYBOX_LIMIT, &program)?;
-    if !is_amd64_program(&program)? {
-        let source = PackageError::Format("its busybox is no program for x86-64 Linux");
-        return Err(Error::Package { path: busybox_file, source });
+impl Busybox {
+    fn meta_package(&self) -> String {
+        format!("linux-image-{}", self.flavour)
     }
-    progress.end();
-    Ok([kernel, busybox].map(|Description { name, version, .. }| Package { name, version }).to_vec())
-}
 
-/// The kernel that the meta package stands for.
-fn kernel_package(depends: &str) -> Option<&str> {
-    dependencies(depends).find(|name| name.starts_with("linux-image-") && name.ends_with("-cloud-amd64"))
+    /// The kernel that the meta package stands for: its name has a version between the two parts of the meta
+    /// package's.
+    fn kernel_package<'a>(&self, depends: &'a str) -> Option<&'a str> {
+        let is_kernel = |name: &str| {
+            let version = name.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix(self.flavour));
+            version
+                .and_then(|rest| rest.strip_suffix('-'))
+                .is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+        };
+        dependencies(depends).find(|name| is_kernel(name))
+    }
 }
 
 /// The one file that apt puts into an empty directory, under a name that is apt's business.
@@ -129,11 +150,15 @@ fn take(package: &Path, what: &'static str, is: fn(&str) -> bool, limit: u64, to
         .map_err(|source| Error::Package { path: package.to_owned(), source })
 }
 
-/// By the ELF header: 64 bits, little-endian, EM_X86_64.
-fn is_amd64_program(path: &Path) -> Result<bool> {
+/// By the ELF header: little-endian, of the architecture's width and machine (EM_X86_64 or EM_386).
+fn is_program(path: &Path, architecture: Architecture) -> Result<bool> {
     let mut header = Vec::new();
     File::open(path).and_then(|file| file.take(20).read_to_end(&mut header)).at("read", path)?;
-    Ok(header.starts_with(b"\x7fELF\x02\x01") && header.get(18..20) == Some(&[62, 0]))
+    let (class, machine) = match architecture {
+        Architecture::Amd64 => (2, 62),
+        Architecture::I386 => (1, 3),
+    };
+    Ok(header.starts_with(&[0x7f, b'E', b'L', b'F', class, 1]) && header.get(18..20) == Some(&[machine, 0]))
 }
 
 /// Asks the program itself, which runs on this host as it does in the guest. Where it may not (a file system

@@ -37,7 +37,7 @@ cat "$host/$last"
 "#;
 
 fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Image> {
-    crate::build(NAME, options, progress)
+    crate::build(CLOUD.name, options, progress)
 }
 
 /// The programs above, in files.
@@ -124,7 +124,7 @@ impl Host {
         let left: Vec<_> =
             fs::read_dir(self.path("cache")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["lock"]);
-        assert_eq!(self.cache().find(NAME).unwrap(), None);
+        assert_eq!(self.cache().find(CLOUD.name).unwrap(), None);
     }
 }
 
@@ -150,7 +150,7 @@ fn packages_become_an_image() {
     let versions: Vec<&str> = image.packages.iter().map(|package| package.version.as_str()).collect();
     assert_eq!(versions, ["6.1-1", "1:1.3-4"]);
     image.verify().unwrap();
-    assert_eq!(host.cache().find(NAME).unwrap(), Some(image));
+    assert_eq!(host.cache().find(CLOUD.name).unwrap(), Some(image));
 }
 
 #[test]
@@ -172,15 +172,15 @@ fn another_recipe_needs_no_apt_either() {
     let image = build(&host.options, &mut Silent).unwrap();
     let manifest = image.directory().join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, text.replace(&Busybox.finish().unwrap(), "older")).unwrap();
-    assert_eq!(host.cache().find(NAME).unwrap(), None);
+    fs::write(&manifest, text.replace(&CLOUD.finish().unwrap(), "older")).unwrap();
+    assert_eq!(host.cache().find(CLOUD.name).unwrap(), None);
     let remade = build(&host.offline(), &mut Silent).unwrap();
     assert_eq!(remade, image);
     remade.verify().unwrap();
     // Unless the base is to be made in another way, or what would be reused is damaged.
-    fs::write(&manifest, text.replace(&Busybox.base(), "older")).unwrap();
+    fs::write(&manifest, text.replace(&CLOUD.base(), "older")).unwrap();
     assert!(matches!(build(&host.offline(), &mut Silent), Err(Error::NoApt { .. })));
-    fs::write(&manifest, text.replace(&Busybox.finish().unwrap(), "older")).unwrap();
+    fs::write(&manifest, text.replace(&CLOUD.finish().unwrap(), "older")).unwrap();
     fs::write(&image.kernel, b"A kernel").unwrap();
     assert!(matches!(build(&host.offline(), &mut Silent), Err(Error::NoApt { .. })));
     assert_eq!(build(&host.options, &mut Silent).unwrap(), image);
@@ -227,8 +227,15 @@ fn a_program_for_another_processor_is_refused() {
         let host = Host::new();
         let path = host.path("program");
         fs::write(&path, program).unwrap();
-        assert!(!is_amd64_program(&path).unwrap());
+        assert!(!is_program(&path, Architecture::Amd64).unwrap());
     }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("program");
+    fs::write(&path, PROGRAM).unwrap();
+    assert!(is_program(&path, Architecture::Amd64).unwrap());
+    assert!(!is_program(&path, Architecture::I386).unwrap());
+    fs::write(&path, b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0").unwrap();
+    assert!(is_program(&path, Architecture::I386).unwrap());
 }
 
 #[test]
@@ -236,7 +243,7 @@ fn a_missing_package_is_named() {
     let host = Host::new();
     fs::remove_file(host.path("linux-image-cloud-amd64")).unwrap();
     let error = build(&host.options, &mut Silent).unwrap_err();
-    assert!(matches!(&error, Error::NoPackage { package } if package == META_PACKAGE), "{error:?}");
+    assert!(matches!(&error, Error::NoPackage { package } if *package == CLOUD.meta_package()), "{error:?}");
     assert!(error.to_string().contains("popf run --kernel F --initrd F"), "{error}");
     host.assert_nothing_left();
 }
@@ -262,9 +269,13 @@ fn a_failed_source_does_no_harm_if_the_others_suffice() {
 #[test]
 fn the_meta_package_is_resolved() {
     let depends = "kmod, linux-image-amd64 | linux-image-6.12.1+deb13-cloud-amd64 (= 6.12.1-1), linux-headers-cloud-amd64";
-    assert_eq!(kernel_package(depends), Some("linux-image-6.12.1+deb13-cloud-amd64"));
-    assert_eq!(kernel_package("linux-image-amd64"), None);
-    assert_eq!(kernel_package(""), None);
+    assert_eq!(CLOUD.kernel_package(depends), Some("linux-image-6.12.1+deb13-cloud-amd64"));
+    assert_eq!(CLOUD.kernel_package("linux-image-amd64"), None);
+    assert_eq!(CLOUD.kernel_package("linux-image-cloud-amd64"), None);
+    assert_eq!(CLOUD.kernel_package(""), None);
+    let depends = "linux-image-6.1.0-50-686-pae (= 6.1.176-1), linux-image-6.1.0-50-686 (= 6.1.176-1)";
+    assert_eq!(I686_PAE.kernel_package(depends), Some("linux-image-6.1.0-50-686-pae"));
+    assert_eq!(I686.kernel_package(depends), Some("linux-image-6.1.0-50-686"));
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Cache {
 
     /// Every image that [`Self::find`] would find.
     pub fn list(&self) -> Result<Vec<Image>> {
-        known::KNOWN.iter().filter_map(|name| self.find(name).transpose()).collect()
+        known::known().filter_map(|name| self.find(name).transpose()).collect()
     }
 
     /// Removes an image; `false` if there was none.
@@ -182,14 +182,20 @@ impl Cache {
 
     /// Removes a name's other images and what interrupted builds left. The lock is held.
     pub(crate) fn sweep(&self, name: &str, keep: Option<&str>) -> Result<()> {
-        let image_prefix = format!("{name}-");
+        // Not those of another image whose name begins like this one's.
+        let is_image = |text: &str| {
+            let digest = text.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+            digest.is_some_and(|digest| {
+                digest.len() == DIGEST_LENGTH && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+        };
         for entry in fs::read_dir(&self.root).at("read", &self.root)? {
             let entry = entry.at("read", &self.root)?;
             let file_name = entry.file_name();
             let Some(text) = file_name.to_str() else {
                 continue;
             };
-            let other_image = text.starts_with(&image_prefix) && Some(text) != keep;
+            let other_image = is_image(text) && Some(text) != keep;
             if !(text.starts_with(TEMPORARY) || other_image) {
                 continue;
             }

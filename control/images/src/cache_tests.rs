@@ -1,10 +1,11 @@
 //! Tests of what lies in the cache: found, damaged, or leading astray.
 
 use super::*;
-use crate::busybox::NAME;
 use crate::manifest::{INITRD, KERNEL};
 use crate::package::Package;
 use crate::progress::Silent;
+
+const NAME: &str = "busybox";
 
 /// A cache with an image in it, of three short files.
 fn filled() -> (TempDir, Cache, Image) {
@@ -62,7 +63,10 @@ fn an_unknown_name_lists_the_known_ones() {
     for name in ["ubuntu", "", "..", "busybox/", "lock"] {
         for error in [cache.find(name).unwrap_err(), cache.remove(name).unwrap_err()] {
             assert!(matches!(error, Error::UnknownImage { .. }), "{error:?}");
-            assert!(error.to_string().ends_with("known images: busybox, debian"), "{error}");
+            assert!(
+                error.to_string().ends_with("known images: busybox, busybox-686-pae, busybox-686, debian"),
+                "{error}"
+            );
         }
     }
 }
@@ -151,12 +155,19 @@ fn leftovers_are_swept_and_other_files_are_not() {
     fs::create_dir_all(cache.root.join("tmp-dead/image")).unwrap();
     fs::write(cache.root.join("tmp-file"), "").unwrap();
     fs::write(cache.root.join("notes"), "").unwrap();
+    // Of images with longer names.
+    fs::write(cache.root.join("busybox-686"), "").unwrap();
+    fs::create_dir(cache.root.join("busybox-686-0123456789abcdef")).unwrap();
     let image = put(&cache, "next");
     let mut names: Vec<_> =
         fs::read_dir(&cache.root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     let current = image.directory().file_name().unwrap().to_owned();
-    assert_eq!(names, [OsString::from(NAME), current, "lock".into(), "notes".into()]);
+    let others = ["busybox-686", "busybox-686-0123456789abcdef", "lock", "notes"].map(OsString::from);
+    let mut kept = Vec::from([OsString::from(NAME), current]);
+    kept.extend(others);
+    kept.sort();
+    assert_eq!(names, kept);
 }
 
 #[test]

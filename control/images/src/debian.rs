@@ -20,7 +20,7 @@ mod initramfs;
 mod modules;
 mod sources;
 
-use crate::apt::Apt;
+use crate::apt::{Apt, Architecture};
 use crate::error::{Error, IoContext, Result};
 use crate::manifest::{KERNEL, hex};
 use crate::package::Package;
@@ -81,7 +81,7 @@ impl Recipe for Debian {
 
     fn fetch(&self, site: &Site, progress: &mut dyn Progress) -> Result<Vec<Package>> {
         let Site { tools, cancel, workshop, target } = *site;
-        let apt = Apt::new(tools, cancel, &workshop.join("apt"))?;
+        let apt = Apt::new(tools, cancel, &workshop.join("apt"), Architecture::Amd64)?;
         let sources = sources::lines(&apt.index_targets()?);
         let [mmdebstrap, tar, mke2fs, fakeroot, _] = tools::find([
             (&tools.mmdebstrap, "mmdebstrap"),

@@ -1,10 +1,19 @@
-//! The root file system of the busybox image.
+//! The root file system of the busybox images.
 
+use crate::apt::Architecture;
 use crate::newc::Writer;
 use std::io;
 
 /// The guest's first process, built from `guest/init.rs`.
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+
+/// In its place where it cannot run: name, permissions, content.
+#[rustfmt::skip]
+const SHELL_INIT: &[(&str, u32, &[u8])] = &[
+    ("init",        0o755, include_bytes!("../guest/shell/init")),
+    ("etc/inittab", 0o644, include_bytes!("../guest/shell/inittab")),
+    ("etc/session", 0o755, include_bytes!("../guest/shell/session")),
+];
 
 /// Parents come before their children.
 #[rustfmt::skip]
@@ -36,7 +45,7 @@ const FILES: &[(&str, &str)] = &[
 const BUSYBOX: &str = "bin/busybox";
 
 /// Writes the archive. It stays uncompressed: the guest would spend more on unpacking than the host on reading.
-pub(crate) fn write(busybox: &[u8], links: &[String]) -> io::Result<Vec<u8>> {
+pub(crate) fn write(architecture: Architecture, busybox: &[u8], links: &[String]) -> io::Result<Vec<u8>> {
     let mut writer = Writer::new(Vec::with_capacity(busybox.len() + (1 << 18)));
     for (name, permissions) in DIRECTORIES {
         writer.directory(name, *permissions)?;
@@ -44,7 +53,15 @@ pub(crate) fn write(busybox: &[u8], links: &[String]) -> io::Result<Vec<u8>> {
     // The kernel opens the console before anything can mount /dev.
     writer.character_device("dev/console", 0o600, 5, 1)?;
     writer.character_device("dev/null", 0o666, 1, 3)?;
-    writer.file("init", 0o755, INIT)?;
+    match architecture {
+        Architecture::Amd64 => writer.file("init", 0o755, INIT)?,
+        Architecture::I386 => {
+            for (name, permissions, content) in SHELL_INIT {
+                writer.file(name, *permissions, content)?;
+            }
+            writer.symlink("linuxrc", "/bin/busybox")?;
+        }
+    }
     for (name, content) in FILES {
         writer.file(name, 0o644, content.as_bytes())?;
     }
@@ -87,7 +104,8 @@ mod tests {
 
     #[test]
     fn it_has_what_the_kernel_starts_from() {
-        let archive = write(b"program", &["bin/sh".to_owned(), "usr/bin/[".to_owned()]).unwrap();
+        let links = ["bin/sh".to_owned(), "usr/bin/[".to_owned()];
+        let archive = write(Architecture::Amd64, b"program", &links).unwrap();
         let entries = read(&archive);
         let entry = |name: &str| entries.iter().find(|entry| entry.name == name).unwrap();
         assert_eq!((entry("init").mode, &entry("init").content[..4]), (0o100_755, b"\x7fELF".as_slice()));
@@ -102,6 +120,21 @@ mod tests {
             (0o120_777, b"/bin/busybox".as_slice())
         );
         assert_eq!(entry("tmp").mode, 0o041_777);
+    }
+
+    #[test]
+    fn a_guest_of_32_bits_starts_with_busybox() {
+        let entries = read(&write(Architecture::I386, b"program", &[]).unwrap());
+        let entry = |name: &str| entries.iter().find(|entry| entry.name == name).unwrap();
+        for script in ["init", "etc/session"] {
+            assert!(entry(script).content.starts_with(b"#!/bin/busybox sh\n"), "{script}");
+            assert_eq!(entry(script).mode, 0o100_755);
+        }
+        // What the table starts, and what the first program becomes, is there.
+        let text = |name: &str| String::from_utf8(entry(name).content.clone()).unwrap();
+        assert!(text("etc/inittab").lines().last().unwrap().ends_with(":-/etc/session"));
+        assert!(text("init").ends_with("exec /linuxrc\n"));
+        assert_eq!(entry("linuxrc").mode, 0o120_777);
     }
 
     #[test]

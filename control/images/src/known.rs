@@ -4,12 +4,14 @@ use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::{busybox, debian};
 
-const RECIPES: &[&dyn Recipe] = &[&busybox::Busybox, &debian::Debian];
+const RECIPES: &[&dyn Recipe] = &[&busybox::CLOUD, &busybox::I686_PAE, &busybox::I686, &debian::Debian];
 
-/// The images that can be built.
-pub const KNOWN: &[&str] = &[busybox::NAME, debian::NAME];
+/// The names of the images that can be built.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    RECIPES.iter().map(|recipe| recipe.name())
+}
 
 pub(crate) fn of(name: &str) -> Result<&'static dyn Recipe> {
     let found = RECIPES.iter().find(|recipe| recipe.name() == name);
-    found.copied().ok_or_else(|| Error::UnknownImage { name: name.to_owned(), known: KNOWN.to_vec() })
+    found.copied().ok_or_else(|| Error::UnknownImage { name: name.to_owned(), known: known().collect() })
 }

@@ -1,15 +1,16 @@
 //! Guest images: built from Debian packages, cached by content.
 //!
 //! `popf run busybox` needs a kernel and a root file system, and popf ships neither. [`build()`] makes them out of
-//! what Debian signs, through the host's own apt, without privileges; [`find`] returns what was built. There are two
-//! kinds:
+//! what Debian signs, through the host's own apt, without privileges; [`find`] returns what was built:
 //!
 //! | image | what it is | a run's command reaches it |
 //! | --- | --- | --- |
 //! | `busybox` | a kernel and one static program, in memory | in an archive behind the initramfs: [`overlay()`] |
+//! | `busybox-686-pae` | the same with 32 bits | so, too |
+//! | `busybox-686` | the same with page tables of two levels | so, too |
 //! | `debian` | Debian 12 with systemd, on a disk | through the agent, once it has started |
 //!
-//! How `busybox` answers: without a command, a shell on the first serial port, and power-off when it ends. With
+//! How the first three answer: without a command, a shell on the first serial port, and power-off when it ends. With
 //! one, its standard output on the first serial port, its standard error on the second, and its exit status
 //! written as one byte to the debug-exit port 0xf4 when both have drained (128 plus the signal's number if a
 //! signal ended it, 127 if there is no such program, 126 if it cannot be executed).
@@ -44,7 +45,7 @@ pub use cache::Cache;
 pub use cancel::Cancel;
 pub use error::{Error, PackageError, Result};
 pub use image::Image;
-pub use known::KNOWN;
+pub use known::known;
 pub use overlay::{Overlay, Stdin, append, overlay};
 pub use package::Package;
 pub use progress::{Display, Progress, Silent, Total};
