@@ -88,11 +88,17 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
 /// Runs a command in a guest, with this standard input if it is not empty.
 pub fn guest(command: &[&str], input: &[u8]) -> Ended {
     image();
+    guest_of(&["busybox"], command, input)
+}
+
+/// The same in a guest of another image, or with other options of `popf run`. The image is built if it is missing.
+pub fn guest_of(options: &[&str], command: &[&str], input: &[u8]) -> Ended {
     let mut arguments = vec!["run"];
     if !input.is_empty() {
         arguments.push("-i");
     }
-    arguments.extend(["busybox", "--"]);
+    arguments.extend(options);
+    arguments.push("--");
     arguments.extend(command);
     run(&mut popf(&arguments), input)
 }

@@ -13,6 +13,8 @@ mod insight;
 
 mod equivalence {
     mod commands;
+    mod kernels;
+    mod options;
     mod programs;
     mod terminal;
     mod unprivileged;
