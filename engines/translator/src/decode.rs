@@ -133,10 +133,20 @@ fn certainly_written(i: &Instruction) -> u8 {
     use Mnemonic as M;
     match i.mnemonic() {
         _ if writes_conditionally(i) => 0,
-        // What the manuals call undefined after these, processors leave as it was, or some do (BSF and BSR).
-        M::Bsf | M::Bsr | M::Bt | M::Bts | M::Btr | M::Btc | M::Div | M::Idiv => {
-            flags::of(i.rflags_modified() & !i.rflags_undefined())
-        }
+        // What the manuals call undefined after these, processors leave as it was, or some do (BSF and BSR, and OF
+        // after a rotation by more than 1).
+        M::Bsf
+        | M::Bsr
+        | M::Bt
+        | M::Bts
+        | M::Btr
+        | M::Btc
+        | M::Div
+        | M::Idiv
+        | M::Rol
+        | M::Ror
+        | M::Rcl
+        | M::Rcr => flags::of(i.rflags_modified() & !i.rflags_undefined()),
         _ => flags::of(i.rflags_modified()),
     }
 }

@@ -49,7 +49,7 @@ impl Translator {
     pub(super) fn bounce(&mut self, cpu: &CpuState, insn: GuestInsn, code: Vec<u8>, access: Access) -> Slow {
         let pages = match self.pages(access) {
             Ok(pages) => pages,
-            Err(fault) if suppresses_faults(&insn) => match self.pages_for_masked(access, fault) {
+            Err(fault) if decides_itself(&insn) => match self.pages_for_masked(access, fault) {
                 Some(pages) => pages,
                 None => return Slow::Fault(fault),
             },
@@ -83,7 +83,7 @@ impl Translator {
         code: Vec<u8>,
         refused: Exception,
     ) -> Slow {
-        if !suppresses_faults(&insn) {
+        if !decides_itself(&insn) {
             return Slow::Fault(refused);
         }
         let size = access_size(&insn.instruction);
@@ -277,12 +277,17 @@ fn largest_power_of_two(n: u32) -> u32 {
     1 << n.ilog2()
 }
 
-/// Whether elements that a mask leaves out may lie in pages that do not exist.
-fn suppresses_faults(insn: &GuestInsn) -> bool {
+/// Whether the processor has to be asked what a fault of the operand comes to: elements that a mask leaves out may
+/// lie in pages that do not exist; a conversion's own exceptions are found before its store is tried, and Intel's
+/// processors have made the x87 stack an MMX one by then.
+fn decides_itself(insn: &GuestInsn) -> bool {
     use iced_x86::Mnemonic as M;
-    insn.instruction.has_op_mask()
+    let i = &insn.instruction;
+    let stores_mmx = insn.direction.writes() && (0..i.op_count()).any(|n| i.op_register(n).is_mm());
+    i.has_op_mask()
+        || stores_mmx
         || matches!(
-            insn.instruction.mnemonic(),
+            i.mnemonic(),
             M::Vmaskmovps
                 | M::Vmaskmovpd
                 | M::Vpmaskmovd
@@ -290,5 +295,6 @@ fn suppresses_faults(insn: &GuestInsn) -> bool {
                 | M::Maskmovq
                 | M::Maskmovdqu
                 | M::Vmaskmovdqu
+                | M::Vcvtps2ph
         )
 }

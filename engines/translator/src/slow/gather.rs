@@ -10,6 +10,7 @@ use x86::Exception;
 
 use super::{Insn, Slow, access};
 use crate::access::Direction;
+use crate::decode::is_amd;
 use crate::engine::Translator;
 use crate::lower::address_bytes;
 use crate::xsave::{VECTOR_BYTES, VectorState};
@@ -79,10 +80,11 @@ impl Translator {
         }
         let done = matches!(outcome, Slow::Done(_));
         if !form.scatter {
-            // AVX-512's forms clear what lies above the longer vector as soon as one element is there.
+            // AVX-512's forms, and on Intel's processors all, clear what lies above the longer vector as soon as one
+            // element is there.
             if done {
                 vector[form.vector_bytes..].fill(0);
-            } else if mask != wanted && matches!(form.mask, Mask::Opmask(_)) {
+            } else if mask != wanted && (matches!(form.mask, Mask::Opmask(_)) || !is_amd()) {
                 vector[form.longest..].fill(0);
             }
             VectorState::of(cpu).set_vector(form.vector, &vector);
@@ -194,7 +196,9 @@ impl Form {
         }
     }
 
-    /// Takes the elements below `reached` out of the mask; at the end nothing is left of it.
+    /// Takes the elements below `reached` out of the mask; at the end nothing is left of it. In a vector that is the
+    /// mask, Intel's processors make an element's every bit what its sign is before they begin, as the manual's
+    /// pseudo-code has it; AMD's leave what they did not get to.
     fn set_mask(self, cpu: &mut CpuState, reached: usize, done: bool) {
         let mut state = VectorState::of(cpu);
         match self.mask {
@@ -206,6 +210,14 @@ impl Form {
                 let mut vector = state.vector(n);
                 let cleared = if done { VECTOR_BYTES } else { reached * self.data };
                 vector[..cleared].fill(0);
+                if !is_amd() {
+                    let (elements, above) = vector.split_at_mut(self.longest);
+                    for element in elements.chunks_mut(self.data) {
+                        let sign = element[self.data - 1] >> 7;
+                        element.fill(sign.wrapping_neg());
+                    }
+                    above.fill(0);
+                }
                 state.set_vector(n, &vector);
             }
         }

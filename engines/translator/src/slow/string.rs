@@ -6,6 +6,7 @@ use x86::register::gpr;
 
 use super::{Insn, Slow, access};
 use crate::access::Direction;
+use crate::decode::is_amd;
 use crate::engine::Translator;
 use crate::status;
 
@@ -46,6 +47,7 @@ impl Translator {
     }
 
     fn run_string(&mut self, cpu: &CpuState, form: Form, i: &Instruction) -> Result<Slow, Slow> {
+        self.widen_pointers(form);
         loop {
             let count = self.count(form);
             if form.repeat.is_some() && count == 0 {
@@ -63,6 +65,19 @@ impl Translator {
             if steps || self.kicked() {
                 return Ok(Slow::Done(i.ip()));
             }
+        }
+    }
+
+    /// Intel's processors write 32-bit registers of a repeated instruction, and so clear their upper halves, even if
+    /// it does nothing, or faults at once; AMD's write what has changed.
+    fn widen_pointers(&mut self, form: Form) {
+        if form.address_bits != 32 || form.repeat.is_none() || is_amd() {
+            return;
+        }
+        let used = [(true, gpr::RCX), (form.uses_source(), gpr::RSI), (form.uses_destination(), gpr::RDI)];
+        for (_, register) in used.into_iter().filter(|(used, _)| *used) {
+            let pointer = self.pointer(form, register);
+            self.set_masked(register, 32, pointer);
         }
     }
 
@@ -153,15 +168,13 @@ impl Translator {
     }
 
     fn element(&mut self, cpu: &CpuState, form: Form) -> Result<bool, Slow> {
-        let uses_source = matches!(form.kind, Kind::Move | Kind::Load | Kind::Compare);
-        let uses_destination = form.kind != Kind::Load;
         let mut more = true;
         if form.kind == Kind::Compare && form.repeat.is_none() {
             // Alone, it looks at its destination first, which shows where both fault.
             let to = self.string_access(cpu, form, gpr::RDI)?;
             self.pages(to).map_err(Slow::Fault)?;
         }
-        let source = if uses_source { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
+        let source = if form.uses_source() { Some(self.string_access(cpu, form, gpr::RSI)?) } else { None };
         let accumulator = self.cache.region.context().gpr[gpr::RAX];
         let left = match source {
             Some(source) => self.read_linear(source)?,
@@ -194,7 +207,7 @@ impl Translator {
         }
         let width = u64::from(form.width);
         let step = if self.backwards() { width.wrapping_neg() } else { width };
-        for (used, register) in [(uses_source, gpr::RSI), (uses_destination, gpr::RDI)] {
+        for (used, register) in [(form.uses_source(), gpr::RSI), (form.uses_destination(), gpr::RDI)] {
             if used {
                 let moved = self.pointer(form, register).wrapping_add(step);
                 self.set_masked(register, form.address_bits, moved);
@@ -235,6 +248,14 @@ impl Translator {
 }
 
 impl Form {
+    fn uses_source(self) -> bool {
+        matches!(self.kind, Kind::Move | Kind::Load | Kind::Compare)
+    }
+
+    fn uses_destination(self) -> bool {
+        self.kind != Kind::Load
+    }
+
     fn of(i: &Instruction) -> Option<Self> {
         use Mnemonic as M;
         let (kind, width) = match i.mnemonic() {
