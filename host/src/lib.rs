@@ -16,6 +16,7 @@
 //! | [`seqpacket`] | packets between processes of one host |
 //! | [`clock`], [`timer`], [`cpu`], [`system`], [`entropy`] | time, the processor, memory, randomness |
 //! | [`process`], [`watch`] | users and sessions, files that change |
+//! | [`sampling`] | where a thread is when it is interrupted |
 //! | [`sandbox`] | what this process may still do once a guest runs |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //! | [`trial`] | what becomes of a few instructions in ring 3 |
@@ -36,6 +37,7 @@ pub mod mapping;
 pub mod memfd;
 pub mod process;
 pub mod reservation;
+pub mod sampling;
 pub mod sandbox;
 pub mod seqpacket;
 pub mod signals;

@@ -64,6 +64,8 @@ pub struct Block {
     pub checked: u64,
     /// Host address of the first instruction.
     pub body: u64,
+    /// Host address of the first way out, behind the code of the last instruction.
+    pub tail: u64,
     /// One past the last host address.
     pub end: u64,
     /// Offset from `entry` of each instruction's code, with the guest's offset.

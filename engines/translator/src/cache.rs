@@ -20,6 +20,7 @@ use crate::trampoline::{self, Crossings, XsaveFeatures, jump_slot, victim_slot};
 
 mod hash;
 mod sources;
+mod view;
 
 use hash::KeyHasher;
 use sources::{live_at_end, sources_of};
@@ -299,6 +300,7 @@ impl Cache {
             entry,
             checked: entry + u64::from(lowered.checked),
             body: entry + u64::from(lowered.body),
+            tail: entry + u64::from(lowered.tail),
             end: code_start + self.used as u64,
             map: lowered.map.into_boxed_slice(),
             links: links.collect(),

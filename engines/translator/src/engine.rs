@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
-use vcpu::{CpuState, Delivery, Engine, EngineError, Entry, Exit, Invalidation, Kick};
+use vcpu::{BlockView, CpuState, Delivery, Engine, EngineError, Entry, Exit, Invalidation, Kick, Sighting};
 use x86::paging::PagingContext;
 
 use crate::block::{BlockId, EXIT_BOUNCED, EXIT_FAULT, Key, Range};
@@ -16,7 +16,7 @@ use crate::mode::{ModeWord, VIEW_USER};
 use crate::region::{KickWord, Region};
 use crate::slow::{Answers, Pending, Progress};
 use crate::tlb::Tlb;
-use crate::xsave;
+use crate::{sample, xsave};
 
 mod exits;
 mod state;
@@ -339,6 +339,22 @@ impl Engine for Translator {
             ("flushes of an address space", flushes[1]),
             ("flushes of all pages", flushes[2]),
         ]
+    }
+
+    fn contents(&mut self) -> Vec<(&'static str, u64)> {
+        self.view_contents()
+    }
+
+    fn blocks_at(&mut self, rip: u64) -> Vec<BlockView> {
+        self.view_blocks(rip)
+    }
+
+    fn sighted(&mut self) -> Option<Sighting> {
+        self.take_sighting()
+    }
+
+    fn prepare_sighting(&mut self) -> Result<(), EngineError> {
+        host::sampling::install(sample::observe).map_err(host_refused("installing a signal handler"))
     }
 }
 

@@ -46,6 +46,11 @@ pub fn set_running(running: Option<Running>) {
     RUNNING.set(running);
 }
 
+/// The engine that runs on this thread.
+pub fn running() -> Option<Running> {
+    RUNNING.get()
+}
+
 /// The process-wide handler.
 pub fn handle(fault: &mut FaultContext) -> bool {
     let Some(running) = RUNNING.get() else {

@@ -107,6 +107,19 @@ impl Region {
         }
     }
 
+    /// Code at an offset of the translation cache; none where that is out of it.
+    pub fn read_code(&self, offset: usize, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        if offset.checked_add(len).is_none_or(|end| end > self.code_bytes) {
+            return Vec::new();
+        }
+        // SAFETY: in range by the check; the mapping is there as long as `self`, and only `write_code` writes to it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.code.writable().add(offset), bytes.as_mut_ptr(), len);
+        }
+        bytes
+    }
+
     /// Runs guest code: calls the enter stub at `stub`, which jumps to `Context::enter_target` and returns at
     /// the next exit.
     pub fn enter(&mut self, stub: u64) {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use x86::classify::Routine;
 use x86::{Exception, Vector};
 
-use crate::CpuState;
+use crate::{BlockView, CpuState, Sighting};
 
 /// A way to let guest code run. One per vCPU, bound to the thread that calls [`Engine::run`].
 pub trait Engine: Send {
@@ -40,6 +40,28 @@ pub trait Engine: Send {
     /// What it has counted of its own work since it was made, each with what it is, for people to read.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+
+    /// What it holds at this moment, each with what it is, for people to read.
+    fn contents(&mut self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// What it has made of the guest code that holds the instruction at `rip`: one block, or several for different
+    /// states of the processor. None if it keeps nothing of the kind.
+    fn blocks_at(&mut self, _rip: u64) -> Vec<BlockView> {
+        Vec::new()
+    }
+
+    /// Where the thread that calls this was when `host::sampling` last interrupted it, if that happened since the
+    /// last call. An engine that cannot tell says nothing.
+    fn sighted(&mut self) -> Option<Sighting> {
+        None
+    }
+
+    /// Gets ready for that, on the thread that calls [`Engine::run`].
+    fn prepare_sighting(&mut self) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod engine;
 mod environment;
+mod inspect;
 mod persist;
 mod state;
 
 pub use engine::{Delivery, Engine, EngineError, Entry, Event, Exit, Insn, Invalidation, Kick, Mmio};
 pub use environment::{Environment, Signal};
+pub use inspect::{BlockView, PieceView, Sighting};
 pub use persist::{ActivityV1, CpuStateV1, MsrsV1, SegmentV1, ShadowV1, TableRegisterV1};
 pub use state::{Activity, CpuState, FpuState, Msrs, Shadow, Width};

@@ -92,6 +92,8 @@ pub struct Lowered {
     pub body: u32,
     /// Offset of each instruction's code, with the guest's offset in the block.
     pub map: Vec<(u32, u16)>,
+    /// Offset of what stands behind them.
+    pub tail: u32,
     /// Jumps to be linked.
     pub links: Vec<Link>,
 }
@@ -285,6 +287,7 @@ impl<'a> Lowering<'a> {
             End::Limit | End::Page => self.jump(next),
             End::Invalid => self.leave(SiteKind::Invalid, next_offset),
         }
+        self.out.tail = self.e.offset() as u32;
         if self.frame.live_in != 0 {
             self.checked_entry_with_live_flags();
         }

@@ -1,0 +1,34 @@
+//! The cache, looked at from outside: nothing here changes it.
+
+use super::Cache;
+use crate::block::BlockId;
+use crate::decode::{self, GuestInsn};
+use crate::mode::ModeWord;
+
+impl Cache {
+    /// The good blocks that hold an instruction which begins at this guest rip.
+    pub fn blocks_over(&self, rip: u64) -> impl Iterator<Item = BlockId> {
+        let over = move |(n, block): (usize, &crate::block::Block)| {
+            (block.valid && block.resume_point(rip).is_some()).then_some(BlockId(n as u32))
+        };
+        self.blocks.iter().enumerate().filter_map(over)
+    }
+
+    /// How many good blocks there are, and how many direct jumps between them.
+    pub fn population(&self) -> (u64, u64) {
+        let good = self.blocks.iter().filter(|block| block.valid);
+        good.fold((0, 0), |(blocks, links), block| (blocks + 1, links + block.incoming.len() as u64))
+    }
+
+    /// Host code between two addresses.
+    pub fn host_code(&self, from: u64, to: u64) -> Vec<u8> {
+        let start = self.emitter.layout().code();
+        let offset = from.saturating_sub(start) as usize;
+        self.region.read_code(offset, to.saturating_sub(from) as usize)
+    }
+
+    /// Decodes a block's bytes as it was decoded when it was made, but for which flags are live.
+    pub fn decode_list(&mut self, code: &[u8], rip: u64, mode: ModeWord, limit: usize) -> Vec<GuestInsn> {
+        decode::decode(code, rip, mode, limit, &mut self.accesses).0
+    }
+}
