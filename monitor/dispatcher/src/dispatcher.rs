@@ -1,5 +1,7 @@
 //! The loop.
 
+use std::sync::Arc;
+
 use interpreter::{Effects, Outcome, deliver, execute};
 use thiserror::Error;
 use vcpu::{
@@ -10,9 +12,11 @@ use x86::classify::Routine;
 use x86::debug::dr6;
 use x86::{Exception, Rflags, Vector};
 
+use crate::desk::Desk;
 use crate::report::Report;
 use crate::startup;
 use crate::statistics::{Cause, Statistics};
+use crate::trace::{Tracer, about};
 
 /// Why a vCPU stopped running.
 #[derive(Debug)]
@@ -52,7 +56,7 @@ pub struct Dispatcher {
     engine: Box<dyn Engine>,
     cpu: CpuState,
     effects: Effects,
-    statistics: Statistics,
+    pub(crate) statistics: Statistics,
     /// What the engine was last told by `request_interrupt_window`.
     window: bool,
     /// The exception delivered last and where, for the message about a triple fault.
@@ -61,6 +65,9 @@ pub struct Dispatcher {
     held_trap: u64,
     /// An exception for the next entry, where the engine delivers. It goes before any interrupt.
     pending: Option<Event>,
+    pub(crate) desk: Arc<Desk>,
+    /// Counts by place, while somebody watches.
+    pub(crate) tracer: Option<Box<Tracer>>,
 }
 
 impl Dispatcher {
@@ -75,6 +82,8 @@ impl Dispatcher {
             last_exception: None,
             held_trap: 0,
             pending: None,
+            desk: Arc::default(),
+            tracer: None,
         }
     }
 
@@ -144,6 +153,9 @@ impl Dispatcher {
             self.raise_trap(0, env)?;
         }
         loop {
+            if self.desk.waits() {
+                self.receive(env);
+            }
             // Nor would it have what an instruction's shadow holds off.
             if self.held_trap == 0 && env.stop_requested() {
                 return Ok(None);
@@ -159,8 +171,8 @@ impl Dispatcher {
                 Activity::Shutdown => return Err(Stop::TripleFault(self.report())),
                 Activity::Halted if self.wakes(env) => self.cpu.activity = Activity::Running,
                 // With IF clear an interrupt that waits must not keep this thread from sleeping.
-                Activity::Halted if self.cpu.rflags.contains(Rflags::IF) => env.wait(),
-                Activity::Halted | Activity::WaitForStartUp => env.wait_masked(),
+                Activity::Halted if self.cpu.rflags.contains(Rflags::IF) => self.idle(env, |env| env.wait()),
+                Activity::Halted | Activity::WaitForStartUp => self.idle(env, |env| env.wait_masked()),
             }
         }
         if self.takes_nmi() {
@@ -203,8 +215,9 @@ impl Dispatcher {
     /// Delivers an event, here or by the engine.
     fn inject(&mut self, event: Event, env: &mut dyn Environment) -> Result<Entry, Stop> {
         let began = env.tsc();
+        let rip = self.cpu.rip;
         if let Event::Exception(exception) = event {
-            self.last_exception = Some((exception, self.cpu.rip));
+            self.last_exception = Some((exception, rip));
         }
         if self.engine.delivery() == Delivery::Engine {
             self.cpu.activity = Activity::Running;
@@ -216,7 +229,11 @@ impl Dispatcher {
         if self.cpu.activity == Activity::Shutdown {
             return Err(Stop::TripleFault(self.report()));
         }
-        self.statistics.count_event(event, env.tsc().wrapping_sub(began));
+        let cycles = env.tsc().wrapping_sub(began);
+        self.statistics.count_event(event, cycles);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.event(event, rip, cycles);
+        }
         if self.effects.debug_trap & dr6::BT == 0 {
             return Ok(Entry::Resume);
         }
@@ -231,7 +248,15 @@ impl Dispatcher {
             Exit::PortIo { port, size, write } => (Cause::PortIo, access_port(env, port, size, write)),
             _ => return None,
         };
-        self.statistics.count(cause, env.tsc().wrapping_sub(began));
+        let cycles = env.tsc().wrapping_sub(began);
+        self.statistics.count(cause, cycles);
+        if let Some(tracer) = &mut self.tracer {
+            match *exit {
+                Exit::Mmio(mmio) => tracer.mmio(self.cpu.rip, mmio.gpa, cycles),
+                Exit::PortIo { port, .. } => tracer.port(self.cpu.rip, port, cycles),
+                _ => {}
+            }
+        }
         // It may have asked for the machine's end, or raised what is to be taken behind this very instruction.
         let waits = env.interrupt_waits();
         if env.stop_requested() || env.signal_waits() || (waits && self.takes_interrupt()) {
@@ -282,9 +307,14 @@ impl Dispatcher {
 
     fn interpret(&mut self, insn: &Insn, env: &mut dyn Environment, began: u64) -> Result<(), Stop> {
         let held = std::mem::take(&mut self.held_trap);
+        let about = self.tracer.as_ref().and_then(|_| about(insn, &self.cpu));
         let result = execute(&mut self.cpu, insn, env, &mut self.effects);
         self.apply_effects();
-        self.statistics.count_routine(insn.routine, env.tsc().wrapping_sub(began));
+        let cycles = env.tsc().wrapping_sub(began);
+        self.statistics.count_routine(insn.routine, cycles);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.routine(insn, about, cycles);
+        }
         match result {
             // A load of SS: its own step is lost, what else it owes comes behind the next instruction.
             Ok(_) if self.cpu.shadow == Shadow::MovSs => {

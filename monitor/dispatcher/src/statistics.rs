@@ -1,11 +1,11 @@
 //! Exits counted by cause, with what they cost. One addition each, so that they are always on.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vcpu::Event;
 use x86::classify::{Routine, families};
 
 /// How often, and how many cycles of the time-stamp counter in all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// How often.
     pub count: u64,
@@ -14,7 +14,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    fn add(&mut self, cycles: u64) {
+    pub(crate) fn add(&mut self, cycles: u64) {
         self.count += 1;
         self.cycles = self.cycles.wrapping_add(cycles);
     }
@@ -60,12 +60,14 @@ pub struct Statistics {
     pub engine_cycles: u64,
     /// Cycles spent outside it, waiting for interrupts included.
     pub monitor_cycles: u64,
+    /// Those of them in which the vCPU waited.
+    pub idle_cycles: u64,
     /// What the engine has counted of its own work (`vcpu::Engine::counters`).
     pub engine: Vec<(&'static str, u64)>,
 }
 
 /// A line of a listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// The routine's name, or that of the [`Cause`].
     pub cause: String,
@@ -83,6 +85,7 @@ impl Default for Statistics {
             routines: Box::new([Counter::default(); ROUTINES]),
             engine_cycles: 0,
             monitor_cycles: 0,
+            idle_cycles: 0,
             engine: Vec::new(),
         }
     }

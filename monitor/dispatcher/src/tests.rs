@@ -1,5 +1,7 @@
 //! The loop against an engine that plays a script and an environment that keeps a log.
 
+mod watched;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
