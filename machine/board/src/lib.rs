@@ -11,6 +11,7 @@ pub mod acpi;
 pub mod clock;
 pub mod engine;
 mod firmware;
+pub mod insight;
 pub mod isa;
 pub mod load;
 pub mod machine;

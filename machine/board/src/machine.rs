@@ -18,6 +18,7 @@ use x86::cpuid::{CpuidConfig, CpuidTable};
 use crate::acpi::{self, Description};
 use crate::clock::Clock;
 use crate::engine::{self, EngineChoice};
+use crate::insight::{Answer, AskError, Insight, Question, Seat};
 use crate::load::{self, Format, LoadError, Request};
 use crate::map::{BIOS, MemoryMap, SizeError};
 use crate::processor::{ProcessorView, Shared};
@@ -164,6 +165,7 @@ struct ControlState {
 struct Life {
     stop: Arc<StopSwitch>,
     pm: Arc<Mutex<AcpiPm>>,
+    insight: Arc<Insight>,
 }
 
 impl Control {
@@ -200,6 +202,12 @@ impl Control {
         // Without our lock: the chip's interrupt may wake a processor, which is no business of it.
         let life = self.state.lock().unwrap_or_else(PoisonError::into_inner).current.clone();
         life.is_some_and(|life| devices::wiring::lock(&life.pm).press_power_button())
+    }
+
+    /// Looks at the machine. May take as long as a vCPU needs to come out of what it is at.
+    pub fn ask(&self, question: &Question) -> Result<Answer, AskError> {
+        let life = self.state.lock().unwrap_or_else(PoisonError::into_inner).current.clone();
+        life.ok_or(AskError::NotRunning)?.insight.ask(question)
     }
 
     /// Has this called when the machine has been built and is about to run for the first time.
@@ -246,7 +254,11 @@ pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
     }
     loop {
         let mut machine = Machine::build(config)?;
-        control.set(Some(Life { stop: machine.stop.clone(), pm: machine.chips.pm.clone() }));
+        control.set(Some(Life {
+            stop: machine.stop.clone(),
+            pm: machine.chips.pm.clone(),
+            insight: machine.insight(),
+        }));
         let reason = machine.run(config);
         control.set(None);
         let end = End { reason, statistics: machine.statistics() };
@@ -346,6 +358,15 @@ impl Machine {
             processors.push(Processor { dispatcher: Dispatcher::new(engine, cpu), view, waker });
         }
         Ok(Self { processors, chips, clock, stop, timers: Some(timers) })
+    }
+
+    /// How its vCPUs can be looked at while they run.
+    fn insight(&self) -> Arc<Insight> {
+        let seat = |processor: &Processor| Seat {
+            desk: processor.dispatcher.desk(),
+            waker: processor.waker.clone(),
+        };
+        Arc::new(Insight::new(self.processors.iter().map(seat).collect(), self.clock.tsc_hz()))
     }
 
     /// Runs it until something stops it, and says what. All that moved stands still then, for good.

@@ -17,9 +17,11 @@ mod serial;
 use std::sync::Arc;
 
 use board::engine::EngineChoice;
+use board::insight::Question;
 use board::machine::{Config, Control};
 use board::stop::StopReason;
 use board::virtio::{Balloon, Statistics};
+use serde_json::Value;
 use vms::control::{Handler, Server};
 use vms::{Claim, GuestMemory, Memory, Record, Registry};
 
@@ -215,5 +217,12 @@ impl Handler for Asked {
             taken: self.balloon.size(),
             guest: self.balloon.statistics().map(said),
         }
+    }
+
+    fn inspect(&self, question: Value) -> Result<Value, String> {
+        let question: Question =
+            serde_json::from_value(question).map_err(|error| format!("not understood: {error}"))?;
+        let answer = self.control.ask(&question).map_err(|error| error.to_string())?;
+        Ok(serde_json::to_value(answer).expect("an answer is plain data"))
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use serde_json::Value;
+
 use super::{LINE, Reply, Request, decode, encode};
 use crate::{End, Memory, Record};
 
@@ -79,6 +81,14 @@ impl Client {
     /// Has its guest give up so many bytes, or give back what is more. It takes its time, and what it will.
     pub fn take_memory(&mut self, bytes: u64) -> Result<Memory, ClientError> {
         self.ask_for_memory(Request::TakeMemory(bytes))
+    }
+
+    /// Looks into its machine; what can be asked is the machine's affair.
+    pub fn inspect(&mut self, question: Value) -> Result<Value, ClientError> {
+        match self.ask(Request::Inspect(question))? {
+            Reply::Inspected(answer) => Ok(answer),
+            other => Err(nonsense(&other)),
+        }
     }
 
     fn ask_for_memory(&mut self, request: Request) -> Result<Memory, ClientError> {

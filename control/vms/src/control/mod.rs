@@ -32,7 +32,7 @@ pub const VERSION: u32 = 1;
 pub const LINE: usize = 64 << 10;
 
 /// What a VM can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// What are you?
@@ -47,6 +47,8 @@ pub enum Request {
     Memory,
     /// Have the guest give up so many bytes of its memory, or give back what is more.
     TakeMemory(u64),
+    /// What is in you? What can be asked is the machine's affair.
+    Inspect(Value),
 }
 
 /// What it answers.
@@ -66,6 +68,8 @@ pub enum Reply {
     Ended(End),
     /// To [`Request::Memory`] and [`Request::TakeMemory`].
     Memory(Memory),
+    /// To [`Request::Inspect`].
+    Inspected(Value),
     /// To what cannot be understood.
     Error(String),
 }

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use host::event::{EventFd, Wait, poll};
+use serde_json::Value;
 
 use super::{Reply, Request, decode, encode};
 use crate::{End, Memory, Record};
@@ -29,6 +30,8 @@ pub trait Handler: Send + Sync {
     fn kill(&self);
     /// [`Request::Memory`] and, with bytes, [`Request::TakeMemory`].
     fn memory(&self, take: Option<u64>) -> Memory;
+    /// [`Request::Inspect`]; or why there is no answer.
+    fn inspect(&self, question: Value) -> Result<Value, String>;
 }
 
 /// Why a VM cannot be spoken to.
@@ -208,6 +211,10 @@ impl Connection {
             }
             Ok(Request::Memory) => Reply::Memory(handler.memory(None)),
             Ok(Request::TakeMemory(bytes)) => Reply::Memory(handler.memory(Some(bytes))),
+            Ok(Request::Inspect(question)) => match handler.inspect(question) {
+                Ok(answer) => Reply::Inspected(answer),
+                Err(error) => Reply::Error(error),
+            },
             Ok(Request::Wait) => {
                 self.waits = true;
                 return None;

@@ -55,6 +55,10 @@ impl Handler for Fake {
         let guest = GuestMemory { free: Some(1 << 20), ..GuestMemory::default() };
         Memory { total: 1 << 30, asked: take.unwrap_or(7), taken: 7, guest: Some(guest) }
     }
+
+    fn inspect(&self, question: Value) -> Result<Value, String> {
+        if question.is_null() { Err("of what?".to_owned()) } else { Ok(Value::Array(vec![question])) }
+    }
 }
 
 struct Bench {
@@ -102,6 +106,8 @@ fn questions_are_answered() {
     let memory = client.memory().unwrap();
     assert_eq!((memory.total, memory.asked, memory.guest.unwrap().free), (1 << 30, 7, Some(1 << 20)));
     assert_eq!(client.take_memory(8).unwrap(), Memory { asked: 8, ..memory });
+    assert_eq!(client.inspect(Value::from(3)).unwrap(), Value::from(vec![3]));
+    assert!(matches!(client.inspect(Value::Null), Err(ClientError::Refused(why)) if why == "of what?"));
 }
 
 #[test]
