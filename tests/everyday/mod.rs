@@ -15,10 +15,10 @@ use crate::harness::{Ended, image, run_for};
 const DEBIAN_LIMIT: Duration = Duration::from_secs(600);
 
 /// A user with no VMs yet, and the images of whoever runs the tests.
-struct User(Files);
+pub struct User(pub Files);
 
 impl User {
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = popf(arguments);
         command.env("XDG_RUNTIME_DIR", self.0.path("run")).env("XDG_DATA_HOME", self.0.path("data"));
         command
@@ -29,7 +29,7 @@ impl User {
     }
 
     /// Runs popf, which has to succeed; its standard output.
-    fn done(&self, arguments: &[&str]) -> String {
+    pub fn done(&self, arguments: &[&str]) -> String {
         let ended = self.popf(arguments);
         assert_eq!(ended.status, 0, "{arguments:?}: {}", ended.stderr);
         ended.text()
@@ -41,7 +41,7 @@ impl User {
     }
 
     /// Waits until a VM's console has said this, or the VM has ended.
-    fn console_says(&self, name: &str, text: &str) {
+    pub fn console_says(&self, name: &str, text: &str) {
         let mut logs = self.command(&["logs", "--follow", name]).stdout(Stdio::piped()).spawn().unwrap();
         let (mut said, mut byte) = (Vec::new(), [0]);
         let stdout = logs.stdout.as_mut().unwrap();

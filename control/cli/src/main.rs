@@ -19,6 +19,7 @@ mod size;
 mod spec;
 mod stats;
 mod theory;
+mod trace;
 mod vm;
 
 use std::io::Write as _;
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         Command::Ps(args) => vm::ps(args),
         Command::Shell(args) => vm::shell(args),
         Command::Cp(args) => vm::cp(args),
+        Command::Trace(args) => trace::trace(args),
+        Command::Top(args) => trace::top(args),
         Command::Memory(args) => vm::memory(args),
         Command::Stop(args) => vm::stop(args),
         Command::Kill(args) => vm::kill(args),

@@ -3,6 +3,7 @@
 mod classify;
 mod scan;
 mod theory;
+mod trace;
 mod vm;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -10,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use classify::{Class, ClassifyArgs};
 pub use scan::ScanArgs;
 pub use theory::{CheckArgs, ProgramArgs, TheoryCommand};
+pub use trace::{Recording, TopArgs, TraceArgs};
 pub use vm::{CpArgs, LogsArgs, MemoryArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
 
 use crate::definition::Definition;
@@ -64,6 +66,10 @@ pub enum Command {
     Shell(ShellArgs),
     /// Copy files and folders between the host and a VM that runs.
     Cp(CpArgs),
+    /// Show what makes a VM's guest leave guest code, where, and at what cost; what becomes of its code.
+    Trace(TraceArgs),
+    /// Show the same live, on a screen; of one VM or all.
+    Top(TopArgs),
     /// Show how a VM uses its memory, or have its guest give some of it up.
     Memory(MemoryArgs),
     /// Have a VM's guest shut down, by its power button.

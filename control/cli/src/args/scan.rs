@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use vms::Name;
 
 use super::classify::{Class, ModeArg};
 
@@ -14,6 +15,8 @@ Examples:
   popf run busybox -- cat /proc/kallsyms > names; popf scan vmlinuz --symbols names
   popf scan boot.bin --raw --mode real --base 0x7c00
   popf scan kernel --class offender --list --json
+  popf scan --vm web                     the kernel of a VM, as it is in memory now
+  popf scan --vm web --address 0xffffffffc0201000 --length 0x1000 --list
 
 What control can be seen to reach is found by recursive descent from entry points and symbols; the rest of
 the code by a sweep, which may take data for code and is marked so.
@@ -24,7 +27,17 @@ the code by a sweep, which may take data for code and is marked so.
 #[command(after_help = HELP)]
 pub struct ScanArgs {
     /// An ELF or PE file, a bzImage, or with --raw anything.
-    pub file: PathBuf,
+    #[arg(required_unless_present = "vm")]
+    pub file: Option<PathBuf>,
+    /// Not a file, but what this VM has in memory: its Linux kernel's code, as it has patched itself.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["file", "raw"])]
+    pub vm: Option<Name>,
+    /// With --vm: other code than the kernel's, from this linear address on.
+    #[arg(long, value_name = "ADDRESS", requires_all = ["vm", "length"], value_parser = address)]
+    pub address: Option<u64>,
+    /// With --address: so many bytes of it.
+    #[arg(long, value_name = "BYTES", requires = "address", value_parser = address)]
+    pub length: Option<u64>,
     /// Names and places of functions, as System.map and a guest's /proc/kallsyms have them.
     #[arg(long, value_name = "FILE")]
     pub symbols: Option<PathBuf>,
@@ -37,8 +50,8 @@ pub struct ScanArgs {
     /// All of the file is code.
     #[arg(long, requires = "mode")]
     pub raw: bool,
-    /// In which mode code of a raw file runs.
-    #[arg(long, value_name = "MODE", requires = "raw")]
+    /// In which mode code of a raw file, or of a VM, runs; a VM's in long64 if nothing is said.
+    #[arg(long, value_name = "MODE")]
     pub mode: Option<ModeArg>,
     /// Where a raw file is loaded and entered.
     #[arg(long, value_name = "ADDRESS", requires = "raw", value_parser = address)]

@@ -1,19 +1,20 @@
 //! `popf scan`: the crate of that name at the command line, and what engines make of what it finds.
 
+mod source;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use ::scan::image::Format;
-use ::scan::{Finding, Image, Occurrence, Report, Symbols, Way, scan};
+use ::scan::{Finding, Image, Occurrence, Report, Way, scan};
 use serde::Serialize;
 use x86::classify::Standing;
 
 use crate::args::ScanArgs;
 use crate::classify::{class, traps};
 use crate::error::CliError;
-use crate::exit::Failure;
 use crate::image::{print, print_json};
 
 /// What `--json` prints.
@@ -79,20 +80,7 @@ struct Line {
 /// Scans a file and prints what was found; popf's exit status.
 pub fn run(args: &ScanArgs) -> Result<u8, CliError> {
     let started = Instant::now();
-    let path = args.file.display();
-    let file = read(&args.file)?;
-    let image = match args.mode {
-        Some(mode) => Image::raw(&file, args.base.unwrap_or(0), mode.into()),
-        None => Image::read(&file),
-    };
-    let mut image = image.map_err(|error| {
-        let hint = "--raw --mode MODE takes any file for code";
-        CliError::new(Failure::Data, format!("cannot scan {path}")).because(error).hint(hint)
-    })?;
-    if let Some(map) = &args.symbols {
-        let map = String::from_utf8_lossy(&read(map)?).into_owned();
-        image.name(Symbols::from_map(&map));
-    }
+    let image = source::image(args)?;
     let mut report = scan(&image);
     report.findings.retain(|finding| args.class.holds(&finding.row));
     let scanned = scanned(args, &image, &report, started);
@@ -104,12 +92,6 @@ pub fn run(args: &ScanArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<u8>, CliError> {
-    let error =
-        |error| CliError::new(Failure::NoInput, format!("cannot read {}", path.display())).because(error);
-    fs::read(path).map_err(error)
-}
-
 fn scanned(args: &ScanArgs, image: &Image, report: &Report, started: Instant) -> Scanned {
     let mut classes = BTreeMap::new();
     for finding in &report.findings {
@@ -117,7 +99,10 @@ fn scanned(args: &ScanArgs, image: &Image, report: &Report, started: Instant) ->
     }
     let list = args.list.then(|| report.findings.iter().map(|finding| line(finding, image)).collect());
     Scanned {
-        file: args.file.display().to_string(),
+        file: match (&args.vm, &args.file) {
+            (Some(vm), _) => format!("memory of {vm}"),
+            (None, file) => file.as_deref().unwrap_or(Path::new("")).display().to_string(),
+        },
         format: format_name(image.format),
         mode: format!("{:?}", image.mode).to_lowercase(),
         seconds: started.elapsed().as_secs_f64(),
@@ -140,6 +125,7 @@ fn format_name(format: Format) -> &'static str {
         Format::BzImage => "bzImage",
         Format::Pe => "PE",
         Format::Raw => "raw",
+        Format::Memory => "memory",
     }
 }
 
@@ -175,7 +161,7 @@ fn assisted(standing: Standing) -> &'static str {
 /// What the translator makes of an instruction of a kernel, or of a program.
 fn translated(finding: &Finding, image: &Image) -> &'static str {
     let ring = match image.format {
-        Format::BzImage | Format::Raw => 0,
+        Format::BzImage | Format::Raw | Format::Memory => 0,
         Format::Elf | Format::Pe => 3,
     };
     if board::engine::inlines(&finding.instruction, image.mode, ring) { "inline" } else { "callout" }

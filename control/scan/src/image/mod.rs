@@ -21,6 +21,8 @@ pub enum Format {
     Pe,
     /// No format: all of it is code.
     Raw,
+    /// What a machine that runs has in memory.
+    Memory,
 }
 
 /// Bytes that the processor may execute, and where.
@@ -88,6 +90,17 @@ impl Image {
     pub fn raw(file: &[u8], address: u64, mode: Mode) -> Result<Self, ScanError> {
         let region = Region { name: "raw".into(), address, bytes: file.to_vec() };
         Self::new(Format::Raw, mode, vec![region], vec![address], Symbols::default())
+    }
+
+    /// Takes parts of a machine's memory for code, with whatever is known of them.
+    pub fn memory(
+        parts: Vec<(u64, Vec<u8>)>,
+        mode: Mode,
+        entries: Vec<u64>,
+        symbols: Symbols,
+    ) -> Result<Self, ScanError> {
+        let region = |(address, bytes)| Region { name: "memory".into(), address, bytes };
+        Self::new(Format::Memory, mode, parts.into_iter().map(region).collect(), entries, symbols)
     }
 
     /// Puts regions in order, cutting off what overlaps, for code has one meaning at an address.
