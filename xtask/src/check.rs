@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::{cargo, deps};
+use crate::{cargo, deps, guide, links};
 
 /// A step, in the order they run: what is quick to fail comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,7 +20,7 @@ pub enum Step {
     Clippy,
     /// Unit, integration and documentation tests.
     Test,
-    /// Documentation builds, warnings denied.
+    /// Documentation builds, warnings denied; its links lead somewhere; the guide is a book (if mdbook is there).
     Docs,
     /// Each fuzz target for a short while (needs cargo-fuzz).
     Fuzz,
@@ -106,6 +106,10 @@ fn perform(step: Step) -> Result<Outcome, String> {
             docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"])
                 .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
             execute(&mut docs)?;
+            links::check()?;
+            if guide::available() {
+                guide::run()?;
+            }
         }
         Step::Fuzz => return fuzz(),
     }

@@ -1,10 +1,12 @@
-//! The project's own chores: `cargo xtask check`, `deps`, `bench`, `soak`, `durability` and `units`.
+//! The project's own chores: `cargo xtask check`, `deps`, `bench`, `soak`, `durability`, `units` and `guide`.
 
 mod bench;
 mod check;
 mod deps;
 mod durability;
 mod guest;
+mod guide;
+mod links;
 mod metadata;
 mod soak;
 mod units;
@@ -30,6 +32,7 @@ Examples:
   cargo xtask soak                  a hundred boots in a row, and an idle guest's cost
   cargo xtask durability            kill popf while its guest writes, fifty times
   cargo xtask units DIR --qemu      kvm-unit-tests built in DIR, under popf and QEMU
+  cargo xtask guide                 docs/guide as a book, in target/guide
 ";
 
 /// popf's own chores.
@@ -59,6 +62,8 @@ enum Chore {
     Durability(DurabilityArgs),
     /// Run the programs of kvm-unit-tests, and hold the results against what is known.
     Units(UnitsArgs),
+    /// Build the guide as a book of HTML pages (needs mdbook).
+    Guide,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +80,7 @@ fn main() -> ExitCode {
         Chore::Soak(args) => soak::run(&args),
         Chore::Durability(args) => durability::run(&args),
         Chore::Units(args) => units::run(&args),
+        Chore::Guide => guide::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
