@@ -13,11 +13,7 @@ fn they_are_what_they_say() {
         let said = ended.text();
         let (kernel, rest) = said.split_once('\n').unwrap();
         let flavour = image.strip_prefix("busybox").unwrap();
-        assert_eq!(
-            kernel.strip_suffix(" i686").and_then(|name| name.strip_suffix(flavour)).is_some(),
-            true,
-            "{said}"
-        );
+        assert!(kernel.strip_suffix(" i686").and_then(|name| name.strip_suffix(flavour)).is_some(), "{said}");
         // Both are offered it; the second makes no use of it.
         assert_eq!(rest, "pae\n", "{image}");
     }
