@@ -106,7 +106,10 @@ fn labs_with_guests_name_commands() {
     assert!(labs.len() > 2);
     for Lab { page, command, .. } in labs {
         let words: Vec<&str> = command.split_whitespace().collect();
-        assert!(words[0] == "popf" && ["run", "scan", "trace", "top", "kill"].contains(&words[1]), "{page}: {command}");
+        assert!(
+            words[0] == "popf" && ["run", "scan", "trace", "top", "kill"].contains(&words[1]),
+            "{page}: {command}"
+        );
         let help = output(&format!("popf {} --help", words[1]));
         let flags = words[2..].iter().take_while(|word| **word != "--").filter(|word| word.starts_with("--"));
         for flag in flags {

@@ -119,7 +119,7 @@ impl<'a> Tables<'a> {
             Some((offsets, u64_at(bytes, offsets.checked_add((4 * count).next_multiple_of(8))?)?))
         };
         let fits = |place: &(usize, u64)| {
-            place.1 >= KERNEL_HALF && place.1 % 4096 == 0 && bytes.len() >= place.0 + 4 * count
+            place.1 >= KERNEL_HALF && place.1.is_multiple_of(4096) && bytes.len() >= place.0 + 4 * count
         };
         let place = before().filter(fits).or_else(|| behind().filter(fits));
         let (offsets, base) = place.ok_or(KallsymsError::Unknown("addresses"))?;

@@ -37,7 +37,7 @@ pub(crate) fn callers(cpu: &CpuState, env: &dyn Environment) -> Vec<Frame> {
     let top = cpu.gpr[gpr::RSP] & !7;
     for n in 0..WORDS {
         let Some(word) = memory.word(top.wrapping_add(n * 8)) else { break };
-        if word < KERNEL_TEXT || word > u64::MAX - 16 {
+        if !(KERNEL_TEXT..=u64::MAX - 16).contains(&word) {
             continue;
         }
         if let Some(called) = memory.call_before(word) {

@@ -78,7 +78,7 @@ pub fn mappings(cpu: &CpuState, env: &dyn Environment, from: u64, to: u64) -> Ve
             continue;
         };
         let page = found.size.bytes();
-        let end = (linear & !(page - 1)).checked_add(page).unwrap_or(u64::MAX).min(to);
+        let end = (linear & !(page - 1)).saturating_add(page).min(to);
         let range = Mapped { linear, len: end - linear, executable: found.executable, user: found.user };
         match ranges.last_mut() {
             Some(last)
