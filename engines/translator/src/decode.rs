@@ -101,6 +101,23 @@ pub fn decode(
     (list, end)
 }
 
+/// Whether these bytes, which are no instruction, only have too many prefixes: one longer than 15 bytes is #GP and not
+/// #UD.
+pub fn is_too_long(bytes: &[u8], mode: ModeWord) -> bool {
+    const LONGEST: usize = 15;
+    let is_prefix = |byte: u8| {
+        let rex = mode.bits() == 64 && byte & 0xf0 == 0x40;
+        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || rex
+    };
+    let prefixes = bytes.iter().take_while(|byte| is_prefix(**byte)).count();
+    bytes.len() >= LONGEST
+        && (1..=prefixes).any(|left_out| {
+            let mut rest = [0; LONGEST];
+            rest[..LONGEST - left_out].copy_from_slice(&bytes[left_out..LONGEST]);
+            !Decoder::with_ip(mode.bits(), &rest, 0, options()).decode().is_invalid()
+        })
+}
+
 /// Whether nothing may follow in a block: control moves, or the engine is left.
 fn ends_block(instruction: &Instruction, routine: Option<Routine>, mode: ModeWord) -> bool {
     if let Some(routine) = routine {

@@ -159,40 +159,39 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     }
 
     pub(crate) fn enter_frame(&mut self, insn: &Instruction, size: usize) -> Routed {
+        let old_top = self.cpu.gpr[gpr::RSP];
+        // What a fault leaves on the stack lies below its top.
+        self.push_display(insn, size).inspect_err(|_| self.cpu.gpr[gpr::RSP] = old_top)?;
+        let frame_pointer = old_top.wrapping_sub(size as u64) & mask(self.stack_size());
+        write_gpr(self.cpu, gpr::RBP, size, frame_pointer);
+        self.done(insn)
+    }
+
+    /// Pushes ENTER's frame pointers one by one, as the frame they are copied from may be the one they go to, and makes
+    /// room for locals.
+    fn push_display(&mut self, insn: &Instruction, size: usize) -> Result<(), Exception> {
         let locals = u64::from(insn.immediate16());
         let nesting = u64::from(insn.immediate8_2nd() & 31);
         let stack = self.stack_size();
-        let step = size as u64;
         let rbp = self.cpu.gpr[gpr::RBP];
-        let old_top = self.cpu.gpr[gpr::RSP];
-        let frame_pointer = old_top.wrapping_sub(step) & mask(stack);
+        self.push(size, rbp)?;
+        let frame_pointer = self.cpu.gpr[gpr::RSP] & mask(stack);
         // Level 1 pushes the new frame pointer; each one above copies a pointer from the frame before.
-        let depth = nesting.saturating_sub(1);
-        let mut copied = [0; 31];
-        for (index, slot) in (1..=depth).zip(copied.iter_mut()) {
-            let offset = rbp.wrapping_sub(index * step) & mask(stack);
+        for level in 1..nesting {
+            let offset = rbp.wrapping_sub(level * size as u64) & mask(stack);
             let linear = self.linear(SegmentRegister::Ss, offset, size, Access::Read)?;
-            *slot = self.read_value(linear, size, self.level())?;
-        }
-        let mut frame = Frame::new();
-        frame.push(size, rbp);
-        for &value in copied.iter().take(depth as usize) {
-            frame.push(size, value);
+            let pointer = self.read_value(linear, size, self.level())?;
+            self.push(size, pointer)?;
         }
         if nesting > 0 {
-            frame.push(size, frame_pointer);
+            self.push(size, frame_pointer)?;
         }
-        let pushed = frame.bytes();
-        let top = old_top.wrapping_sub(pushed.len() as u64) & mask(stack);
-        let linear = self.linear(SegmentRegister::Ss, top, pushed.len(), Access::Write)?;
         // The processor checks that the end of the new frame, locals included, can be written.
-        let end = top.wrapping_sub(locals) & mask(stack);
+        let end = self.cpu.gpr[gpr::RSP].wrapping_sub(locals) & mask(stack);
         let last = self.linear(SegmentRegister::Ss, end, size, Access::Write)?;
         self.probe_write(last, size, self.level())?;
-        self.write_bytes(linear, pushed, self.level())?;
-        write_gpr(self.cpu, gpr::RBP, size, frame_pointer);
         set_pointer(self.cpu, stack, end);
-        self.done(insn)
+        Ok(())
     }
 
     /// CLZERO: the cache line that holds rAX.

@@ -29,24 +29,26 @@ pub(crate) fn set_pointer(cpu: &mut CpuState, size: usize, value: u64) {
     cpu.gpr[gpr::RSP] = keep | (value & mask(size));
 }
 
-/// Values about to be pushed, in order of pushing.
+/// Values about to be pushed, in order of pushing, all of one size.
 pub(crate) struct Frame {
     bytes: [u8; Self::SIZE],
+    /// Bytes of a value.
+    unit: usize,
     /// Index of the lowest byte used; the frame is filled downwards, as the stack is.
     start: usize,
 }
 
 impl Frame {
-    /// The longest: ENTER with 31 levels of 8 bytes and the frame pointer before them. (31 parameters of 4
-    /// bytes, SS, ESP, CS and EIP of a call through a gate are fewer.)
+    /// The longest has 140: 31 parameters of 4 bytes, SS, ESP, CS and EIP of a call through a gate.
     const SIZE: usize = 256;
 
     pub(crate) fn new() -> Self {
-        Self { bytes: [0; Self::SIZE], start: Self::SIZE }
+        Self { bytes: [0; Self::SIZE], unit: 0, start: Self::SIZE }
     }
 
     /// Adds a value of 2, 4 or 8 bytes.
     pub(crate) fn push(&mut self, size: usize, value: u64) {
+        self.unit = size;
         self.start -= size;
         self.bytes[self.start..self.start + size].copy_from_slice(&value.to_le_bytes()[..size]);
     }
@@ -65,11 +67,26 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// Pushes a frame on the present stack and moves the stack pointer.
     pub(crate) fn push_frame(&mut self, frame: &Frame) -> Result<(), Exception> {
         let size = self.stack_size();
-        let bytes = frame.bytes();
-        let top = self.cpu.gpr[gpr::RSP].wrapping_sub(bytes.len() as u64) & mask(size);
-        let linear = self.linear(SegmentRegister::Ss, top, bytes.len(), Access::Write)?;
-        self.write_bytes(linear, bytes, self.level())?;
+        let top = self.cpu.gpr[gpr::RSP].wrapping_sub(frame.bytes().len() as u64) & mask(size);
+        self.write_frame(frame, top)?;
         set_pointer(self.cpu, size, top);
+        Ok(())
+    }
+
+    /// Writes a frame to the present stack, its last value at `top`: in one go, unless the stack wraps around.
+    fn write_frame(&mut self, frame: &Frame, top: u64) -> Result<(), Exception> {
+        let bytes = frame.bytes();
+        let room = (mask(self.stack_size()) - top).saturating_add(1);
+        if bytes.len() as u64 <= room {
+            let linear = self.linear(SegmentRegister::Ss, top, bytes.len(), Access::Write)?;
+            return self.write_bytes(linear, bytes, self.level());
+        }
+        // A value across the end of the segment is an error, and one behind it begins at 0.
+        for (index, value) in bytes.chunks(frame.unit).enumerate().rev() {
+            let offset = top.wrapping_add((index * frame.unit) as u64) & mask(self.stack_size());
+            let linear = self.linear(SegmentRegister::Ss, offset, value.len(), Access::Write)?;
+            self.write_bytes(linear, value, self.level())?;
+        }
         Ok(())
     }
 

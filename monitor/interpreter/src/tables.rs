@@ -198,10 +198,11 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let source = self.read_operand(insn, 1, 2)? as u16;
         let adjust = rpl(destination) < rpl(source);
         let value = if adjust { destination & !3 | source & 3 } else { destination };
-        if insn.op0_kind() == OpKind::Memory {
-            // Written either way (and so must be writable), as the processor does.
+        if !adjust {
+            // Not written, so that it need not be writable.
+        } else if insn.op0_kind() == OpKind::Memory {
             self.write_operand(insn, 0, 2, value.into())?;
-        } else if adjust {
+        } else {
             // 16 bits, whatever the operand size.
             write_gpr(self.cpu, insn.op0_register().number(), 2, value.into());
         }

@@ -9,6 +9,7 @@ use x86::{Exception, Rflags, Vector};
 
 use super::Translator;
 use crate::block::{BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
+use crate::decode::is_too_long;
 use crate::guest::refused;
 use crate::slow::{Pending, Slow};
 
@@ -88,8 +89,12 @@ impl Translator {
             SiteKind::Invalid => {
                 *rip = at;
                 // Too long, or at the end of what can be fetched: the fetch decides which fault it is.
-                let fault = self.fetch_instruction(cpu, at).err();
-                Next::Exit(Exit::Exception(fault.unwrap_or(Exception::UD)))
+                let fault = match self.fetch_instruction(cpu, at) {
+                    Err(fault) => fault,
+                    Ok(code) if is_too_long(&code, self.mode) => Exception::gp(0),
+                    Ok(_) => Exception::UD,
+                };
+                Next::Exit(Exit::Exception(fault))
             }
             SiteKind::FpuTrap => {
                 *rip = at;

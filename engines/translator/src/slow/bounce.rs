@@ -278,8 +278,8 @@ fn largest_power_of_two(n: u32) -> u32 {
 }
 
 /// Whether the processor has to be asked what a fault of the operand comes to: elements that a mask leaves out may
-/// lie in pages that do not exist; a conversion's own exceptions are found before its store is tried, and Intel's
-/// processors have made the x87 stack an MMX one by then.
+/// lie in pages that do not exist; the own exceptions of a conversion or an x87 store are found before the store is
+/// tried, and may leave it out; and Intel's processors have made the x87 stack an MMX one by then.
 fn decides_itself(insn: &GuestInsn) -> bool {
     use iced_x86::Mnemonic as M;
     let i = &insn.instruction;
@@ -296,5 +296,11 @@ fn decides_itself(insn: &GuestInsn) -> bool {
                 | M::Maskmovdqu
                 | M::Vmaskmovdqu
                 | M::Vcvtps2ph
+                | M::Fst
+                | M::Fstp
+                | M::Fist
+                | M::Fistp
+                | M::Fisttp
+                | M::Fbstp
         )
 }

@@ -74,7 +74,13 @@ impl Translator {
         if form.address_bits != 32 || form.repeat.is_none() || is_amd() {
             return;
         }
-        let used = [(true, gpr::RCX), (form.uses_source(), gpr::RSI), (form.uses_destination(), gpr::RDI)];
+        // What only reads leaves its pointers alone if there is nothing to read.
+        let pointers = matches!(form.kind, Kind::Move | Kind::Store) || self.count(form) != 0;
+        let used = [
+            (true, gpr::RCX),
+            (pointers && form.uses_source(), gpr::RSI),
+            (pointers && form.uses_destination(), gpr::RDI),
+        ];
         for (_, register) in used.into_iter().filter(|(used, _)| *used) {
             let pointer = self.pointer(form, register);
             self.set_masked(register, 32, pointer);

@@ -2,11 +2,11 @@
 
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, RflagsBits};
 
-use crate::case::{Case, NO_EXCEPTION, Outcome, Width};
+use crate::case::{ALIAS, Case, NO_EXCEPTION, Outcome, Width};
 use crate::generate::PADS;
 use crate::{encode, fpu};
 
-const GPR: [&str; 16] = [
+pub const GPR: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
     "r15",
 ];
@@ -101,6 +101,8 @@ fn known(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
         || jumps_nowhere(case, native, translated)
         || masked_beyond_limit(case, native, translated)
         || wraps_around(case, native, translated)
+        || leaves_a_part(case, native, translated)
+        || moves_in_strides(case, native, translated)
         || reads_undefined(&decode(case))
 }
 
@@ -153,7 +155,8 @@ fn masked_beyond_limit(case: &Case, native: &Outcome, translated: &Outcome) -> b
     use Mnemonic as M;
     let masked = |i: &Instruction| {
         let moves = matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq);
-        i.has_op_mask() || moves
+        let bytes = matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu);
+        i.has_op_mask() || moves || bytes
     };
     case.width != Width::Bits64
         && matches!(translated.vector, 12 | 13)
@@ -171,11 +174,42 @@ fn wraps_around(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
         && matches!(native.address >> 12, 0xf_ffff | 0)
 }
 
+/// What of a frame an instruction has pushed or popped that faults on another part of it is the processor's affair;
+/// the routines leave nothing.
+fn leaves_a_part(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
+    use Mnemonic as M;
+    let frames = [M::Enter, M::Pusha, M::Pushad, M::Popa, M::Popad];
+    let fault = |outcome: &Outcome| matches!(outcome.vector, 12..=14);
+    fault(native)
+        && fault(translated)
+        && native.rip == translated.rip
+        && decode(case).iter().any(|i| i.ip() == native.rip && frames.contains(&i.mnemonic()))
+}
+
+/// A fast string operation whose source and destination overlap in memory but not by their addresses moves more than
+/// an element at a time; translated code moves one after the other.
+fn moves_in_strides(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
+    use Mnemonic as M;
+    let moves = |i: &Instruction| {
+        let string = matches!(i.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq);
+        string && i.has_rep_prefix()
+    };
+    let aliased = [case.gpr[6], case.gpr[7], case.fs_base, case.gs_base];
+    case.width == Width::Bits64
+        && aliased.iter().any(|address| *address >= ALIAS)
+        && decode(case).iter().any(moves)
+        && (native.vector, native.rip, native.gpr) == (translated.vector, translated.rip, translated.gpr)
+}
+
 /// What multiplications leave in the flags that the manuals call undefined depends on the flags before, which
 /// are not kept for that.
 fn undefined_flags(i: &Instruction) -> u32 {
     match i.mnemonic() {
         Mnemonic::Mul | Mnemonic::Imul | Mnemonic::Lzcnt | Mnemonic::Tzcnt => i.rflags_undefined(),
+        // Routines leave there what one kind of processor does.
+        Mnemonic::Aaa | Mnemonic::Aas | Mnemonic::Aam | Mnemonic::Aad | Mnemonic::Daa | Mnemonic::Das => {
+            i.rflags_undefined()
+        }
         _ => 0,
     }
 }
@@ -214,7 +248,7 @@ fn dead_flags(case: &Case, native: &Outcome) -> u64 {
 }
 
 /// iced-x86's bit numbers to the processor's.
-fn rflags(bits: u32) -> u64 {
+pub fn rflags(bits: u32) -> u64 {
     [
         (RflagsBits::OF, 0x800),
         (RflagsBits::SF, 0x80),

@@ -9,6 +9,7 @@ use iced_x86::{
 use x86::Mode;
 use x86::classify;
 
+use crate::monitor;
 use crate::random::Random;
 
 /// One instruction of a program.
@@ -48,9 +49,15 @@ impl Piece {
 }
 
 /// Whether a case may contain this.
-pub fn admissible(i: &Instruction) -> bool {
+pub fn admissible(i: &Instruction, bits: u32) -> bool {
     use Mnemonic as M;
-    if i.is_invalid() || classify::routine(i.code(), Mode::Long64).is_some() {
+    let mode = match bits {
+        16 => Mode::Protected16,
+        32 => Mode::Protected32,
+        _ => Mode::Long64,
+    };
+    let routine = classify::routine(i.code(), mode);
+    if i.is_invalid() || routine.is_some_and(|routine| !monitor::carries_out(routine, bits)) {
         return false;
     }
     // What it reads is different each time, or it is the hosting kernel's business.
@@ -101,7 +108,7 @@ pub fn codes(bits: u32, filter: Option<&str>) -> Vec<Code> {
                 && !info.fwait()
                 && matches!(info.decoder_option(), DecoderOptions::NONE | DecoderOptions::AMD)
                 && !matches!(info.encoding(), EncodingKind::MVEX | EncodingKind::D3NOW | EncodingKind::XOP)
-                && admissible(&i)
+                && admissible(&i, bits)
                 && filter.is_none_or(|part| format!("{code:?}").to_lowercase().contains(&part.to_lowercase()))
         })
         .collect()
@@ -156,7 +163,7 @@ pub fn decode(bytes: &[u8], bits: u32) -> Option<Piece> {
     let bytes = &bytes[..bytes.len().min(15)];
     let mut decoder = Decoder::with_ip(bits, bytes, 0, options());
     let instruction = decoder.decode();
-    if !admissible(&instruction)
+    if !admissible(&instruction, bits)
         || is_overridden(&instruction, bytes)
         || copies_stack_pointer(&instruction)
         || bits != 64 && is_wide(&instruction)

@@ -9,7 +9,7 @@ use crate::case::{ALIAS, CODE, Case, DATA, MOST_CODE, PAGE, READ_ONLY, SEGMENTS,
 use crate::encode::{self, Piece};
 use crate::random::Random;
 
-const UD2: [u8; 2] = [0x0f, 0x0b];
+pub const UD2: [u8; 2] = [0x0f, 0x0b];
 /// UD2s behind a program: its end, and where its branches lead.
 pub const PADS: u64 = 4;
 

@@ -10,7 +10,7 @@ use crate::case::{
     CODE, Case, DATA, DATA_BYTES, NO_EXCEPTION, Outcome, PAGE, PageKind, SEGMENTS, SegmentSpec, WINDOW,
     WINDOW_PAGES, Width, note_changes, page_kind,
 };
-use crate::fpu;
+use crate::{fpu, monitor};
 
 /// Guest-physical address of the window's pages.
 const PHYSICAL: u64 = 0x10_0000;
@@ -89,6 +89,16 @@ impl Guest {
                 }
                 Exit::Sensitive(insn) if insn.routine == Routine::Undefined => {
                     outcome.vector = 6;
+                }
+                Exit::Sensitive(insn) if monitor::carries_out(insn.routine, case.width as u32) => {
+                    match monitor::run(&mut cpu, &insn, &self.ram) {
+                        Ok(()) => continue,
+                        Err(exception) => {
+                            outcome.vector = exception.vector as u64;
+                            outcome.error_code = u64::from(exception.error_code.unwrap_or(0));
+                            outcome.address = exception.detail;
+                        }
+                    }
                 }
                 Exit::Sensitive(insn) => {
                     remark = Some(format!("left to the monitor: {}", insn.instruction));

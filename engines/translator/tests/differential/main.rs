@@ -1,9 +1,12 @@
 //! Instructions under the translator against the real processor: random encodings in random surroundings run on
 //! both, and everything a program could see must come out the same.
 //!
-//! `POPF_CASES` and `POPF_SEED` make longer or other runs; `POPF_WIDTH=16`, `32` or `64` and `POPF_CODE` (part of
-//! an instruction's name in iced-x86) narrow them, `POPF_ONLY` runs one case by its number, `POPF_MISSING` lists
-//! codes that no case reached.
+//! `POPF_CASES` and `POPF_SEED` make longer or other runs, by `POPF_JOBS` processors if not by all; `POPF_WIDTH=16`,
+//! `32` or `64` and `POPF_CODE` (part of an instruction's name in iced-x86) narrow them, `POPF_ONLY` runs one case by
+//! its number, `POPF_MISSING` lists codes that no case reached.
+//!
+//! A case that differs is made as small as it gets and told as one line. Such lines are kept, with others that are
+//! known to be edges, in `tests/equivalence/instructions.txt`, and run before anything else is tried.
 //!
 //! What is known to differ stands in [`compare`], with its reasons. Not compared: x87's pointers to its last instruction and operand, which show host addresses; flags that the
 //! program overwrites before it reads them, in the image that a fault saves.
@@ -11,15 +14,23 @@
 mod case;
 mod child;
 mod compare;
+mod corpus;
 mod encode;
 mod fpu;
 mod generate;
 mod guest;
+mod line;
+mod monitor;
 mod native;
 mod random;
 mod run;
 
 #[test]
 fn agrees_with_the_processor() {
-    run::run(200_000);
+    run::run(1_000_000);
+}
+
+#[test]
+fn agrees_on_what_is_kept() {
+    corpus::replay();
 }

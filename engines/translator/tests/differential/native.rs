@@ -30,6 +30,9 @@ pub struct Native {
     pub segments: bool,
 }
 
+// SAFETY: the mapping and the descriptors are this value's alone.
+unsafe impl Send for Native {}
+
 impl Native {
     /// Forks it. `data` is the content of the data pages before each case.
     pub fn start(data: &'static [u64]) -> io::Result<Self> {

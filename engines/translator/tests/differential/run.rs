@@ -1,6 +1,7 @@
 //! The test itself: batches of cases through both sides, and reports of what differed.
 
 use std::collections::{BTreeMap, HashSet};
+use std::thread;
 
 use iced_x86::{Code, FlowControl};
 
@@ -8,6 +9,7 @@ use crate::case::{Case, ENDLESS, NO_EXCEPTION, Outcome, Width, initial_data};
 use crate::compare;
 use crate::generate::Generator;
 use crate::guest::Guest;
+use crate::line;
 use crate::native::{BATCH, Native};
 use crate::random::Random;
 
@@ -18,41 +20,52 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Runs `cases` cases, or as the environment says.
+/// Runs `cases` cases, or as the environment says, on as many processors as there are.
 pub fn run(cases: usize) {
-    let cases = variable("POPF_CASES").map_or(cases, |n| n.parse().expect("a number"));
-    let seed = variable("POPF_SEED").map_or(1974, |n| n.parse().expect("a number"));
+    let number = |name: &str| variable(name).map(|n| n.parse().expect("a number"));
+    let cases = number("POPF_CASES").unwrap_or(cases);
+    let seed = number("POPF_SEED").unwrap_or(SEED as usize) as u64;
     let data: &'static [u64] = Vec::leak(initial_data(seed));
-    let native = Native::start(data).expect("a native process");
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let workers = number("POPF_JOBS").unwrap_or(processors).clamp(1, cases.div_ceil(BATCH).max(1));
+    // All of them before the first engine, and by the thread that outlives them.
+    let natives: Vec<Native> = (0..workers).map(|_| Native::start(data).expect("a native process")).collect();
     let widths: &[Width] = match variable("POPF_WIDTH").as_deref() {
         Some("16") => &[Width::Bits16],
         Some("32") => &[Width::Bits32],
         Some("64") => &[Width::Bits64],
-        _ if native.segments => &[Width::Bits64, Width::Bits32, Width::Bits16],
+        _ if natives[0].segments => &[Width::Bits64, Width::Bits32, Width::Bits16],
         _ => &[Width::Bits64],
     };
     let generator = Generator::new(widths, variable("POPF_CODE"));
-    let mut bench = Bench {
-        native,
-        guest: Guest::new(data, 1 << 20),
-        outcome: Box::new(empty_outcome()),
-        coverage: Coverage::default(),
-        failures: BTreeMap::new(),
+    let case = |n: usize| generator.case(n, &mut Random::new(seed << 32 ^ n as u64));
+    let only = number("POPF_ONLY");
+    let part = |worker: usize, native: Native| {
+        let mut bench = Bench::new(native, data);
+        if let Some(n) = only {
+            bench.batch(n, &[case(n)]);
+            return bench.found;
+        }
+        for first in (0..cases).step_by(BATCH).skip(worker).step_by(workers) {
+            let batch: Vec<Case> = (first..(first + BATCH).min(cases)).map(case).collect();
+            bench.batch(first, &batch);
+        }
+        bench.found
     };
-    let only = variable("POPF_ONLY").map(|n| n.parse().expect("a number"));
-    if let Some(n) = only {
-        bench.batch(n, &[generator.case(n, &mut Random::new(seed << 32 ^ n as u64))]);
-    }
-    let mut done = if only.is_some() { cases } else { 0 };
-    while done < cases {
-        let batch: Vec<Case> = (done..(done + BATCH).min(cases))
-            .map(|n| generator.case(n, &mut Random::new(seed << 32 ^ n as u64)))
+    let mut found = Found::default();
+    thread::scope(|scope| {
+        let part = &part;
+        let workers: Vec<_> = natives
+            .into_iter()
+            .enumerate()
+            .map(|(worker, native)| scope.spawn(move || part(worker, native)))
             .collect();
-        bench.batch(done, &batch);
-        done += batch.len();
-    }
-    bench.coverage.report(cases, generator.wide_codes());
-    let reports: Vec<_> = bench.failures.values().collect();
+        for worker in workers {
+            found.add(worker.join().expect("a worker"));
+        }
+    });
+    found.coverage.report(cases, generator.wide_codes());
+    let reports: Vec<_> = found.failures.values().collect();
     for report in reports.iter().take(MOST_REPORTS) {
         println!("{report}");
     }
@@ -62,6 +75,9 @@ pub fn run(cases: usize) {
         reports.len()
     );
 }
+
+/// Of the data pages, unless the environment says another.
+pub const SEED: u64 = 1974;
 
 fn empty_outcome() -> Outcome {
     // The big arrays are written before they are read.
@@ -78,16 +94,38 @@ fn empty_outcome() -> Outcome {
     }
 }
 
-struct Bench {
-    native: Native,
-    guest: Guest,
-    outcome: Box<Outcome>,
+/// What cases showed.
+#[derive(Default)]
+struct Found {
     coverage: Coverage,
     /// One report for each kind of difference.
     failures: BTreeMap<String, String>,
 }
 
+impl Found {
+    fn add(&mut self, other: Self) {
+        self.coverage.done.extend(other.coverage.done);
+        self.coverage.refused.extend(other.coverage.refused);
+        for (kind, report) in other.failures {
+            self.failures.entry(kind).or_insert(report);
+        }
+    }
+}
+
+/// Both sides.
+pub struct Bench {
+    native: Native,
+    guest: Guest,
+    outcome: Box<Outcome>,
+    found: Found,
+}
+
 impl Bench {
+    pub fn new(native: Native, data: &'static [u64]) -> Self {
+        let (guest, outcome) = (Guest::new(data, 1 << 20), Box::new(empty_outcome()));
+        Self { native, guest, outcome, found: Found::default() }
+    }
+
     fn batch(&mut self, first: usize, batch: &[Case]) {
         let outcomes = self.native.run(batch).expect("the native process answers");
         let mut failed = Vec::new();
@@ -95,7 +133,7 @@ impl Bench {
             if native.vector == ENDLESS {
                 continue;
             }
-            self.coverage.count(case, native);
+            self.found.coverage.count(case, native);
             let remark = self.guest.run(case, &mut self.outcome);
             let found = differences(case, native, &self.outcome, remark);
             if !found.is_empty() {
@@ -103,21 +141,25 @@ impl Bench {
             }
         }
         for (n, case, found) in failed {
-            let (case, found) = self.minimise(case, found);
+            let (case, differing) = self.minimise(case, found);
             let code = compare::decode(&case).last().map_or(String::new(), |i| format!("{:?}", i.code()));
-            let what = found[0].split(' ').next().unwrap_or("");
-            self.failures.entry(format!("{code} {what}")).or_insert_with(|| {
-                format!(
-                    "case {}: {}: native / translated: {}",
-                    first + n,
-                    compare::describe(&case),
-                    found.join("; ")
-                )
-            });
+            let what = differing[0].split(' ').next().unwrap_or("");
+            let kind = format!("{code} {what}");
+            if self.found.failures.contains_key(&kind) {
+                continue;
+            }
+            let line = self.line(&case).unwrap_or_default();
+            let report = format!(
+                "case {}: {}: native / translated: {}\n  {line}",
+                first + n,
+                compare::describe(&case),
+                differing.join("; ")
+            );
+            self.found.failures.insert(kind, report);
         }
     }
 
-    /// Leaves out instructions for as long as something differs.
+    /// Leaves out instructions, and then what surrounds them, for as long as something differs.
     fn minimise(&mut self, case: Case, found: Vec<String>) -> (Case, Vec<String>) {
         let (mut case, mut found) = (case, found);
         let mut n = 0;
@@ -133,10 +175,25 @@ impl Bench {
                 _ => n += 1,
             }
         }
+        for plainer in line::simplifications() {
+            let mut tried = case;
+            plainer(&mut tried);
+            match self.check(&tried) {
+                Some(still) if !still.is_empty() => (case, found) = (tried, still),
+                _ => {}
+            }
+        }
         (case, found)
     }
 
-    fn check(&mut self, case: &Case) -> Option<Vec<String>> {
+    /// The case and what the processor makes of it, as a line of the corpus.
+    pub fn line(&mut self, case: &Case) -> Option<String> {
+        let outcomes = self.native.run(std::slice::from_ref(case)).ok()?;
+        Some(format!("{} | {}", line::before(case), line::after(case, &outcomes[0])))
+    }
+
+    /// What differs; nothing if the case does not end.
+    pub fn check(&mut self, case: &Case) -> Option<Vec<String>> {
         let outcomes = self.native.run(std::slice::from_ref(case)).ok()?;
         if outcomes[0].vector == ENDLESS {
             return None;
@@ -177,8 +234,9 @@ impl Coverage {
         let done = count(&|code| self.done.contains(code));
         let refused = count(&|code| !self.done.contains(code) && self.refused.contains(code));
         println!(
-            "{cases} cases; of {} codes in 64-bit mode {done} were executed, {refused} this processor lacks",
-            codes.len()
+            "{cases} cases: of {} encodings in 64-bit mode this processor has {}, and executed {done}",
+            codes.len(),
+            codes.len() - refused
         );
         if variable("POPF_MISSING").is_some() {
             let missing = codes.iter().filter(|c| !self.done.contains(c) && !self.refused.contains(c));
