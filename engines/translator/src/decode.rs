@@ -114,7 +114,8 @@ pub fn is_too_long(bytes: &[u8], mode: ModeWord) -> bool {
         && (1..=prefixes).any(|left_out| {
             let mut rest = [0; LONGEST];
             rest[..LONGEST - left_out].copy_from_slice(&bytes[left_out..LONGEST]);
-            !Decoder::with_ip(mode.bits(), &rest, 0, options()).decode().is_invalid()
+            let instruction = Decoder::with_ip(mode.bits(), &rest, 0, options()).decode();
+            !instruction.is_invalid() && instruction.len() + left_out > LONGEST
         })
 }
 

@@ -69,13 +69,16 @@ impl Translator {
     }
 
     /// Intel's processors write 32-bit registers of a repeated instruction, and so clear their upper halves, even if
-    /// it does nothing, or faults at once; AMD's write what has changed.
+    /// it does nothing, or faults at once (seen on one of them; no manual says it); AMD's write what has changed.
     fn widen_pointers(&mut self, form: Form) {
         if form.address_bits != 32 || form.repeat.is_none() || is_amd() {
             return;
         }
-        // What only reads leaves its pointers alone if there is nothing to read.
-        let pointers = matches!(form.kind, Kind::Move | Kind::Store) || self.count(form) != 0;
+        let pointers = match form.kind {
+            Kind::Move | Kind::Store => true,
+            Kind::Compare => self.count(form) != 0,
+            Kind::Load | Kind::Scan => false,
+        };
         let used = [
             (true, gpr::RCX),
             (pointers && form.uses_source(), gpr::RSI),
