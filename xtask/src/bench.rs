@@ -7,14 +7,23 @@ pub mod boot;
 pub mod console;
 pub mod disk;
 pub mod net;
+mod work;
 
-use std::time::Duration;
+use clap::{Args, Subcommand};
 
-use clap::Subcommand;
+/// `cargo xtask bench`: without a command, a list of workloads.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
+    #[command(flatten)]
+    work: work::WorkArgs,
+}
 
-/// What can be measured.
+/// What else can be measured.
 #[derive(Subcommand)]
-pub enum BenchCommand {
+enum BenchCommand {
     /// From nothing to a guest's shell, or to its multi-user.target, and on until it has powered off: popf beside
     /// QEMU's TCG.
     Boot(boot::BootArgs),
@@ -25,23 +34,24 @@ pub enum BenchCommand {
 }
 
 /// Measures.
-pub fn run(command: &BenchCommand) -> Result<(), String> {
-    match command {
-        BenchCommand::Boot(args) => boot::run(args),
-        BenchCommand::Disk(args) => disk::run(args),
-        BenchCommand::Net(args) => net::run(args),
+pub fn run(args: &BenchArgs) -> Result<(), String> {
+    match &args.command {
+        None => work::run(&args.work),
+        Some(BenchCommand::Boot(args)) => boot::run(args),
+        Some(BenchCommand::Disk(args)) => disk::run(args),
+        Some(BenchCommand::Net(args)) => net::run(args),
     }
 }
 
 /// The middle of the values; of an even number, the mean of the two in the middle.
-pub fn median(values: &[Duration]) -> Duration {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
-    sorted.sort_unstable();
+    sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     match sorted.len() {
-        0 => Duration::ZERO,
+        0 => 0.0,
         length if length % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2,
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
     }
 }
 
@@ -51,9 +61,8 @@ mod tests {
 
     #[test]
     fn medians() {
-        let seconds = |values: &[u64]| values.iter().map(|s| Duration::from_secs(*s)).collect::<Vec<_>>();
-        assert_eq!(median(&seconds(&[9, 1, 2])), Duration::from_secs(2));
-        assert_eq!(median(&seconds(&[9, 1, 2, 4])), Duration::from_secs(3));
-        assert_eq!(median(&[]), Duration::ZERO);
+        for (values, middle) in [(&[9.0, 1.0, 2.0][..], 2.0), (&[9.0, 1.0, 2.0, 4.0], 3.0), (&[], 0.0)] {
+            assert!((median(values) - middle).abs() < 1e-12, "{values:?}");
+        }
     }
 }

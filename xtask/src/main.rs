@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::bench::BenchCommand;
+use crate::bench::BenchArgs;
 use crate::check::Step;
 use crate::durability::DurabilityArgs;
 use crate::soak::SoakArgs;
@@ -27,6 +27,7 @@ Examples:
   cargo xtask check                 everything CI holds the project to
   cargo xtask check fmt clippy      just these steps
   cargo xtask deps                  who may depend on whom
+  cargo xtask bench                 workloads natively, under popf and under QEMU's TCG
   cargo xtask bench boot            popf's boot beside QEMU's, interleaved
   cargo xtask bench disk            reads and writes per second beside QEMU's
   cargo xtask soak                  a hundred boots in a row, and an idle guest's cost
@@ -54,8 +55,7 @@ enum Chore {
     /// Hold the crates' dependencies against the rule of docs/ARCHITECTURE.md.
     Deps,
     /// Measure, beside a peer, in the same run.
-    #[command(subcommand)]
-    Bench(BenchCommand),
+    Bench(BenchArgs),
     /// Boot many guests in a row, then measure an idle one.
     Soak(SoakArgs),
     /// Kill popf while its guest writes, and see whether what was acknowledged is there.
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().chore {
         Chore::Check { steps } => check::run(&steps),
         Chore::Deps => deps::run(),
-        Chore::Bench(command) => bench::run(&command),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Soak(args) => soak::run(&args),
         Chore::Durability(args) => durability::run(&args),
         Chore::Units(args) => units::run(&args),

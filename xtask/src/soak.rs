@@ -126,7 +126,7 @@ fn spread(times: &[Duration]) -> Spread {
     let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
     Spread {
         least: seconds(times.iter().min()),
-        median: median(times).as_secs_f64(),
+        median: median(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()),
         most: seconds(times.iter().max()),
     }
 }

@@ -279,7 +279,9 @@ impl<'a> Builder<'a> {
                 Offer::Avx if self.xcr0.contains(Xcr0::AVX) => native,
                 Offer::Avx512 if self.xcr0.contains(Xcr0::AVX512) => native,
                 Offer::Emulated => bit,
-                Offer::Avx | Offer::Avx512 | Offer::Computed | Offer::Hidden(_) => 0,
+                Offer::EmulatedBy(vendor) if self.vendor == vendor => bit,
+                Offer::Avx | Offer::Avx512 | Offer::Computed => 0,
+                Offer::EmulatedBy(_) | Offer::Hidden(_) => 0,
             };
         }
         out
@@ -300,7 +302,11 @@ impl<'a> Builder<'a> {
         }
         let six = self.features(6, 0);
         self.put(6, 0, six);
-        let last = self.host.read(7, 0)[0].min(2);
+        let last = match self.vendor {
+            // What is emulated stands in the last, whether or not the host has it.
+            Vendor::Intel => 2,
+            Vendor::Amd => self.host.read(7, 0)[0].min(2),
+        };
         for subleaf in 0..=last {
             let mut seven = self.features(7, subleaf);
             if subleaf == 0 {

@@ -69,3 +69,41 @@ mod number {
 }
 
 pub use number::*;
+
+/// IA32_ARCH_CAPABILITIES (SDM vol. 4 table 2-2): what the processor needs no defence against.
+pub mod arch_capabilities {
+    pub const RDCL_NO: u64 = 1;
+    pub const IBRS_ALL: u64 = 1 << 1;
+    pub const SKIP_L1DFL_VMENTRY: u64 = 1 << 3;
+    pub const SSB_NO: u64 = 1 << 4;
+    pub const MDS_NO: u64 = 1 << 5;
+    pub const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
+    pub const TAA_NO: u64 = 1 << 8;
+    pub const SBDR_SSDP_NO: u64 = 1 << 13;
+    pub const FBSDP_NO: u64 = 1 << 14;
+    pub const PSDP_NO: u64 = 1 << 15;
+    pub const BHI_NO: u64 = 1 << 20;
+    pub const PBRSB_NO: u64 = 1 << 24;
+    pub const GDS_NO: u64 = 1 << 26;
+    pub const RFDS_NO: u64 = 1 << 27;
+    pub const ITS_NO: u64 = 1 << 62;
+
+    /// What guests read. None of these defences reaches the real processor from inside a guest (docs/ARCHITECTURE.md
+    /// says why), and the dearest, page tables apart for kernel and user, would cost two
+    /// writes of CR3 for each system call.
+    pub const OFFERED: u64 = RDCL_NO
+        | IBRS_ALL
+        | SKIP_L1DFL_VMENTRY
+        | SSB_NO
+        | MDS_NO
+        | IF_PSCHANGE_MC_NO
+        | TAA_NO
+        | SBDR_SSDP_NO
+        | FBSDP_NO
+        | PSDP_NO
+        | BHI_NO
+        | PBRSB_NO
+        | GDS_NO
+        | RFDS_NO
+        | ITS_NO;
+}

@@ -33,8 +33,8 @@ const LFENCE_SERIALISES: u64 = 1 << 1;
 const SVM_DISABLED: u64 = 1 << 3 | 1 << 4;
 /// HWCR bits that software may set: SMMLOCK, TLB cache disable, MC status write, CPB off, performance counters.
 const HWCR_WRITABLE: u64 = 1 | 1 << 3 | 1 << 18 | 1 << 24 | 1 << 25 | 1 << 30;
-/// SPEC_CTRL bits: IBRS, STIBP, SSBD.
-const SPEC_CTRL_WRITABLE: u64 = 0b111 | 1 << 7;
+/// SPEC_CTRL bits: IBRS, STIBP, SSBD, PSFD, BHI_DIS_S.
+const SPEC_CTRL_WRITABLE: u64 = 0b111 | 1 << 7 | 1 << 10;
 
 type Read = Result<u64, Exception>;
 
@@ -103,7 +103,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             n::PLATFORM_ID => 0,
             // Locked, with nothing enabled.
             n::FEATURE_CONTROL => 1,
-            n::ARCH_CAPABILITIES if self.cpuid(7, 0)[3] & (1 << 29) != 0 => 0,
+            n::ARCH_CAPABILITIES if self.cpuid(7, 0)[3] & (1 << 29) != 0 => n::arch_capabilities::OFFERED,
             _ => return Err(Exception::gp(0)),
         })
     }

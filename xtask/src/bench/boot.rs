@@ -70,9 +70,9 @@ enum Boots {
 }
 
 /// A row of `popf image list --json`.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Image {
-    name: String,
+    pub name: String,
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     pub disk: Option<PathBuf>,
@@ -119,8 +119,10 @@ pub fn run(args: &BootArgs) -> Result<(), String> {
         // Who goes first changes, so that neither always finds the other's cold or hot machine.
         let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
         for peer in order {
-            let mut command =
-                if peer == 0 { popf_command(&popf, &image, subject) } else { qemu_command(&image, subject) };
+            let mut command = match peer {
+                0 => popf_command(&popf, &image, subject.cmdline, subject.memory_mib),
+                _ => qemu_command(&image, subject.cmdline, subject.memory_mib),
+            };
             let measured = subject.boot(&mut command, limit)?;
             eprintln!(
                 "round {round}: {:<5} {} {:6.2} s, powered off {:6.2} s",
@@ -181,16 +183,15 @@ fn print(report: &Report, json: bool) -> Result<(), String> {
 }
 
 fn figures(name: &'static str, version: String, times: &[Times]) -> Figures {
-    let reached: Vec<_> = times.iter().map(|times| times.reached).collect();
-    let exits: Vec<_> = times.iter().map(|times| times.exit).collect();
-    let seconds = |values: &[Duration]| values.iter().map(Duration::as_secs_f64).collect();
+    let reached: Vec<_> = times.iter().map(|times| times.reached.as_secs_f64()).collect();
+    let exits: Vec<_> = times.iter().map(|times| times.exit.as_secs_f64()).collect();
     Figures {
         name,
         version,
-        reached_seconds: seconds(&reached),
-        exit_seconds: seconds(&exits),
-        reached_median: median(&reached).as_secs_f64(),
-        exit_median: median(&exits).as_secs_f64(),
+        reached_median: median(&reached),
+        exit_median: median(&exits),
+        reached_seconds: reached,
+        exit_seconds: exits,
     }
 }
 
@@ -214,10 +215,11 @@ pub fn find_image(popf: &Path, name: &str) -> Result<Image, String> {
     images.into_iter().find(|image| image.name == name).ok_or_else(|| format!("there is no image {name}"))
 }
 
-fn popf_command(popf: &PathBuf, image: &Image, subject: &Subject) -> Command {
+/// popf with an image, whose disk is not written to.
+pub fn popf_command(popf: &Path, image: &Image, cmdline: &str, memory_mib: u32) -> Command {
     let mut command = Command::new(popf);
     command.arg("run").arg("--kernel").arg(&image.kernel).arg("--initrd").arg(&image.initrd);
-    command.args(["--cmdline", subject.cmdline, "--memory", &format!("{}M", subject.memory_mib)]);
+    command.args(["--cmdline", cmdline, "--memory", &format!("{memory_mib}M")]);
     command.args(["--engine", "translator", "--no-reboot"]);
     if let Some(disk) = &image.disk {
         command.args(["--disk", &format!("{},format=raw,snapshot", disk.display()), "--net", "user"]);
@@ -225,11 +227,11 @@ fn popf_command(popf: &PathBuf, image: &Image, subject: &Subject) -> Command {
     command
 }
 
-/// As lean as it gets: no device that the guest does not need is there to be probed.
-fn qemu_command(image: &Image, subject: &Subject) -> Command {
+/// QEMU with the same, as lean as it gets: no device that the guest does not need is there to be probed.
+pub fn qemu_command(image: &Image, cmdline: &str, memory_mib: u32) -> Command {
     let mut command = Command::new(QEMU);
     command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-display", "none", "-serial", "stdio"]);
-    command.args(["-no-reboot", "-m", &subject.memory_mib.to_string(), "-append", subject.cmdline]);
+    command.args(["-no-reboot", "-m", &memory_mib.to_string(), "-append", cmdline]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
     if let Some(disk) = &image.disk {
         let drive = format!("if=none,id=root,file={},format=raw,snapshot=on", disk.display());

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::boot::{self, QEMU, output, version};
+use super::median;
 use crate::guest::{self, Guest};
 
 /// `cargo xtask bench disk`.
@@ -161,13 +162,7 @@ fn medians(rounds: &[Rates]) -> Rates {
     for (what, rate) in rounds.iter().flatten() {
         by_name.entry(what.clone()).or_default().push(*rate);
     }
-    by_name.into_iter().map(|(what, mut rates)| (what, median(&mut rates))).collect()
-}
-
-/// The middle of the values; of an even number, the upper of the two in the middle.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    by_name.into_iter().map(|(what, rates)| (what, median(&rates))).collect()
 }
 
 fn print(report: &Report, json: bool) -> Result<(), String> {

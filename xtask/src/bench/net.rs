@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::guest::Guest;
 use self::peer::{Measured, Monitor, Running};
-use super::boot;
+use super::{boot, median};
 
 /// Set in the process that is in its own namespace.
 const INSIDE: &str = "POPF_BENCH_NAMESPACE";
@@ -196,16 +196,6 @@ fn row(path: Path, monitor: Monitor, measured: &[(Path, Monitor, Measured)]) -> 
     }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        length if length % 2 == 1 => sorted[length / 2],
-        length => (sorted[length / 2 - 1] + sorted[length / 2]) / 2.0,
-    }
-}
-
 fn print(report: &Report, json: bool) -> Result<(), String> {
     if json {
         let text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
@@ -242,7 +232,5 @@ mod tests {
         ];
         let row = row(Path::User, Monitor::Popf, &measured);
         assert_eq!((row.sent_median, row.received_median, row.retransmits), (3.0, 6.0, 3));
-        assert_eq!(median(&[4.0, 2.0]), 3.0);
-        assert_eq!(median(&[]), 0.0);
     }
 }

@@ -1,8 +1,10 @@
 //! The feature policy: one row per CPUID bit, in the order of the manuals (SDM vol. 2 CPUID; APM vol. 3 app.
 //! E). A bit without a row is hidden, because popf does not know what it would promise.
 
-use Offer::{Avx, Avx512, Computed, Emulated, Hidden, Native};
+use Offer::{Avx, Avx512, Computed, Emulated, EmulatedBy, Hidden, Native};
 use Register::{Eax, Ebx, Ecx, Edx};
+
+use super::Vendor;
 
 /// A register that CPUID returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum Offer {
     Avx512,
     /// Always there: popf does it, whatever the host can.
     Emulated,
+    /// The same, where the maker is this one: another's guests are told in another way.
+    EmulatedBy(Vendor),
     /// Filled in from the machine's shape or the vCPU's registers.
     Computed,
     /// Never there, for this reason.
@@ -61,6 +65,9 @@ const fn sub(subleaf: u32, register: Register, bit: u32, name: &'static str, off
 /// translated RET is no RET, and VERW clears no buffer. Said to be needless, so that no time goes into it; what
 /// protects one guest process from another is the host's defence of popf's threads.
 const MOOT: Offer = Emulated;
+/// The same on Intel: the reasons stand in [`crate::msr::arch_capabilities`]. It says that IBRS may stay on, so there is IBRS; and Linux
+/// asks for a bit that turns branch history off before it believes BHI_NO.
+const MOOT_INTEL: Offer = EmulatedBy(Vendor::Intel);
 const NO_VMX: Offer = Hidden("the guest gets no VMX or SVM of its own yet");
 const NO_SMM: Offer = Hidden("there is no system-management mode");
 const NO_DEBUG_STORE: Offer = Hidden("branch and event tracing belong to the host");
@@ -226,10 +233,10 @@ pub static FEATURES: &[Feature] = &[
     sub(0, Edx, 23, "AVX512_FP16", Avx512),
     sub(0, Edx, 24, "AMX-TILE", NO_AMX),
     sub(0, Edx, 25, "AMX-INT8", NO_AMX),
-    sub(0, Edx, 26, "IBRS and IBPB", NO_SPEC),
+    sub(0, Edx, 26, "IBRS and IBPB", MOOT_INTEL),
     sub(0, Edx, 27, "STIBP", NO_SPEC),
     sub(0, Edx, 28, "L1D_FLUSH", NO_SPEC),
-    sub(0, Edx, 29, "IA32_ARCH_CAPABILITIES", NO_SPEC),
+    sub(0, Edx, 29, "IA32_ARCH_CAPABILITIES", MOOT_INTEL),
     sub(0, Edx, 30, "IA32_CORE_CAPABILITIES", Hidden("a model's own MSR")),
     sub(0, Edx, 31, "SSBD", NO_SPEC),
     sub(1, Eax, 0, "SHA512", Avx),
@@ -266,7 +273,7 @@ pub static FEATURES: &[Feature] = &[
     sub(2, Edx, 1, "IPRED_CTRL", NO_SPEC),
     sub(2, Edx, 2, "RRSBA_CTRL", NO_SPEC),
     sub(2, Edx, 3, "DDPD_U", NO_SPEC),
-    sub(2, Edx, 4, "BHI_CTRL", NO_SPEC),
+    sub(2, Edx, 4, "BHI_CTRL", MOOT_INTEL),
     sub(2, Edx, 5, "MCDT_NO", Native),
 
     at(0x8000_0001, Ecx, 0, "LAHF/SAHF", Native),

@@ -164,7 +164,8 @@ fn amd_identity_and_features() {
     for name in ["AVX", "AVX512F", "AVX512_BF16", "AESNI", "SMAP", "UMIP", "TSC-Deadline", "x2APIC", "NX"] {
         assert!(bit(&table, name), "{name}");
     }
-    for name in ["PCID", "INVPCID", "MPX", "SVM", "IBRS", "IBPB_RET", "CmpLegacy"] {
+    let intels = ["IBRS and IBPB", "IA32_ARCH_CAPABILITIES", "BHI_CTRL"];
+    for name in ["PCID", "INVPCID", "MPX", "SVM", "IBRS", "IBPB_RET", "CmpLegacy"].into_iter().chain(intels) {
         assert!(!bit(&table, name), "{name}");
     }
     let eight = table.lookup(0x8000_0008, 0, &VCPU);
@@ -190,6 +191,7 @@ fn intel_identity_and_out_of_range() {
     assert_eq!(table.lookup(0x20, 0, &VCPU), table.lookup(0x16, 0, &VCPU));
     assert_eq!(table.lookup(0x8000_0009, 0, &VCPU), table.lookup(0x16, 0, &VCPU));
     assert!(bit(&table, "HTT") && bit(&table, "SERIALIZE") && bit(&table, "AVX512_FP16"));
+    assert!(bit(&table, "IA32_ARCH_CAPABILITIES") && bit(&table, "IBRS and IBPB"), "defences are needless");
     assert_eq!(table.lookup(7, 0, &VCPU)[0], 2, "two more sub-leaves");
     assert_eq!(table.lookup(7, 3, &VCPU), [0; 4]);
 }
