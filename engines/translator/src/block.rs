@@ -1,5 +1,6 @@
 //! Translated blocks and the places from which guest code leaves to the engine.
 
+use crate::hint::HintId;
 use crate::mode::ModeWord;
 
 /// A block's number in its cache.
@@ -115,6 +116,8 @@ pub enum SiteKind {
     Unsupported,
     /// An indirect jump, which does not leave here, but is where it is a fault to have jumped nowhere.
     Indirect,
+    /// A hint misses often.
+    Roams(HintId),
     /// STI has set IF while an interrupt waits; the place is the next instruction.
     Window,
 }

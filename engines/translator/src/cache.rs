@@ -12,6 +12,7 @@ use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
 use crate::flags;
 use crate::guest::Guest;
+use crate::hint::{Hint, HintId, Hints};
 use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::ModeWord;
 use crate::region::Region;
@@ -79,6 +80,7 @@ pub struct Cache {
     emitter: Emitter,
     encoder: Encoder,
     accesses: Accesses,
+    hints: Hints,
     blocks: Vec<Block>,
     by_key: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
     by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
@@ -132,6 +134,7 @@ impl Cache {
             emitter,
             encoder: Encoder::new(64),
             accesses: Accesses::new(),
+            hints: Hints::new(),
             blocks: Vec::new(),
             by_key: HashMap::default(),
             by_page: HashMap::default(),
@@ -272,6 +275,7 @@ impl Cache {
         let frame = Frame {
             rip: source.key.rip,
             linear: source.linear,
+            physical: source.key.physical,
             linkable: if straddles { (0, 0) } else { source.linkable },
             mode: source.key.mode,
             block: id,
@@ -321,7 +325,8 @@ impl Cache {
     }
 
     fn tools(&mut self) -> Tools<'_> {
-        Tools { emitter: &mut self.emitter, encoder: &mut self.encoder, sites: &mut self.sites }
+        let (emitter, encoder) = (&mut self.emitter, &mut self.encoder);
+        Tools { emitter, encoder, sites: &mut self.sites, hints: &mut self.hints }
     }
 
     /// Lets a direct jump go straight to its target.
@@ -406,6 +411,16 @@ impl Cache {
         }
     }
 
+    /// The hint of an instruction at this place has missed too often: translates the block without, if it misses fast.
+    pub fn roams(&mut self, id: BlockId, offset: u16, hint: HintId) {
+        self.region.hints()[usize::from(hint)] = Hint::EMPTY;
+        let Some(block) = self.block(id) else { return };
+        let physical = block.key.physical.wrapping_add(u64::from(offset));
+        if self.hints.is_roaming(hint, physical, host::cpu::rdtsc()) {
+            self.drop_block(id);
+        }
+    }
+
     fn drop_block(&mut self, id: BlockId) {
         let block = &mut self.blocks[id.0 as usize];
         if !std::mem::replace(&mut block.valid, false) {
@@ -442,6 +457,7 @@ impl Cache {
         self.by_key.clear();
         self.by_page.clear();
         self.sites.clear();
+        self.hints.clear();
         self.far_links.clear();
         self.used = self.start;
         self.generation += 1;
@@ -458,6 +474,7 @@ impl Cache {
         let frame = Frame {
             rip: insn.instruction.ip(),
             linear: 0,
+            physical: 0,
             linkable: (0, 0),
             mode,
             block: BlockId(u32::MAX),

@@ -10,10 +10,13 @@
 //! +TLB        one software TLB per memory view
 //! +JUMP       one jump table per memory view
 //! +VICTIM     one victim table behind each jump table
+//! +HINTS      the hints
 //! +CODE       the translation cache, executable; written through a second mapping elsewhere
 //! ```
 
 use std::mem::offset_of;
+
+use crate::hint::{HINTS, Hint, HintId};
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
 pub const VIEWS: usize = 3;
@@ -44,8 +47,10 @@ pub const JUMP_BYTES: usize = JUMP_ENTRIES * 8;
 pub const VICTIM_OFFSET: usize = JUMP_OFFSET + VIEWS * JUMP_BYTES;
 /// Bytes of one victim table.
 pub const VICTIM_BYTES: usize = VICTIM_ENTRIES * 16;
+/// Offset of the hints.
+pub const HINTS_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
 /// Offset of the translation cache.
-pub const CODE_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
+pub const CODE_OFFSET: usize = HINTS_OFFSET + HINTS * Hint::BYTES;
 
 /// Addresses generated code refers to.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +137,8 @@ pub struct Context {
     pub carried: u64,
     /// Another.
     pub carried_more: u64,
+    /// A host address, while its hint is filled.
+    pub refilled: u64,
     /// The XSAVE area of the vCPU.
     pub fpu: u64,
     /// The host's stack pointer while the guest runs.
@@ -175,15 +182,20 @@ pub enum ContextField {
     JumpSource,
     Carried,
     CarriedMore,
+    Refilled,
     Fpu,
     HostRsp,
     HostMxcsr,
+    HintTag(HintId),
+    HintDelta(HintId),
+    HintBudget(HintId),
 }
 
 impl ContextField {
-    /// Offset in the context.
+    /// Offset from the context's beginning.
     pub fn offset(self) -> usize {
         let array = |base: usize, i: u8| base + usize::from(i) * 8;
+        let hint = |n: HintId| HINTS_OFFSET + usize::from(n) * Hint::BYTES;
         match self {
             Self::Gpr(i) => array(offset_of!(Context, gpr), i),
             Self::Flags => offset_of!(Context, flags),
@@ -208,9 +220,13 @@ impl ContextField {
             Self::JumpSource => offset_of!(Context, jump_source),
             Self::Carried => offset_of!(Context, carried),
             Self::CarriedMore => offset_of!(Context, carried_more),
+            Self::Refilled => offset_of!(Context, refilled),
             Self::Fpu => offset_of!(Context, fpu),
             Self::HostRsp => offset_of!(Context, host_rsp),
             Self::HostMxcsr => offset_of!(Context, host_mxcsr),
+            Self::HintTag(n) => hint(n) + offset_of!(Hint, tag),
+            Self::HintDelta(n) => hint(n) + offset_of!(Hint, delta),
+            Self::HintBudget(n) => hint(n) + offset_of!(Hint, budget),
         }
     }
 }

@@ -29,6 +29,8 @@ impl Reg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cond {
+    /// CF = 1.
+    Below = 2,
     /// ZF = 0.
     NotEqual = 5,
     /// CF = 0 and ZF = 0.

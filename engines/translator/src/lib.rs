@@ -26,6 +26,7 @@ mod fault;
 mod fetch;
 mod flags;
 mod guest;
+mod hint;
 mod inlining;
 mod inspect;
 mod lower;

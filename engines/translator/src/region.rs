@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use host::{DualMapping, HostError, Protection, Reservation};
 
 use crate::context::{
-    BOUNCE_OFFSET, CODE_OFFSET, Context, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET, Layout,
-    TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
+    BOUNCE_OFFSET, CODE_OFFSET, Context, HINTS_OFFSET, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET,
+    Layout, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
 };
+use crate::hint::{HINTS, Hint};
 use crate::tlb_entry::TlbEntry;
 
 const PAGE: usize = 4096;
@@ -30,8 +31,7 @@ impl Region {
         let mut reservation = Reservation::low(CODE_OFFSET + code_bytes)?;
         reservation.place_anonymous(0, BOUNCE_OFFSET, Protection::ReadWrite)?;
         reservation.place_anonymous(BOUNCE_OFFSET + PAGE, 2 * PAGE, Protection::ReadWrite)?;
-        let tables = VIEWS * (TLB_BYTES + JUMP_BYTES + VICTIM_BYTES);
-        reservation.place_anonymous(TLB_OFFSET, tables, Protection::ReadWrite)?;
+        reservation.place_anonymous(TLB_OFFSET, CODE_OFFSET - TLB_OFFSET, Protection::ReadWrite)?;
         let code = DualMapping::within(&mut reservation, CODE_OFFSET, code_bytes)?;
         Ok(Self { reservation, code, code_bytes })
     }
@@ -90,6 +90,12 @@ impl Region {
         assert!(view < VIEWS);
         // SAFETY: as for `tlb`.
         unsafe { &mut *self.reservation.as_ptr().add(VICTIM_OFFSET + view * VICTIM_BYTES).cast() }
+    }
+
+    /// The hints.
+    pub fn hints(&mut self) -> &mut [Hint; HINTS] {
+        // SAFETY: as for `tlb`.
+        unsafe { &mut *self.reservation.as_ptr().add(HINTS_OFFSET).cast() }
     }
 
     /// The two bounce pages.

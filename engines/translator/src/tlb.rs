@@ -2,9 +2,11 @@
 //!
 //! It behaves as the processor's own: entries stay until the guest flushes them, whatever it does to its page
 //! tables meanwhile. Entries that must see every access (devices, pages with translated code for writes, pages
-//! whose dirty bit is clear for writes) are never entered.
+//! whose dirty bit is clear for writes) are never entered. The hints know less than it does: whatever is dropped here
+//! is forgotten there.
 
 use crate::context::{TLB_ENTRIES, VIEWS};
+use crate::hint;
 use crate::mode::View;
 use crate::region::Region;
 use crate::tlb_entry::TlbEntry;
@@ -82,10 +84,12 @@ impl Tlb {
         }
         self.large = 0;
         self.written.fill(0);
+        hint::forget_all(region.hints());
     }
 
     /// Drops what is not global.
     pub fn flush_local(&mut self, region: &mut Region) {
+        hint::forget_all(region.hints());
         for view in 0..VIEWS {
             let table = region.tlb(view);
             if self.local[view].len() < TLB_ENTRIES {
@@ -106,6 +110,11 @@ impl Tlb {
     pub fn flush_page(&mut self, region: &mut Region, linear: u64) {
         let slot = slot_of(linear);
         let large = self.large & region_bit(linear) != 0;
+        if large {
+            hint::forget_all(region.hints());
+        } else {
+            hint::forget_page(region.hints(), linear);
+        }
         for view in 0..VIEWS {
             let table = region.tlb(view);
             table[slot] = TlbEntry::empty(slot);
@@ -127,6 +136,7 @@ impl Tlb {
         if self.written[word] & bit == 0 {
             return;
         }
+        hint::forget_all(region.hints());
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
                 if entry.physical & !0xfff == physical {

@@ -69,7 +69,12 @@ pub fn run(args: &WorkArgs) -> Result<(), String> {
             let pass = run::run(&mut command, Duration::from_secs(args.timeout))
                 .map_err(|error| format!("{}: {error}", PEERS[peer]))?;
             let total: f64 = pass.workloads.values().map(|measured| measured.seconds).sum();
-            eprintln!("round {}: {:<6} {total:7.2} s, ready after {:.2} s", round + 1, PEERS[peer], pass.ready);
+            eprintln!(
+                "round {}: {:<6} {total:7.2} s, ready after {:.2} s",
+                round + 1,
+                PEERS[peer],
+                pass.ready
+            );
             passes[peer].push(pass);
         }
     }

@@ -76,6 +76,10 @@ impl Translator {
                 self.callout(cpu, at)
             }
             SiteKind::Kick | SiteKind::Indirect => Next::Again(at),
+            SiteKind::Roams(hint) => {
+                self.cache.roams(site.block, site.offset, hint);
+                Next::Again(at)
+            }
             SiteKind::Window => {
                 cpu.shadow = Shadow::Sti;
                 self.set_mode(self.mode.with_step());
@@ -219,6 +223,11 @@ impl Translator {
             let context = self.cache.region.context();
             (context.gpr[gpr::RAX], context.gpr[gpr::RDX]) = (context.carried, context.carried_more);
             context.flags = context.jump_flags;
+        }
+        if let Some(insn) = insn.filter(|_| signal.vector == 13)
+            && let Some(fault) = self.beyond_canonical(cpu, &insn)
+        {
+            return Next::Exit(Exit::Exception(fault));
         }
         match signal.exception(cpu) {
             Some(exception) => Next::Exit(Exit::Exception(exception)),

@@ -1,16 +1,17 @@
 //! Memory operands: from a guest effective address to a checked host address.
 
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, OpKind, Register};
 use x86::SegmentRegister;
 
 use super::encode::rebase;
-use super::{Lowering, NoLowering};
+use super::page::Miss;
+use super::{Lowering, NoLowering, SiteKind, SlowStub};
 use crate::access::Operands;
-use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT};
+use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
+use crate::hint;
 use crate::regs::{SPILLED, full, is_high_byte, is_spilled, number};
-use crate::tlb_entry::TlbEntry;
 
 const CS: u8 = SegmentRegister::Cs as u8;
 
@@ -129,9 +130,19 @@ impl Lowering<'_> {
         }
         let saved = self.save_flags(insn.live_before, s[2]);
         let limit = self.segment(segment, s, size, write);
-        let page = self.page(s, size, write);
+        let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
+        let hint = match by_stack_pointer(&insn.instruction) {
+            true => Some(hint::of_stack(self.frame.mode.view(), write)),
+            false => self.hints.assign(self.frame.mode.view(), write, physical),
+        };
+        let miss = match hint {
+            Some(hint) => self.page_by_hint(hint, s, size, write),
+            None => Miss { jump: Some(self.page(s, size, write)), refill: None },
+        };
         self.restore_flags(saved);
-        self.slow_from([limit, Some(page)], saved, insn.offset);
+        let fixups = [limit, miss.jump];
+        let (kind, offset) = (SiteKind::Slow, insn.offset);
+        self.slow.push(SlowStub { refill: miss.refill, fixups, saved, kind, offset });
     }
 
     /// Puts the flags by if `live`.
@@ -175,26 +186,20 @@ impl Lowering<'_> {
         self.e.lea(mode.is_long(), s[0], Mem { base: Some(s[0]), index: Some((s[1], 1)), disp: 0 });
         beyond
     }
-
-    /// The software-TLB check: from the linear address in `s[0]` to a host address there. Subtracting the tag
-    /// leaves the offset in the page if the tag matches and something large otherwise, so that one comparison
-    /// catches a miss and an access that straddles pages.
-    pub(super) fn page(&mut self, s: Scratch, size: u32, write: bool) -> Fixup {
-        let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
-        let entry = |field: usize| Mem::at(s[1], table + field as i32);
-        let tag = if write { TlbEntry::WRITE } else { TlbEntry::READ };
-        self.e.mov32(s[1], s[0]);
-        self.e.shift(5, false, s[1], 12 - TLB_ENTRY_SHIFT as u8);
-        self.e.group1(4, false, s[1], ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
-        self.e.op_mem(Op::Sub, true, s[0], entry(tag));
-        self.e.group1(7, true, s[0], 4096 - size as i32);
-        let miss = self.e.jcc(Cond::Above);
-        self.e.op_mem(Op::Add, true, s[0], entry(TlbEntry::ADDEND));
-        miss
-    }
 }
 
 /// The number of the segment register an explicit memory operand uses.
 pub(super) fn segment_of(i: &Instruction) -> u8 {
     i.memory_segment().number() as u8
+}
+
+/// Whether this is a stack instruction, or its operand is addressed by the stack pointer alone.
+fn by_stack_pointer(i: &Instruction) -> bool {
+    let memory = i.op_kinds().any(|kind| kind == OpKind::Memory);
+    match memory {
+        true => {
+            i.memory_index() == Register::None && matches!(i.memory_base(), Register::RSP | Register::ESP)
+        }
+        false => true,
+    }
 }

@@ -7,6 +7,7 @@
 mod address;
 mod control;
 mod encode;
+mod page;
 mod special;
 mod stack;
 mod string;
@@ -24,10 +25,12 @@ use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
 use crate::context::ContextField as F;
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
+use crate::hint::Hints;
 use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
 
 use address::Saved;
+use page::Refill;
 
 /// Where SYSCALL leads from 64-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct Frame {
     pub rip: u64,
     /// Linear address of the first instruction.
     pub linear: u64,
+    /// Guest-physical address of the first instruction.
+    pub physical: u64,
     /// Bytes of guest code from `linear` backwards and forwards that one leaf mapping is known to cover and
     /// within which jumps may be linked: `[start, end)`.
     pub linkable: (u64, u64),
@@ -103,6 +108,8 @@ pub struct Lowered {
 pub struct NoLowering;
 
 struct SlowStub {
+    /// What is tried first.
+    refill: Option<Refill>,
     fixups: [Option<Fixup>; 2],
     saved: Saved,
     kind: SiteKind,
@@ -119,6 +126,7 @@ pub(crate) struct Lowering<'a> {
     e: &'a mut Emitter,
     encoder: &'a mut Encoder,
     sites: &'a mut Sites,
+    hints: &'a mut Hints,
     frame: Frame,
     code: &'a [u8],
     slow: Vec<SlowStub>,
@@ -135,6 +143,8 @@ pub struct Tools<'a> {
     pub encoder: &'a mut Encoder,
     /// Takes the places at which the code leaves.
     pub sites: &'a mut Sites,
+    /// Gives accesses their hints.
+    pub hints: &'a mut Hints,
 }
 
 /// Lowers one block whose guest bytes are `code`.
@@ -160,10 +170,10 @@ pub fn lower_bounce(tools: Tools, frame: Frame, insn: &GuestInsn, code: &[u8]) -
 
 impl<'a> Lowering<'a> {
     fn new(tools: Tools<'a>, frame: Frame, code: &'a [u8]) -> Self {
-        let Tools { emitter, encoder, sites } = tools;
+        let Tools { emitter, encoder, sites, hints } = tools;
         let (slow, link_stubs, far_stubs) = (Vec::new(), Vec::new(), Vec::new());
         let out = Lowered::default();
-        Self { e: emitter, encoder, sites, frame, code, slow, link_stubs, far_stubs, out }
+        Self { e: emitter, encoder, sites, hints, frame, code, slow, link_stubs, far_stubs, out }
     }
 
     /// The two ways in. An indirect jump arrives with its target in r9 and the flags in the context, and the
@@ -185,6 +195,7 @@ impl<'a> Lowering<'a> {
             self.e.cmp_ctx8(F::Kick, 0);
             let kicked = self.e.jcc(Cond::NotEqual);
             self.slow.push(SlowStub {
+                refill: None,
                 fixups: [Some(kicked), None],
                 saved: Saved::Dead,
                 kind: SiteKind::Kick,
@@ -214,6 +225,7 @@ impl<'a> Lowering<'a> {
         let body = self.e.here() - self.e.offset() as u64 + u64::from(self.out.body);
         self.e.jmp_to(body);
         self.slow.push(SlowStub {
+            refill: None,
             fixups: [Some(kicked), None],
             saved: Saved::Register(Reg::R11),
             kind: SiteKind::Kick,
@@ -297,6 +309,9 @@ impl<'a> Lowering<'a> {
             self.jump_through_table(stub.target);
         }
         for stub in std::mem::take(&mut self.slow) {
+            if let Some(refill) = stub.refill {
+                self.refill(refill, stub.saved, stub.offset);
+            }
             for fixup in stub.fixups.into_iter().flatten() {
                 self.e.fix_here(fixup);
             }
@@ -349,7 +364,7 @@ impl<'a> Lowering<'a> {
 }
 
 /// Whether an operand is an explicit memory operand that is accessed; LEA's is not.
-fn has_memory(i: &Instruction) -> bool {
+pub fn has_memory(i: &Instruction) -> bool {
     i.mnemonic() != Mnemonic::Lea && i.op_kinds().any(|kind| kind == OpKind::Memory)
 }
 

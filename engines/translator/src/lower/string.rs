@@ -100,7 +100,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn slow_from(&mut self, fixups: [Option<Fixup>; 2], saved: Saved, offset: u16) {
-        self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Slow, offset });
+        self.slow.push(SlowStub { refill: None, fixups, saved, kind: SiteKind::Slow, offset });
     }
 
     /// Always the slow path.

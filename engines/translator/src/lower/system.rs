@@ -77,7 +77,8 @@ impl Lowering<'_> {
         let waits = self.e.jcc(Cond::NotEqual);
         self.restore_flags(saved);
         let next = insn.offset + insn.instruction.len() as u16;
-        self.slow.push(SlowStub { fixups: [Some(waits), None], saved, kind: SiteKind::Window, offset: next });
+        let kind = SiteKind::Window;
+        self.slow.push(SlowStub { refill: None, fixups: [Some(waits), None], saved, kind, offset: next });
     }
 
     /// RDTSC and RDTSCP: the host's counter and the vCPU's offset.

@@ -64,7 +64,8 @@ impl Lowering<'_> {
         let leave_if = |this: &mut Self, cond| {
             let fixup = this.e.jcc(cond);
             let kind = SiteKind::Callout;
-            this.slow.push(SlowStub { fixups: [Some(fixup), None], saved, kind, offset: insn.offset });
+            let (fixups, offset) = ([Some(fixup), None], insn.offset);
+            this.slow.push(SlowStub { refill: None, fixups, saved, kind, offset });
         };
         self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(Reg::R11.0));
         self.e.test32(Reg::R10, (Rflags::TF | Rflags::AC).bits() as u32);

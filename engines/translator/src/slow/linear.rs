@@ -148,6 +148,22 @@ impl Translator {
         Ok(segment.base.wrapping_add(offset) & 0xffff_ffff)
     }
 
+    /// The fault of an instruction whose access the processor itself has refused, because no hint knows the
+    /// address: #SS or #GP, if that was the reason.
+    pub(crate) fn beyond_canonical(&mut self, cpu: &CpuState, insn: &GuestInsn) -> Option<Exception> {
+        if !self.mode.is_long() {
+            return None;
+        }
+        let i = &insn.instruction;
+        if crate::lower::has_memory(i)
+            && let Err(fault) = self.operand_access(cpu, insn)
+        {
+            return Some(fault);
+        }
+        let stack = i.is_stack_instruction().then(|| self.register(Register::RSP));
+        stack.filter(|rsp| !is_canonical(*rsp, false)).map(|_| Exception::ss(0))
+    }
+
     /// Paging: what stands behind `linear`, entered into the software TLB where it may be.
     pub(super) fn page(&mut self, linear: u64, write: bool) -> Result<Target, Exception> {
         let kind = if write { AccessKind::Write } else { AccessKind::Read };

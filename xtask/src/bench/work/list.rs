@@ -52,8 +52,7 @@ const fn memory(name: &'static str, line: &'static str) -> Workload {
 }
 
 /// Packages beyond the essential ones that the list needs.
-pub const PACKAGES: &str =
-    "busybox-static,bzip2,gcc,libc6-dev,libpython3-stdlib,openssl,python3-minimal,sqlite3,stress-ng,tcc,xz-utils";
+pub const PACKAGES: &str = "busybox-static,bzip2,gcc,libc6-dev,libpython3-stdlib,openssl,python3-minimal,sqlite3,stress-ng,tcc,xz-utils";
 
 /// What is read into the page cache before anything is measured, as the shell's patterns.
 pub const READS: &[&str] = &[
@@ -82,8 +81,11 @@ pub const WORKLOADS: &[Workload] = &[
     system("read-4k", "./work read 500000"),
     system("bytes", "busybox dd if=/dev/zero of=/dev/null bs=1 count=300000 2>/dev/null"),
     system("subshells", "i=0; while [ $i -lt 300 ]; do (true); x=$(echo $i); i=$((i + 1)); done; echo $x"),
-    system("files", "mkdir /tmp/f; for i in 1 2 3 4 5; do for j in 1 2 3 4 5 6 7 8 9; do echo $i >/tmp/f/$i$j; done; done; \
-                     for i in 1 2 3 4 5 6; do busybox find /usr/share /usr/include -name '*.h' | busybox wc -l; done; rm -r /tmp/f"),
+    system(
+        "files",
+        "mkdir /tmp/f; for i in 1 2 3 4 5; do for j in 1 2 3 4 5 6 7 8 9; do echo $i >/tmp/f/$i$j; done; done; \
+                     for i in 1 2 3 4 5 6; do busybox find /usr/share /usr/include -name '*.h' | busybox wc -l; done; rm -r /tmp/f",
+    ),
     integer("calls", "./work calls 36"),
     integer("dispatch", "./work dispatch 50000000"),
     integer("branches", "./work branches 50000000"),
@@ -91,15 +93,24 @@ pub const WORKLOADS: &[Workload] = &[
     integer("md5", "busybox head -c 40000000 /dev/zero | busybox md5sum"),
     integer("sha256", "busybox head -c 40000000 /dev/zero | busybox sha256sum"),
     integer("openssl-sha256", "busybox head -c 50000000 /dev/zero | openssl dgst -sha256"),
-    integer("openssl-aes", "busybox head -c 50000000 /dev/zero | openssl enc -aes-256-cbc -K 00 -iv 00 2>/dev/null | busybox tail -c 16"),
-    integer("openssl-rsa", "i=0; while [ $i -lt 20 ]; do openssl dgst -sha256 -sign key.pem run.sh | busybox md5sum; i=$((i + 1)); done"),
+    integer(
+        "openssl-aes",
+        "busybox head -c 50000000 /dev/zero | openssl enc -aes-256-cbc -K 00 -iv 00 2>/dev/null | busybox tail -c 16",
+    ),
+    integer(
+        "openssl-rsa",
+        "i=0; while [ $i -lt 20 ]; do openssl dgst -sha256 -sign key.pem run.sh | busybox md5sum; i=$((i + 1)); done",
+    ),
     integer("gzip", "busybox head -c 2500000 text | gzip -c | gzip -dc | busybox md5sum"),
     integer("bzip2", "busybox head -c 2000000 text | bzip2 -c | busybox md5sum"),
     integer("xz", "busybox head -c 300000 text | xz -c | xz -dc | busybox md5sum"),
     integer("python", "python3 loop.py"),
     integer("sqlite", "sqlite3 :memory: <table.sql"),
     integer("gcc", "gcc -O2 -S -o /tmp/out.s compile.c && busybox md5sum </tmp/out.s"),
-    integer("tcc", "for i in 1 2 3 4 5 6 7 8 9 10; do tcc -c -o /tmp/out.o compile.c; done; busybox md5sum </tmp/out.o"),
+    integer(
+        "tcc",
+        "for i in 1 2 3 4 5 6 7 8 9 10; do tcc -c -o /tmp/out.o compile.c; done; busybox md5sum </tmp/out.o",
+    ),
     integer("sort", "busybox head -c 2000000 text | sort | uniq -c | sort -n | busybox md5sum"),
     integer("stress-ng", "stress-ng --quiet --cpu 1 --cpu-method int64 --cpu-ops 40 --verify --seed 1"),
     float("awk", "awk 'BEGIN { for (i = 1; i < 1500000; i++) s += 1 / i; print s }'"),

@@ -45,8 +45,10 @@ struct Means {
 impl Report {
     /// From all passes; an error if a workload came to different results.
     pub fn of(rounds: u32, passes: &[Vec<Pass>; 3]) -> Result<Self, String> {
-        let workloads: Vec<Row> =
-            WORKLOADS.iter().filter_map(|work| Row::of(work, passes).transpose()).collect::<Result<_, _>>()?;
+        let workloads: Vec<Row> = WORKLOADS
+            .iter()
+            .filter_map(|work| Row::of(work, passes).transpose())
+            .collect::<Result<_, _>>()?;
         let mut means = vec![Means::of("all", workloads.iter())];
         for group in Group::ALL.map(Group::name) {
             let members = || workloads.iter().filter(move |row| row.group == group);
@@ -65,12 +67,18 @@ impl Report {
             return Ok(());
         }
         let cell = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.2}"));
-        println!("| seconds, medians of {} | native | popf | QEMU | popf/native | QEMU/native | QEMU/popf |", self.rounds);
+        println!(
+            "| seconds, medians of {} | native | popf | QEMU | popf/native | QEMU/native | QEMU/popf |",
+            self.rounds
+        );
         println!("| --- | --- | --- | --- | --- | --- | --- |");
         let line = |name: &str, cells: [Option<f64>; 6]| {
             println!("| {name} | {} |", cells.map(cell).join(" | "));
         };
-        line("boot", [self.ready[0], self.ready[1], self.ready[2], None, None, ratio(self.ready[2], self.ready[1])]);
+        line(
+            "boot",
+            [self.ready[0], self.ready[1], self.ready[2], None, None, ratio(self.ready[2], self.ready[1])],
+        );
         for row in &self.workloads {
             let [native, popf, qemu] = row.seconds;
             line(row.name, [native, popf, qemu, row.popf_native, row.qemu_native, row.qemu_popf]);
@@ -153,7 +161,12 @@ mod tests {
     #[test]
     fn a_wrong_answer_is_an_error() {
         let passes = [vec![pass(1.0, "a")], vec![pass(1.0, "b")], vec![]];
-        assert!(Report::of(1, &passes).err().unwrap_or_default().contains("another result on popf than on native"));
+        assert!(
+            Report::of(1, &passes)
+                .err()
+                .unwrap_or_default()
+                .contains("another result on popf than on native")
+        );
     }
 
     #[test]

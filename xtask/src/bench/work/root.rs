@@ -54,7 +54,9 @@ fn debian(home: &Path, folder: &Path) -> Result<(), String> {
     for path in [&made_of, &folder.to_path_buf()] {
         let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match gone {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot("remove", path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(cannot("remove", path)(error));
+            }
             _ => {}
         }
     }
@@ -79,7 +81,8 @@ fn bench(folder: &Path) -> Result<(), String> {
         write(name, content.as_bytes())?;
     }
     let script = folder.join("run.sh");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(cannot("make executable", &script))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
+        .map_err(cannot("make executable", &script))?;
     write("reads", (READS.join("\n") + "\n").as_bytes())?;
     let list: String = WORKLOADS.iter().map(|work| format!("{}\t{}\n", work.name, work.line)).collect();
     write("list", list.as_bytes())?;
@@ -88,7 +91,13 @@ fn bench(folder: &Path) -> Result<(), String> {
     if !key.exists() {
         // The root's own, so that the host needs none.
         let mut openssl = Command::new("chroot");
-        openssl.arg(folder.parent().unwrap_or(folder)).args(["openssl", "genrsa", "-out", "/bench/key.pem", "2048"]);
+        openssl.arg(folder.parent().unwrap_or(folder)).args([
+            "openssl",
+            "genrsa",
+            "-out",
+            "/bench/key.pem",
+            "2048",
+        ]);
         output(&mut openssl)?;
     }
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn workloads_are_timed_and_told_apart() {
-        let pass = said("echo hello; echo bench-ready; echo bench-begin a; echo bench-end a 1f; echo bench-done");
+        let pass =
+            said("echo hello; echo bench-ready; echo bench-begin a; echo bench-end a 1f; echo bench-done");
         let pass = pass.unwrap();
         assert_eq!(pass.workloads["a"].sum, "1f");
         assert!(pass.ready > 0.0);
