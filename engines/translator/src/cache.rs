@@ -17,13 +17,15 @@ use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::ModeWord;
 use crate::region::Region;
 use crate::tlb::Tlb;
-use crate::trampoline::{self, Crossings, XsaveFeatures, jump_slot, victim_slot};
+use crate::trampoline::{self, Crossings, XsaveFeatures};
 
 mod hash;
+mod jumps;
 mod sources;
 mod view;
 
 use hash::KeyHasher;
+use jumps::Jumps;
 use sources::{live_at_end, sources_of};
 
 /// Most host code one block may take; the cache is emptied when less is left.
@@ -81,6 +83,7 @@ pub struct Cache {
     encoder: Encoder,
     accesses: Accesses,
     hints: Hints,
+    jumps: Jumps,
     blocks: Vec<Block>,
     by_key: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
     by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
@@ -135,6 +138,7 @@ impl Cache {
             encoder: Encoder::new(64),
             accesses: Accesses::new(),
             hints: Hints::new(),
+            jumps: Jumps::new(miss),
             blocks: Vec::new(),
             by_key: HashMap::default(),
             by_page: HashMap::default(),
@@ -183,14 +187,11 @@ impl Cache {
             return;
         }
         let view = mode.view();
-        let former = std::mem::replace(&mut self.region.jump_table(view)[jump_slot(rip)], entry);
-        if former == entry || former == self.miss {
-            return;
-        }
+        let loser = self.jumps.insert(&mut self.region, view, rip, id, entry);
         // Two that are wanted in turn would throw each other out at a crossing each time.
-        if let Some(victim) = self.block_at(former).filter(|block| block.valid) {
-            let rip = victim.key.rip;
-            self.region.victims(view)[victim_slot(rip)] = [rip, former];
+        if let Some(victim) = loser.and_then(|id| self.blocks.get(id.0 as usize)).filter(|block| block.valid)
+        {
+            self.jumps.insert_victim(&mut self.region, view, victim.key.rip, victim.entry);
         }
     }
 
@@ -205,9 +206,7 @@ impl Cache {
 
     /// Empties one jump table.
     pub fn clear_view(&mut self, view: usize) {
-        let miss = self.miss;
-        self.region.jump_table(view).fill(miss);
-        self.region.victims(view).fill([0, miss]);
+        self.jumps.clear(&mut self.region, view);
     }
 
     /// Empties all jump tables and undoes links that rest on a larger mapping than their own page.
@@ -434,14 +433,7 @@ impl Cache {
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
         }
-        let slot = &mut self.region.jump_table(key.mode.view())[jump_slot(key.rip)];
-        if *slot == entry {
-            *slot = self.miss;
-        }
-        let victim = &mut self.region.victims(key.mode.view())[victim_slot(key.rip)];
-        if victim[1] == entry {
-            *victim = [0, self.miss];
-        }
+        self.jumps.remove(&mut self.region, key.mode.view(), key.rip, entry);
     }
 
     /// What has gone through it so far.

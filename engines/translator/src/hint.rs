@@ -15,7 +15,7 @@ use crate::context::VIEWS;
 use crate::mode::{VIEW_USER, View};
 
 /// Hints in all; a power of two.
-pub const HINTS: usize = 1024;
+pub const HINTS: usize = 512;
 /// The first ones, two for each view, are those of the stack pointer.
 const STACK_HINTS: usize = 2 * VIEWS;
 /// The first of the others, for reads and for writes.
@@ -30,7 +30,7 @@ const NOWHERE: u64 = 0x8000_5a5a_5a5a_5000;
 
 /// A hint as it lies in memory; the layout is known to generated code.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(32))]
+#[repr(C)]
 pub struct Hint {
     /// Linear address of the page.
     pub tag: u64,
@@ -38,11 +38,13 @@ pub struct Hint {
     pub delta: u64,
     /// Misses left before the engine is to be asked.
     pub budget: u64,
+    /// Fills half a cache line, and lets all be forgotten by whole-vector stores.
+    pub unused: u64,
 }
 
 impl Hint {
     /// Knows no page.
-    pub const EMPTY: Self = Self { tag: NOWHERE, delta: 0, budget: BUDGET };
+    pub const EMPTY: Self = Self { tag: NOWHERE, delta: 0, budget: BUDGET, unused: 0 };
     /// Bytes of a hint.
     pub const BYTES: usize = size_of::<Self>();
 }
@@ -162,8 +164,8 @@ mod tests {
     #[test]
     fn a_page_is_forgotten() {
         let mut hints = [Hint::EMPTY; HINTS];
-        hints[3] = Hint { tag: 0x5000, delta: 9, budget: 1 };
-        hints[4] = Hint { tag: 0x6000, delta: 9, budget: 1 };
+        hints[3] = Hint { tag: 0x5000, delta: 9, ..Hint::EMPTY };
+        hints[4] = Hint { tag: 0x6000, delta: 9, ..Hint::EMPTY };
         forget_page(&mut hints, 0x5abc);
         assert_eq!((hints[3].tag, hints[4].tag), (NOWHERE, 0x6000));
         assert!((NOWHERE as i64) << 16 >> 16 != NOWHERE as i64, "not canonical");
