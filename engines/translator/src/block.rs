@@ -82,6 +82,12 @@ pub struct Block {
 }
 
 impl Block {
+    /// Whether an instruction at this linear address is part of it, or the breakpoint that it is.
+    pub fn covers(&self, linear: u64) -> bool {
+        linear == self.linear
+            || self.resume_point(self.key.rip.wrapping_add(linear.wrapping_sub(self.linear))).is_some()
+    }
+
     /// Host address at which the instruction at `rip` begins, if this block holds it.
     pub fn resume_point(&self, rip: u64) -> Option<u64> {
         let offset = u16::try_from(rip.wrapping_sub(self.key.rip)).ok()?;
@@ -110,6 +116,8 @@ pub enum SiteKind {
     Kick,
     /// #UD.
     Invalid,
+    /// A debugger's breakpoint; the instruction has not run.
+    Breakpoint,
     /// A floating-point instruction in a mode that forbids it.
     FpuTrap,
     /// A form the lowering does not know.

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
 use iced_x86::Encoder;
+use vcpu::DebugPoints;
 
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Key, LinkState, Range, Sites};
@@ -19,6 +21,7 @@ use crate::region::Region;
 use crate::tlb::Tlb;
 use crate::trampoline::{self, Crossings, XsaveFeatures};
 
+mod breakpoints;
 mod hash;
 mod jumps;
 mod sources;
@@ -77,6 +80,8 @@ pub struct Cache {
     pub xsave: GuestXsave,
     /// Where SYSCALL leads, if it is enabled.
     pub syscall: Option<SyscallTarget>,
+    /// Where a debugger wants guest code to be left.
+    points: Arc<DebugPoints>,
     miss: u64,
     second_chance: [u64; VIEWS],
     emitter: Emitter,
@@ -132,6 +137,7 @@ impl Cache {
             sites: Sites::default(),
             xsave: GuestXsave { xcr0: 1, size: 576 },
             syscall: None,
+            points: Arc::default(),
             miss,
             second_chance,
             emitter,
@@ -228,6 +234,7 @@ impl Cache {
         let mode = source.key.mode;
         let limit = if mode.steps() || source.next_page.is_some() { 1 } else { decode::MAX_INSTRUCTIONS };
         let (mut list, end) = decode::decode(&code, source.key.rip, mode, limit, &mut self.accesses);
+        let end = breakpoints::cut(&self.points, &source, &mut list, end);
         if list.is_empty() && end == End::Page {
             return Err(NoBlock::NextPage);
         }
@@ -434,6 +441,17 @@ impl Cache {
             self.by_key.remove(&key);
         }
         self.jumps.remove(&mut self.region, key.mode.view(), key.rip, entry);
+    }
+
+    /// Takes a debugger's points, and drops the blocks that are not as they want them.
+    pub fn set_debug_points(&mut self, points: &Arc<DebugPoints>) {
+        let former = std::mem::replace(&mut self.points, points.clone());
+        for linear in former.changed_breakpoints(points) {
+            let stale = |block: &Block| block.valid && block.covers(linear);
+            let stale: Vec<_> = (0..).zip(&self.blocks).filter(|(_, block)| stale(block)).collect();
+            let stale: Vec<_> = stale.into_iter().map(|(n, _)| BlockId(n)).collect();
+            stale.into_iter().for_each(|id| self.drop_block(id));
+        }
     }
 
     /// What has gone through it so far.

@@ -44,6 +44,8 @@ pub enum End {
     Page,
     /// The next bytes are no instruction: #UD. The list may be empty.
     Invalid,
+    /// A debugger has a breakpoint there. The list is empty.
+    Breakpoint,
 }
 
 /// How the host's processor, and so the guest's, decodes where vendors differ: an operand-size prefix makes a

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
-use vcpu::{BlockView, CpuState, Delivery, Engine, EngineError, Entry, Exit, Invalidation, Kick, Sighting};
+use vcpu::{
+    BlockView, CpuState, DebugPoints, Delivery, Engine, EngineError, Entry, Exit, Invalidation, Kick,
+    Sighting,
+};
 use x86::paging::PagingContext;
 
 use crate::block::{BlockId, EXIT_BOUNCED, EXIT_FAULT, Key, Range};
@@ -248,6 +251,12 @@ impl Engine for Translator {
             exit: self.cache.crossings.exit,
             context: self.cache.region.context_ptr(),
         }));
+        match entry {
+            Entry::Step => self.watch.single = true,
+            Entry::Resume | Entry::Inject(_) => self.watch.single = false,
+            // An instruction that is stepped goes on.
+            Entry::Complete(_) => {}
+        }
         self.load(cpu);
         self.drain_mailbox();
         let rip = cpu.rip;
@@ -315,6 +324,11 @@ impl Engine for Translator {
 
     fn request_interrupt_window(&mut self, wanted: bool) {
         self.cache.region.context().window = u64::from(wanted);
+    }
+
+    fn set_debug_points(&mut self, points: &Arc<DebugPoints>) {
+        self.cache.set_debug_points(points);
+        self.watch.points = points.clone();
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

@@ -27,6 +27,7 @@ const FWAIT_TRAPS: u32 = 1 << 19;
 const TASK_SWITCHED: u32 = 1 << 20;
 const SMAP: u32 = 1 << 21;
 const TSD: u32 = 1 << 22;
+const PASS: u32 = 1 << 23;
 
 /// The view of ring 3.
 pub const VIEW_USER: View = 1;
@@ -163,9 +164,19 @@ impl ModeWord {
         self.0 & STEP != 0
     }
 
+    /// Whether a debugger's breakpoints are passed.
+    pub fn passes(self) -> bool {
+        self.0 & PASS != 0
+    }
+
+    /// This mode for one instruction that is to run even if it has a debugger's breakpoint.
+    pub fn for_one_step(self) -> Self {
+        Self(self.0 | STEP | PASS)
+    }
+
     /// This mode without [`Self::steps`].
     pub fn without_step(self) -> Self {
-        Self(self.0 & !STEP)
+        Self(self.0 & !(STEP | PASS))
     }
 
     /// This mode with [`Self::steps`].

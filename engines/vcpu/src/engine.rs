@@ -8,7 +8,7 @@ use thiserror::Error;
 use x86::classify::Routine;
 use x86::{Exception, Vector};
 
-use crate::{BlockView, CpuState, Sighting};
+use crate::{BlockView, CpuState, DebugEvent, DebugPoints, Sighting};
 
 /// A way to let guest code run. One per vCPU, bound to the thread that calls [`Engine::run`].
 pub trait Engine: Send {
@@ -32,6 +32,9 @@ pub trait Engine: Send {
     /// [`Exit::Kicked`] as soon as IF is set and no shadow holds, and does so between two instructions. The
     /// monitor takes the wish back when the interrupt is taken or gone.
     fn request_interrupt_window(&mut self, wanted: bool);
+
+    /// Where guest code is to be left for a debugger from now on; called between two runs.
+    fn set_debug_points(&mut self, points: &Arc<DebugPoints>);
 
     /// A handle by which any thread makes [`Engine::run`] return [`Exit::Kicked`] soon. A kick that arrives
     /// between two runs is kept for the next.
@@ -85,6 +88,9 @@ pub enum Delivery {
 pub enum Entry {
     /// Go on at `cpu.rip`.
     Resume,
+    /// Run the instruction at `cpu.rip` whether it has a debugger's breakpoint or not, and return
+    /// [`Exit::Debug`] behind it, unless there is another exit before.
+    Step,
     /// The answer to an [`Exit::Mmio`] or [`Exit::PortIo`] read; for a write, that it was done (the value is
     /// ignored). Nothing else may be entered with between such an exit and its completion.
     Complete(u64),
@@ -139,6 +145,14 @@ pub enum Exit {
     Halt,
     /// [`Kick::kick`] was called.
     Kicked,
+    /// A debugger outside the guest is to be told. If `owed` is not zero the guest, for its part, is owed a debug
+    /// trap with these bits of DR6.
+    Debug {
+        /// Of what.
+        event: DebugEvent,
+        /// Bits of DR6.
+        owed: u64,
+    },
     /// The state is one that [`Engine::admits`] refuses; nothing more has run.
     NotAdmitted,
     /// The engine cannot go on; the VM is to be stopped, the host is unharmed.

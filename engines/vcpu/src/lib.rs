@@ -3,12 +3,14 @@
 //!
 //! Between two runs [`CpuState`] is the whole truth about a vCPU, whichever engine ran it last.
 
+mod debug;
 mod engine;
 mod environment;
 mod inspect;
 mod persist;
 mod state;
 
+pub use debug::{DebugEvent, DebugPoints, Watchpoint};
 pub use engine::{Delivery, Engine, EngineError, Entry, Event, Exit, Insn, Invalidation, Kick, Mmio};
 pub use environment::{Environment, Signal};
 pub use inspect::{BlockView, PieceView, Sighting};

@@ -197,6 +197,14 @@ impl CpuState {
         Mode::of(self.cr0, self.efer, self.rflags, self.segment(SegmentRegister::Cs))
     }
 
+    /// Linear address of the instruction at RIP.
+    pub fn linear_rip(&self) -> u64 {
+        match self.mode() {
+            Mode::Long64 => self.rip,
+            _ => self.segment(SegmentRegister::Cs).base.wrapping_add(self.rip) & 0xffff_ffff,
+        }
+    }
+
     /// Current privilege level: that of SS, as the processor defines it; 0 in real and 3 in virtual-8086 mode.
     pub fn cpl(&self) -> u8 {
         match self.mode() {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use interpreter::{Effects, Outcome, deliver, execute};
 use thiserror::Error;
 use vcpu::{
-    Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Mmio, Shadow,
-    Signal,
+    Activity, CpuState, DebugEvent, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn,
+    Mmio, Shadow, Signal,
 };
 use x86::classify::Routine;
 use x86::debug::dr6;
 use x86::{Exception, Rflags, Vector};
 
+use crate::debug::Single;
 use crate::desk::Desk;
 use crate::report::Report;
 use crate::startup;
@@ -23,6 +24,8 @@ use crate::trace::{Tracer, about};
 pub enum Stop {
     /// [`Environment::stop_requested`]: the state is between two instructions.
     Requested,
+    /// A debugger is to be told: the state is between two instructions.
+    Debug(DebugEvent),
     /// The guest's processor shut itself down.
     TripleFault(Report),
     /// The VM cannot go on.
@@ -53,9 +56,9 @@ pub enum Failure {
 
 /// Drives one vCPU.
 pub struct Dispatcher {
-    engine: Box<dyn Engine>,
-    cpu: CpuState,
-    effects: Effects,
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) cpu: CpuState,
+    pub(crate) effects: Effects,
     pub(crate) statistics: Statistics,
     /// What the engine was last told by `request_interrupt_window`.
     window: bool,
@@ -68,6 +71,10 @@ pub struct Dispatcher {
     pub(crate) desk: Arc<Desk>,
     /// Counts by place, while somebody watches.
     pub(crate) tracer: Option<Box<Tracer>>,
+    /// One instruction is to run alone.
+    pub(crate) single: Option<Single>,
+    /// Where a debugger was last told to be.
+    pub(crate) reported: Option<u64>,
 }
 
 impl Dispatcher {
@@ -84,6 +91,8 @@ impl Dispatcher {
             pending: None,
             desk: Arc::default(),
             tracer: None,
+            single: None,
+            reported: None,
         }
     }
 
@@ -115,8 +124,8 @@ impl Dispatcher {
         statistics
     }
 
-    /// Runs the vCPU until it stops.
-    pub fn run(&mut self, env: &mut dyn Environment) -> Stop {
+    /// The loop.
+    pub(crate) fn drive(&mut self, env: &mut dyn Environment) -> Stop {
         let mut began = env.tsc();
         loop {
             let entry = match self.prepare(env) {
@@ -134,7 +143,7 @@ impl Dispatcher {
                 // An access in the midst of an instruction is completed before anything else may happen.
                 entry = match self.complete(&exit, env, began) {
                     Some(entry) => entry,
-                    None => match self.dispatch(exit, env, began) {
+                    None => match self.advance(exit, env, began) {
                         Ok(()) => break,
                         Err(stop) => return stop,
                     },
@@ -152,6 +161,7 @@ impl Dispatcher {
         if self.held_trap != 0 && self.cpu.shadow != Shadow::MovSs {
             self.raise_trap(0, env)?;
         }
+        let mut woken = false;
         loop {
             if self.desk.waits() {
                 self.receive(env);
@@ -169,15 +179,23 @@ impl Dispatcher {
             match self.cpu.activity {
                 Activity::Running => break,
                 Activity::Shutdown => return Err(Stop::TripleFault(self.report())),
-                Activity::Halted if self.wakes(env) => self.cpu.activity = Activity::Running,
+                Activity::Halted if self.wakes(env) => {
+                    self.cpu.activity = Activity::Running;
+                    woken = true;
+                }
                 // With IF clear an interrupt that waits must not keep this thread from sleeping.
                 Activity::Halted if self.cpu.rflags.contains(Rflags::IF) => self.idle(env, |env| env.wait()),
                 Activity::Halted | Activity::WaitForStartUp => self.idle(env, |env| env.wait_masked()),
             }
         }
+        if self.single.is_some() && !woken {
+            self.set_window(false);
+            return Ok(Some(Entry::Step));
+        }
         if self.takes_nmi() {
             self.cpu.nmi_pending = false;
-            return self.inject(Event::Nmi, env).map(Some);
+            let entry = self.inject(Event::Nmi, env)?;
+            return self.end_single().map(|()| Some(entry));
         }
         let waits = env.interrupt_waits();
         if waits
@@ -187,7 +205,7 @@ impl Dispatcher {
             let entry = self.inject(Event::Interrupt(vector), env)?;
             // Another may wait behind it.
             self.set_window(env.interrupt_waits());
-            return Ok(Some(entry));
+            return self.end_single().map(|()| Some(entry));
         }
         self.set_window(waits);
         Ok(Some(Entry::Resume))
@@ -262,7 +280,9 @@ impl Dispatcher {
         if env.stop_requested() || env.signal_waits() || (waits && self.takes_interrupt()) {
             self.engine.kicker().kick();
         }
-        self.set_window(waits);
+        if self.single.is_none() {
+            self.set_window(waits);
+        }
         Some(Entry::Complete(value))
     }
 
@@ -270,9 +290,16 @@ impl Dispatcher {
     fn raise(&mut self, exception: Exception, env: &mut dyn Environment) -> Result<(), Stop> {
         match self.inject(Event::Exception(exception), env)? {
             Entry::Inject(event) => self.pending = Some(event),
-            Entry::Resume | Entry::Complete(_) => {}
+            Entry::Resume | Entry::Step | Entry::Complete(_) => {}
         }
         Ok(())
+    }
+
+    /// Sends on an exit that needs no completion, and ends a step that it completes.
+    fn advance(&mut self, exit: Exit, env: &mut dyn Environment, began: u64) -> Result<(), Stop> {
+        let nothing_ran = matches!(exit, Exit::Kicked);
+        self.dispatch(exit, env, began)?;
+        if nothing_ran { Ok(()) } else { self.end_single() }
     }
 
     /// Sends on an exit that needs no completion.
@@ -296,6 +323,14 @@ impl Dispatcher {
                 self.statistics.count(Cause::Kicked, 0);
                 Ok(())
             }
+            Exit::Debug { event, owed } => {
+                self.statistics.count(Cause::Debug, 0);
+                if owed != 0 {
+                    self.raise_trap(owed, env)?;
+                }
+                // What a step has led to, its end tells.
+                if event == DebugEvent::Stepped { Ok(()) } else { Err(Stop::Debug(event)) }
+            }
             Exit::NotAdmitted => {
                 Err(Stop::Failed(Failure::NotAdmitted { engine: self.engine.name(), report: self.report() }))
             }
@@ -315,6 +350,19 @@ impl Dispatcher {
         if let Some(tracer) = &mut self.tracer {
             tracer.routine(insn, about, cycles);
         }
+        let watched = self.effects.watched.take().filter(|_| result.is_ok());
+        self.follow_up(insn, result, held, env)?;
+        watched.map_or(Ok(()), |point| Err(Stop::Debug(DebugEvent::Watchpoint(point))))
+    }
+
+    /// What comes behind an instruction that was interpreted.
+    fn follow_up(
+        &mut self,
+        insn: &Insn,
+        result: Result<Outcome, Exception>,
+        held: u64,
+        env: &mut dyn Environment,
+    ) -> Result<(), Stop> {
         match result {
             // A load of SS: its own step is lost, what else it owes comes behind the next instruction.
             Ok(_) if self.cpu.shadow == Shadow::MovSs => {

@@ -4,6 +4,7 @@
 //! sends each exit to whom it belongs: sensitive instructions to the interpreter, memory and ports to the
 //! machine, events into the guest's interrupt table. It knows engines and devices only by their traits.
 
+mod debug;
 mod desk;
 mod dispatcher;
 mod report;

@@ -20,7 +20,7 @@ impl Counter {
     }
 }
 
-/// What made the monitor work, beside sensitive instructions. The first six are exits, the last three
+/// What made the monitor work, beside sensitive instructions. The first seven are exits, the last three
 /// deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
@@ -30,18 +30,20 @@ pub enum Cause {
     PortIo,
     Halt,
     Kicked,
+    Debug,
     DeliveredException,
     DeliveredInterrupt,
     DeliveredNmi,
 }
 
 impl Cause {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Exception,
         Self::Mmio,
         Self::PortIo,
         Self::Halt,
         Self::Kicked,
+        Self::Debug,
         Self::DeliveredException,
         Self::DeliveredInterrupt,
         Self::DeliveredNmi,

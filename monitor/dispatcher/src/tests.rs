@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use iced_x86::{Decoder, DecoderOptions};
 use vcpu::{
-    Activity, CpuState, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn, Invalidation,
-    Kick, Mmio, Shadow, Signal,
+    Activity, CpuState, DebugPoints, Delivery, Engine, EngineError, Entry, Environment, Event, Exit, Insn,
+    Invalidation, Kick, Mmio, Shadow, Signal,
 };
 use x86::classify::{Routine, routine};
 use x86::paging::PageTables;
@@ -18,12 +18,15 @@ use x86::{Exception, Rflags, SegmentRegister};
 
 use crate::{Cause, Dispatcher, Failure, Stop};
 
+mod debug;
+
 /// What the engine saw, in order.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Run(Entry),
     Invalidate(Invalidation),
     Window(bool),
+    Points(Arc<DebugPoints>),
 }
 
 type Step = Box<dyn FnMut(&mut CpuState) -> Exit + Send>;
@@ -70,6 +73,10 @@ impl Engine for Script {
 
     fn request_interrupt_window(&mut self, wanted: bool) {
         self.seen.lock().unwrap().push(Seen::Window(wanted));
+    }
+
+    fn set_debug_points(&mut self, points: &Arc<DebugPoints>) {
+        self.seen.lock().unwrap().push(Seen::Points(points.clone()));
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

@@ -6,7 +6,6 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 use vcpu::Environment;
-use x86::debug::{Breakpoints, dr7};
 use x86::register::gpr;
 use x86::{Cr4, Exception, Mode, Rflags, SegmentRegister};
 
@@ -96,7 +95,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let step =
             if self.cpu.rflags.contains(Rflags::DF) { (size as u64).wrapping_neg() } else { size as u64 };
         let mut page = None;
-        let watched = self.cpu.dr[7] & dr7::ENABLES != 0;
+        let watched = self.breakpoints().is_some() || self.effects.points.has_watchpoints();
         let chunk = if watched || self.cpu.rflags.contains(Rflags::TF) { 1 } else { CHUNK };
         for _ in 0..chunk {
             let count = self.cpu.gpr[gpr::RCX] & mask(address_size);
@@ -121,8 +120,10 @@ impl<E: Environment + ?Sized> Context<'_, E> {
 
     /// Notes the breakpoints that an access to ports hits.
     fn watch_port(&mut self, port: u16, size: usize) {
-        if self.cpu.dr[7] & dr7::ENABLES != 0 && self.cpu.cr4.contains(Cr4::DE) {
-            self.effects.debug_trap |= Breakpoints::of(&self.cpu.dr).port(port, size as u64);
+        if self.cpu.cr4.contains(Cr4::DE)
+            && let Some(breakpoints) = self.breakpoints()
+        {
+            self.effects.debug_trap |= breakpoints.port(port, size as u64);
         }
     }
 

@@ -37,7 +37,9 @@ mod xsave;
 mod tests;
 
 use iced_x86::Instruction;
-use vcpu::{CpuState, Environment, Insn, Invalidation, Shadow};
+use std::sync::Arc;
+
+use vcpu::{CpuState, DebugPoints, Environment, Insn, Invalidation, Shadow, Watchpoint};
 use x86::debug::dr6;
 use x86::{Exception, Mode, Rflags};
 
@@ -62,6 +64,10 @@ pub struct Effects {
     /// Bits that DR6 gains in a debug trap after the instruction, or before the first of a task that an event led to;
     /// zero when there is none. After a fault it means nothing.
     pub debug_trap: u64,
+    /// What a debugger outside the guest waits for: set by whoever calls.
+    pub points: Arc<DebugPoints>,
+    /// The debugger's watchpoint that an instruction has hit. After a fault it means nothing.
+    pub watched: Option<Watchpoint>,
 }
 
 impl Effects {
@@ -120,6 +126,7 @@ pub fn execute<E: Environment + ?Sized>(
 ) -> Result<Outcome, Exception> {
     // The trap flag counts as it was when the instruction began; routines that end in a handler clear this.
     effects.debug_trap = if cpu.rflags.contains(Rflags::TF) { dr6::BS } else { 0 };
+    effects.watched = None;
     Context { cpu, env, effects }.route(insn)
 }
 

@@ -5,7 +5,7 @@
 
 use vcpu::Environment;
 use x86::Exception;
-use x86::debug::{Breakpoints, dr7};
+use x86::debug::Breakpoints;
 use x86::paging::{self, AccessKind, PagingContext};
 
 use crate::Context;
@@ -67,13 +67,26 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         }
     }
 
-    /// Notes the data breakpoints that an access of the program's hits; the trap comes behind the instruction.
+    /// Notes the data breakpoints that an access of the program's hits, the guest's and a debugger's; the trap comes
+    /// behind the instruction.
     #[inline]
     pub(crate) fn watch(&mut self, linear: u64, size: usize, access: Access, level: Level) {
-        if self.cpu.dr[7] & dr7::ENABLES != 0 && !level.implicit {
-            let write = access == Access::Write;
-            self.effects.debug_trap |= Breakpoints::of(&self.cpu.dr).access(linear, size as u64, write);
+        if level.implicit {
+            return;
         }
+        let (size, write) = (size as u64, access == Access::Write);
+        if let Some(breakpoints) = self.breakpoints() {
+            self.effects.debug_trap |= breakpoints.access(linear, size, write);
+        }
+        if self.effects.points.has_watchpoints() && self.effects.watched.is_none() {
+            self.effects.watched = self.effects.points.watch(linear, size, write);
+        }
+    }
+
+    /// The guest's breakpoints, if any is enabled.
+    #[inline]
+    pub(crate) fn breakpoints(&self) -> Option<Breakpoints> {
+        Some(Breakpoints::of(&self.cpu.dr)).filter(Breakpoints::any)
     }
 
     /// The address after the last byte of a page, as the mode wraps it.

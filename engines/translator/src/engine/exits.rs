@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use vcpu::{CpuState, EngineError, Exit, Insn, Shadow};
+use vcpu::{CpuState, DebugEvent, EngineError, Exit, Insn, Shadow};
 use x86::debug::dr6;
 use x86::register::gpr;
 use x86::{Exception, Rflags, Vector};
@@ -89,6 +89,10 @@ impl Translator {
                     Ok(id) => Next::In(self.enter_block(id)),
                     Err(exit) => Next::Exit(exit),
                 }
+            }
+            SiteKind::Breakpoint => {
+                *rip = at;
+                Next::Exit(Exit::Debug { event: DebugEvent::Breakpoint, owed: 0 })
             }
             SiteKind::Invalid => {
                 *rip = at;
@@ -244,6 +248,9 @@ impl Translator {
         let shadow = std::mem::replace(&mut cpu.shadow, Shadow::None);
         let step = if flags.contains(Rflags::TF) { dr6::BS } else { 0 };
         let detail = self.watch.take_hits() | step;
+        if let Some(event) = self.watch.take_event() {
+            return Some(Exit::Debug { event, owed: detail });
+        }
         if detail != 0 {
             return Some(Exit::Exception(Exception { detail, ..Exception::new(Vector::Debug) }));
         }

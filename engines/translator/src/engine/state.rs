@@ -4,7 +4,7 @@ use vcpu::{CpuState, Width};
 use x86::paging::PagingContext;
 use x86::{Efer, Rflags, Segment, SegmentRegister};
 
-use super::{Translator, Watch};
+use super::Translator;
 use crate::cache::GuestXsave;
 use crate::lower::{self, SyscallTarget};
 use crate::mode::{ModeWord, VIEW_KERNEL_AC, VIEW_USER};
@@ -14,10 +14,10 @@ use crate::xsave;
 impl Translator {
     /// Takes the vCPU's state over.
     pub(super) fn load(&mut self, cpu: &mut CpuState) {
-        self.mode = ModeWord::of(cpu);
         self.user = cpu.cpl() == 3;
         self.paging = paging_of(cpu, self.options.physical_bits);
-        self.watch = Watch::of(cpu);
+        self.watch.follow(cpu);
+        self.mode = self.watch.mode(ModeWord::of(cpu));
         let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
         let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
         let syscall = cpu

@@ -1,4 +1,4 @@
-//! Breakpoints and alignment checks: while there are any, guest code runs one instruction at a time, and each is
+//! Breakpoints in the guest's debug registers, a debugger's watchpoints and steps, and alignment checks: while there are any, guest code runs one instruction at a time, and each is
 //! looked at before it does.
 //!
 //! Checks in generated code would have to be in every block of a guest that hardly ever wants them; this way such
@@ -6,13 +6,15 @@
 //! routine is the interpreter's to watch.
 
 use iced_x86::{CodeSize, InstructionInfoFactory, OpAccess, Register, UsedMemory};
-use vcpu::{CpuState, Shadow};
+use std::sync::Arc;
+
+use vcpu::{CpuState, DebugEvent, DebugPoints, Shadow, Watchpoint};
 use x86::debug::Breakpoints;
 use x86::{Exception, Mode, Rflags, Vector};
 
 use super::Translator;
 use crate::decode::is_amd;
-use crate::mode::checks_alignment;
+use crate::mode::{ModeWord, checks_alignment};
 
 /// What is watched for.
 #[derive(Debug, Default)]
@@ -21,17 +23,42 @@ pub(crate) struct Watch {
     alignment: bool,
     /// Bits B0 to B3 of DR6 for the trap behind the instruction that runs.
     hits: u64,
+    /// What a debugger wants.
+    pub(super) points: Arc<DebugPoints>,
+    /// And that it wants to know when one instruction has run.
+    pub(super) single: bool,
+    /// The debugger's watchpoint that the instruction hits.
+    watched: Option<Watchpoint>,
 }
 
 impl Watch {
-    /// What a vCPU's registers ask for.
-    pub(super) fn of(cpu: &CpuState) -> Self {
-        let breakpoints = Some(Breakpoints::of(&cpu.dr)).filter(Breakpoints::in_memory);
-        Self { breakpoints, alignment: checks_alignment(cpu), hits: 0 }
+    /// Takes note of what a vCPU's registers ask for.
+    pub(super) fn follow(&mut self, cpu: &CpuState) {
+        self.breakpoints = Some(Breakpoints::of(&cpu.dr)).filter(Breakpoints::in_memory);
+        self.alignment = checks_alignment(cpu);
+        self.hits = 0;
+        self.watched = None;
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.breakpoints.is_some() || self.alignment
+        self.breakpoints.is_some() || self.alignment || self.points.has_watchpoints()
+    }
+
+    /// The mode that code runs in because of it.
+    pub(super) fn mode(&self, mode: ModeWord) -> ModeWord {
+        match (self.single, self.is_on()) {
+            (true, _) => mode.for_one_step(),
+            (_, true) => mode.with_step(),
+            _ => mode,
+        }
+    }
+
+    /// What a debugger is to be told of the instruction that has run.
+    pub(super) fn take_event(&mut self) -> Option<DebugEvent> {
+        match self.watched.take() {
+            Some(point) => Some(DebugEvent::Watchpoint(point)),
+            None => self.single.then_some(DebugEvent::Stepped),
+        }
     }
 
     pub(super) fn take_hits(&mut self) -> u64 {
@@ -43,7 +70,7 @@ impl Translator {
     /// Looks at the instruction at `rip`, which is about to run: a breakpoint on it, or a misaligned access, is a
     /// fault; breakpoints that its accesses hit are noted.
     pub(super) fn look_ahead(&mut self, cpu: &CpuState, rip: u64) -> Option<Exception> {
-        self.watch.hits = 0;
+        (self.watch.hits, self.watch.watched) = (0, None);
         let flags = Rflags::from_bits_retain(self.cache.region.context().system_flags);
         // On AMD's a load of SS holds off traps only.
         let hidden = cpu.shadow == Shadow::MovSs && !is_amd();
@@ -71,6 +98,9 @@ impl Translator {
             }
             if let Some(breakpoints) = self.watch.breakpoints {
                 self.watch.hits |= breakpoints.access(access.linear, access.size, access.write);
+            }
+            if self.watch.watched.is_none() {
+                self.watch.watched = self.watch.points.watch(access.linear, access.size, access.write);
             }
         }
         None

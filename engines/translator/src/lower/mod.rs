@@ -298,6 +298,7 @@ impl<'a> Lowering<'a> {
             End::Page if self.linear_of(next) & 0xfff != 0 => self.jump_through_table(next),
             End::Limit | End::Page => self.jump(next),
             End::Invalid => self.leave(SiteKind::Invalid, next_offset),
+            End::Breakpoint => self.leave(SiteKind::Breakpoint, next_offset),
         }
         self.out.tail = self.e.offset() as u32;
         if self.frame.live_in != 0 {
