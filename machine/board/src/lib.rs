@@ -3,7 +3,7 @@
 //! [`machine::run`] takes a [`machine::Config`] and runs the machine to its end. What it stands on: [`load`] puts
 //! a kernel into memory, [`acpi`] describes the board to it, [`wiring`] builds the chips and gives them their
 //! addresses, [`processor`] is the machine as a vCPU sees it, [`timers`] and [`clock`] keep time, [`stop`] ends
-//! it all.
+//! it all, and [`yard`] holds it for a debugger.
 //!
 //! Not modelled: firmware (a kernel is entered directly), a reset that keeps memory, sleep states but S5.
 
@@ -21,9 +21,11 @@ mod saved;
 pub mod serial;
 pub mod stop;
 pub mod timers;
+mod vcpu_thread;
 pub mod virtio;
 pub mod waker;
 pub mod wiring;
+pub mod yard;
 
 pub use backends::{Serial, SerialError, SerialEvent, SerialKind};
 pub use dispatcher::Statistics;

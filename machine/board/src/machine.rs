@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use devices::acpi_pm::AcpiPm;
-use dispatcher::{Dispatcher, Statistics, Stop};
+use dispatcher::{Dispatcher, Statistics};
 use host::sandbox::{Sandbox, SandboxError};
 use memory::{AllocateError, GuestRam};
 use thiserror::Error;
@@ -21,14 +21,15 @@ use crate::engine::{self, EngineChoice};
 use crate::insight::{Answer, AskError, Insight, Question, Seat};
 use crate::load::{self, Format, LoadError, Request};
 use crate::map::{BIOS, MemoryMap, SizeError};
-use crate::processor::{ProcessorView, Shared};
+use crate::processor::{Processor, ProcessorView, Shared};
 use crate::serial::SerialLine;
 use crate::stop::{StopReason, StopSwitch};
 use crate::timers::TimerService;
 use crate::virtio::Peripheral;
 use crate::waker::Waker;
 use crate::wiring::{self, Chips, IO_APIC_ID, Plan, SerialPort, WiringError};
-use crate::{firmware, isa};
+use crate::yard::Yard;
+use crate::{firmware, isa, vcpu_thread};
 
 /// Where the bytes of a kernel or module come from. Files are read at every start of the machine and not kept.
 #[derive(Clone, Debug)]
@@ -94,6 +95,8 @@ pub struct Config {
     pub test_device: bool,
     /// Whether a reset starts the machine again rather than ending it.
     pub reboot: bool,
+    /// Where a debugger may hold its processors; none costs nothing.
+    pub yard: Option<Arc<Yard>>,
     /// What whoever runs the machine needs of this process from then on; none lets the process do what it may now.
     pub sandbox: Option<Sandbox>,
 }
@@ -279,13 +282,6 @@ fn confine(sandbox: &Sandbox) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// A vCPU, with or without a thread.
-pub(crate) struct Processor {
-    pub(crate) dispatcher: Dispatcher,
-    pub(crate) view: ProcessorView,
-    waker: Arc<Waker>,
-}
-
 /// One life of a machine, from power-on to the first stop.
 pub struct Machine {
     pub(crate) processors: Vec<Processor>,
@@ -317,6 +313,9 @@ impl Machine {
             let waker = waker.clone();
             stop.on_stop(Arc::new(move || devices::apic::Wake::wake(&*waker)));
         }
+        if let Some(yard) = &config.yard {
+            stop.on_stop(yard.wakeup());
+        }
         let mut chips = wiring::wire(Plan {
             map: &map,
             ram: &ram,
@@ -344,6 +343,7 @@ impl Machine {
             clock: clock.clone(),
             cpuid,
             stop: stop.clone(),
+            called: config.yard.as_ref().map(|yard| yard.calls()),
             lone: config.cpus == 1,
         };
         let mut processors = Vec::new();
@@ -374,11 +374,16 @@ impl Machine {
         for (line, uart) in config.serial.iter().zip(&self.chips.uarts) {
             line.attach(uart);
         }
+        if let Some(yard) = &config.yard {
+            yard.begin(self.processors.iter().map(|processor| processor.waker.clone()).collect());
+        }
         let mut threads = Vec::new();
         for (index, processor) in self.processors.drain(..).enumerate() {
             let stop = self.stop.clone();
             let name = format!("vcpu{index}");
-            match thread::Builder::new().name(name).spawn(move || processor.run(&stop)) {
+            let yard = config.yard.clone();
+            let run = move || vcpu_thread::run(processor, index, &stop, yard.as_deref());
+            match thread::Builder::new().name(name).spawn(run) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => self.stop.stop(StopReason::NoThread(error)),
             }
@@ -386,6 +391,9 @@ impl Machine {
         self.stop.wait();
         // A panic has been reported by its thread, and made the reason by its guard.
         self.processors = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
+        if let Some(yard) = &config.yard {
+            yard.finish();
+        }
         for line in &config.serial {
             line.detach();
         }
@@ -448,32 +456,6 @@ fn boot_state(
     }
     ram.write(BIOS, &tables.bytes).expect("the BIOS area is RAM");
     Ok((firmware::finish(loaded.cpu, clock, cpuid.physical_bits()), loaded.format))
-}
-
-impl Processor {
-    /// Runs guest code until the machine stops.
-    fn run(mut self, stop: &Arc<StopSwitch>) -> Self {
-        /// A panic of ours ends the machine rather than leaving it without a processor.
-        struct Guard<'a>(&'a StopSwitch);
-        impl Drop for Guard<'_> {
-            fn drop(&mut self) {
-                if thread::panicking() {
-                    self.0.stop(StopReason::Bug);
-                }
-            }
-        }
-        let _guard = Guard(stop);
-        self.waker.bind(self.dispatcher.engine().kicker());
-        let end = self.dispatcher.run(&mut self.view);
-        self.waker.unbind();
-        match end {
-            // Whoever asked has given the reason.
-            Stop::Requested => {}
-            Stop::TripleFault(report) => stop.stop(StopReason::TripleFault(report)),
-            Stop::Failed(failure) => stop.stop(StopReason::Failed(failure)),
-        }
-        self
-    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ fn config(code: &[u8]) -> (Config, MemoryPeer) {
         debug_exit: true,
         test_device: false,
         reboot: true,
+        yard: None,
         sandbox: None,
     };
     (config, peer)

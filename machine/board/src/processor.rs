@@ -1,10 +1,12 @@
 //! The machine as one vCPU sees it: the board's [`Environment`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::apic::{ApicSignal, LocalApic, TIMER_HZ};
 use devices::bus::{MmioBus, PortBus};
 use devices::wiring::MmioDevice;
+use dispatcher::Dispatcher;
 use memory::{GuestRam, PAGE_SIZE};
 use vcpu::{Environment, Signal};
 use x86::Xcr0;
@@ -35,8 +37,17 @@ pub struct Shared {
     pub cpuid: Arc<CpuidTable>,
     /// How the machine is stopped.
     pub stop: Arc<StopSwitch>,
+    /// Set while a debugger calls the vCPUs away from guest code.
+    pub called: Option<Arc<AtomicBool>>,
     /// There is one vCPU only.
     pub lone: bool,
+}
+
+/// A vCPU, with or without a thread.
+pub(crate) struct Processor {
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) view: ProcessorView,
+    pub(crate) waker: Arc<Waker>,
 }
 
 /// One vCPU's view.
@@ -56,6 +67,11 @@ impl ProcessorView {
     /// Its local APIC, while it does not run.
     pub fn apic_mut(&mut self) -> &mut LocalApic {
         &mut self.apic
+    }
+
+    /// The machine's RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.shared.ram
     }
 
     /// Calls `part` with each piece of an access that lies in one page: who answers may change at its end.
@@ -230,5 +246,6 @@ impl Environment for ProcessorView {
 
     fn stop_requested(&self) -> bool {
         self.shared.stop.is_set()
+            || self.shared.called.as_ref().is_some_and(|called| called.load(Ordering::Acquire))
     }
 }
