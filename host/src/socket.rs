@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use crate::seqpacket;
@@ -36,6 +36,22 @@ pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     // SAFETY: the address is ours and as long as said.
     let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const raw).cast(), length) };
     if result == 0 { Ok(socket.into()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Listens at `path`, where only this user may connect, from the first moment on: the socket has its rights before it
+/// has its name. It does not block.
+pub fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    const WAITING: libc::c_int = 8;
+    let socket = open(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+    let (raw, length) = seqpacket::address(path).map_err(io::Error::other)?;
+    let fd = socket.as_raw_fd();
+    // SAFETY: plain calls; the address is ours and as long as said.
+    let done = unsafe {
+        libc::fchmod(fd, 0o600) == 0
+            && libc::bind(fd, (&raw const raw).cast(), length) == 0
+            && libc::listen(fd, WAITING) == 0
+    };
+    if done { Ok(socket.into()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A socket that sends and receives ICMP echo messages and nothing else, from the message's type on (icmp(7),
@@ -120,7 +136,7 @@ mod tests {
     use crate::event::{Wait, poll};
     use std::io::{ErrorKind, Read, Write};
     use std::net::TcpListener;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::fs::PermissionsExt;
 
     fn finish(stream: &TcpStream) -> Option<io::Error> {
         poll(&mut [Wait::writable(stream)], None).unwrap();
@@ -167,6 +183,18 @@ mod tests {
         assert_eq!(waiting.unwrap_err().kind(), ErrorKind::WouldBlock);
         std::fs::remove_file(&path).unwrap();
         assert!(connect_unix(Path::new(&"long/".repeat(100))).is_err());
+    }
+
+    #[test]
+    fn a_private_socket_is_the_users_alone() {
+        let path = std::env::temp_dir().join(format!("popf-private-{}", std::process::id()));
+        let listener = listen_privately(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(listen_privately(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"x").unwrap();
+        listener.accept().unwrap().0.read_exact(&mut [0]).unwrap();
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod worker;
 pub use error::SerialError;
 pub use handlers::{Handlers, Receive, SerialEvent};
 pub use input::InputWaker;
+pub use listen::listen_privately;
 pub use log::{LOG_LIMIT, earlier};
 pub use output::SerialOutput;
 pub use port::{PortError, PortHandlers, PortKind, PortOutput, PortSocket};

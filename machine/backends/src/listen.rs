@@ -8,10 +8,19 @@ use std::path::Path;
 
 /// Listens at `path`, without blocking. A socket that a process left behind there when it was killed is replaced.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    let listener = match UnixListener::bind(path) {
+    bind_by(|path| UnixListener::bind(path), path)
+}
+
+/// The same, for nobody but the user.
+pub fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    bind_by(host::socket::listen_privately, path)
+}
+
+fn bind_by(bind: fn(&Path) -> io::Result<UnixListener>, path: &Path) -> io::Result<UnixListener> {
+    let listener = match bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
             fs::remove_file(path)?;
-            UnixListener::bind(path)?
+            bind(path)?
         }
         result => result?,
     };
