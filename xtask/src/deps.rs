@@ -53,8 +53,9 @@ const RULE: &[Row] = &[
     Row { krate: "selfcheck",   folder: "tests/selfcheck",     uses: &[],                                    tests_use: &[],            why: "it runs in guests and on the host alike, so it may know neither" },
     Row { krate: "theory",      folder: "theory",              uses: &[],                                    tests_use: &[],            why: "it is the paper's machine, not the PC's, and to be read alone" },
     Row { krate: "scan",        folder: "control/scan",        uses: &["x86"],                               tests_use: &[],            why: "it reads files; what an engine makes of an instruction it is told" },
+    Row { krate: "debugger",    folder: "control/debugger",    uses: &["board", "host", "vcpu", "x86"],      tests_use: &[],            why: CONTROL },
     Row { krate: "insight",     folder: "control/insight",     uses: &["scan"],                              tests_use: &[],            why: "it reads what a guest has in memory, and is told it; it knows no machine" },
-    Row { krate: "popf",        folder: "control/cli",         uses: &["agent", "backends", "board", "host", "images", "insight", "scan", "theory", "vms", "x86"], tests_use: &["hostile", "selfcheck"], why: CONTROL },
+    Row { krate: "popf",        folder: "control/cli",         uses: &["agent", "backends", "board", "debugger", "host", "images", "insight", "scan", "theory", "vms", "x86"], tests_use: &["hostile", "selfcheck"], why: CONTROL },
     Row { krate: "xtask",       folder: "xtask",               uses: &[],                                    tests_use: &[],            why: APART },
 ];
 
