@@ -2,11 +2,12 @@
 //!
 //! `equivalence` boots Debian's kernel and compares programs in it with the same programs on the host;
 //! `resource_control` runs guests that do what no sane one does; `everyday` uses VMs as one does day by day;
-//! `insight` looks at what they are made of. Images are built when they are missing, which needs the host's apt and
+//! `insight` looks at what they are made of; `debugger` looks into them while they run. Images are built when they are missing, which needs the host's apt and
 //! network once.
 
 #[path = "../control/cli/tests/common/mod.rs"]
 mod common;
+mod debugger;
 mod everyday;
 mod harness;
 mod insight;

@@ -21,6 +21,7 @@ pub use values::{EngineArg, SandboxArg, SerialArg};
 use crate::size::Size;
 use crate::spec;
 use crate::spec::disk::DiskSpec;
+use crate::spec::gdb::{GdbEnd, GdbSpec};
 use crate::spec::net::{NetSpec, Network};
 use crate::spec::port::PortSpec;
 use crate::spec::publish::PublishSpec;
@@ -117,6 +118,12 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
     pub port: Vec<PortSpec>,
 
+    /// Wait for a debugger on a port of the host's loopback or on a socket; with wait the guest does so too.
+    #[allow(rustdoc::broken_intra_doc_links)] // The brackets are the grammar's, as help shows it.
+    #[arg(long, value_name = "PORT|unix:PATH[,wait][,arch=x86-64|i386]")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gdb: Option<GdbSpec>,
+
     /// Let the guest end popf with an exit status by writing it to port 0xf4.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,6 +189,7 @@ impl Definition {
             serial,
             console,
             port,
+            gdb,
             debug_exit,
             test_device,
             no_reboot,
@@ -208,6 +216,7 @@ impl Definition {
             serial: serial.or(base.serial),
             console: console.or(base.console),
             port: list(port, base.port),
+            gdb: gdb.or(base.gdb),
             debug_exit: debug_exit.or(base.debug_exit),
             test_device: test_device.or(base.test_device),
             no_reboot: no_reboot.or(base.no_reboot),
@@ -232,6 +241,9 @@ impl Definition {
             *path = directory.join(&*path);
         }
         self.port.iter_mut().for_each(|port| port.to.seen_from(directory));
+        if let Some(GdbSpec { at: GdbEnd::Unix(path), .. }) = &mut self.gdb {
+            *path = directory.join(&*path);
+        }
     }
 
     /// As TOML.

@@ -42,6 +42,7 @@ engine = "translator"
 serial = "file:/log"
 console = "file:/console"
 port = ["agent=unix:/agent.sock"]
+gdb = "unix:/gdb.sock,wait"
 debug-exit = true
 test-device = true
 no-reboot = true
@@ -136,7 +137,7 @@ fn flags_say_what_fields_say() {
     let line = "popf run --kernel /boot/vmlinuz --initrd /a --initrd /b --cmdline quiet --name web -d -m 1G \
                 --disk /disk,format=qcow2 --net user --net switch:lab,queues=2 -p 8080:80 -p [::]:53:53/udp \
                 -v /src:/src:ro --cpus 1 --engine translator --serial file:/log --console file:/console \
-                --port agent=unix:/agent.sock --debug-exit --test-device --no-reboot -i --sandbox strict --no-sandbox --stats";
+                --port agent=unix:/agent.sock --gdb unix:/gdb.sock,wait --debug-exit --test-device --no-reboot -i --sandbox strict --no-sandbox --stats";
     let definition = flags(line).unwrap();
     let full = toml(FULL).unwrap();
     // A path with a comma cannot be said by a flag.
@@ -195,7 +196,7 @@ fn errors_point_at_line_and_field() {
 #[test]
 fn paths_are_seen_from_where_the_definition_lies() {
     let text = "kernel = 'k'\ninitrd = ['i', '/j']\nserial = 'file:s'\ndisk = ['d', '/e,snapshot']
-                volume = ['v:/v']\nconsole = 'file:c'\nport = ['a=unix:p']";
+                volume = ['v:/v']\nconsole = 'file:c'\nport = ['a=unix:p']\ngdb = 'unix:g'";
     let definition = toml(text).unwrap();
     assert_eq!(definition.disk[0].path, PathBuf::from("/dir/d"));
     assert_eq!(definition.disk[1].path, PathBuf::from("/e"));
@@ -205,6 +206,7 @@ fn paths_are_seen_from_where_the_definition_lies() {
     assert_eq!(definition.serial, Some(SerialArg::File("/dir/s".into())));
     assert_eq!(definition.console, Some(SerialArg::File("/dir/c".into())));
     assert_eq!(definition.port, ["a=unix:/dir/p".parse().unwrap()]);
+    assert_eq!(definition.gdb, Some("unix:/dir/g".parse().unwrap()));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! another that outlives this one.
 
 mod command;
+mod debugger;
 mod detach;
 mod devices;
 mod end;
@@ -32,6 +33,7 @@ use crate::exit::Failure;
 use crate::vm::attach::Window;
 use crate::{image, stats};
 use command::Command;
+use debugger::Debugged;
 use devices::Devices;
 use guest::Guest;
 use serial::{Lines, catch_signals};
@@ -88,6 +90,7 @@ fn launch(
     }
     let Devices { peripherals, balloon } =
         devices::open(definition, guest.disk.as_deref(), &mut claim, &control, &lines)?;
+    let debugged = Debugged::open(definition, &control)?;
     keep(definition, &mut claim, &record)?;
     let config = Config {
         memory: definition.memory().0,
@@ -104,6 +107,7 @@ fn launch(
         debug_exit: guest.debug_exit,
         test_device: definition.test_device.unwrap_or(false),
         reboot: guest.reboot,
+        yard: debugged.as_ref().map(|debugged| debugged.yard.clone()),
         sandbox: sandbox::of(definition, &claim, guest.by_agent),
     };
     let handler = Asked { record: record.clone(), control: control.clone(), lines: lines.clone(), balloon };
@@ -116,6 +120,9 @@ fn launch(
         None
     };
     let ended = board::machine::run(&config, &control);
+    if let Some(debugged) = debugged {
+        debugged.end(&ended);
+    }
     // Writes the last of the output and gives the terminal back, before popf itself has anything to say.
     lines.close();
     drop(config);
@@ -174,6 +181,8 @@ fn keep(definition: &Definition, claim: &mut Claim, record: &Record) -> Result<(
         let here = std::env::current_dir()
             .map_err(|error| CliError::new(Failure::Host, "there is no current directory").because(error))?;
         definition.seen_from(&here);
+        // A debugger is for one run.
+        definition.gdb = None;
         claim.write(vms::DEFINITION, to_toml(&definition)?.as_bytes())?;
     }
     Ok(claim.publish(record)?)

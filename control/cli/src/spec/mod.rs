@@ -12,6 +12,7 @@
 //! be written as a table only.
 
 pub mod disk;
+pub mod gdb;
 pub mod net;
 pub mod port;
 pub mod publish;
