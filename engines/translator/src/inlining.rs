@@ -1,7 +1,7 @@
 //! Which sensitive instructions are done in generated code: the policy, which decoding and lowering share. How
 //! they are done is in [`crate::lower`].
 
-use iced_x86::{Code, Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, OpKind};
 use x86::classify::Routine;
 
 use crate::mode::{ModeWord, VIEW_USER};
@@ -19,11 +19,7 @@ pub fn inlines(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
         Routine::Pushf => mode.is_ring0() && mode.is_long(),
         Routine::Xsave | Routine::Xrstor => !mode.no_avx(),
         Routine::Rdtsc | Routine::Rdtscp => !mode.traps_tsc(),
-        // Generated code changes ring without noting the selectors that come with it.
-        Routine::MovFromSegment => {
-            let follows_ring = mode.is_long() && matches!(i.op1_register(), Register::CS | Register::SS);
-            i.op0_kind() == OpKind::Register && !follows_ring
-        }
+        Routine::MovFromSegment => i.op0_kind() == OpKind::Register,
         Routine::Stac | Routine::Clac | Routine::Swapgs => mode.is_ring0() && mode.is_long(),
         Routine::Syscall => mode.is_long() && !mode.is_ring0() && mode.view() == VIEW_USER,
         Routine::Sysret => mode.is_long() && mode.is_ring0() && i.code() == Code::Sysretq,

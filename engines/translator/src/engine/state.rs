@@ -20,10 +20,11 @@ impl Translator {
         self.mode = self.watch.mode(ModeWord::of(cpu));
         let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
         let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
-        let syscall = cpu
-            .efer
-            .contains(Efer::SCE | Efer::LMA)
-            .then_some(SyscallTarget { rip: cpu.msrs.lstar, mask: cpu.msrs.sfmask });
+        let syscall = cpu.efer.contains(Efer::SCE | Efer::LMA).then_some(SyscallTarget {
+            rip: cpu.msrs.lstar,
+            mask: cpu.msrs.sfmask,
+            star: cpu.msrs.star,
+        });
         let built_in = xsave != self.cache.xsave || syscall != self.cache.syscall;
         if built_in || base != self.code_base {
             // Built into code, or into what the tables mean; both change next to never.
@@ -69,17 +70,11 @@ impl Translator {
         let context = self.cache.region.context();
         cpu.msrs.kernel_gs_base = context.kernel_gs_base;
         cpu.segment_mut(SegmentRegister::Gs).base = context.base[SegmentRegister::Gs as usize];
-        let star = cpu.msrs.star;
-        match context.ring_change as u32 {
-            lower::ENTERED => {
-                let cs = (star >> 32) as u16 & !3;
-                cpu.load_flat_segments(cs, cs.wrapping_add(8), Width::Long, 0);
-            }
-            lower::RETURNED => {
-                let base = (star >> 48) as u16;
-                cpu.load_flat_segments(base.wrapping_add(16), base.wrapping_add(8), Width::Long, 3);
-            }
-            _ => {}
+        let change = context.ring_change as u32;
+        if matches!(change, lower::ENTERED | lower::RETURNED) {
+            let (cs, ss) = lower::selectors(cpu.msrs.star, change);
+            let ring = if change == lower::ENTERED { 0 } else { 3 };
+            cpu.load_flat_segments(cs, ss, Width::Long, ring);
         }
     }
 

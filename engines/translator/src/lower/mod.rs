@@ -18,7 +18,7 @@ use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
 
 pub use encode::widen;
 pub use special::{fpu_exception, masks_components};
-pub use transition::{ENTERED, RETURNED};
+pub use transition::{ENTERED, RETURNED, selectors};
 
 use crate::access::Operands;
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
@@ -39,6 +39,8 @@ pub struct SyscallTarget {
     pub rip: u64,
     /// SFMASK: flags it clears.
     pub mask: u64,
+    /// STAR: the selectors it loads, and those of SYSRET.
+    pub star: u64,
 }
 
 /// What lowering needs to know of the block as a whole.

@@ -50,10 +50,7 @@ impl Lowering<'_> {
                 true
             }
             Routine::Syscall => self.syscall(insn),
-            Routine::Sysret => {
-                self.sysret(insn);
-                true
-            }
+            Routine::Sysret => self.sysret(insn),
             _ => false,
         }
     }

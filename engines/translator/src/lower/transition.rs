@@ -1,13 +1,13 @@
 //! Changes of privilege inside generated code: SYSCALL, SYSRET, SWAPGS, and STAC and CLAC, which change what
 //! the kernel may touch. A translated system call is a jump.
 //!
-//! The context keeps the mode word, and says when CS and SS have changed; the engine brings `CpuState` up to
-//! date at the next exit.
+//! The context keeps the mode word and the selectors, and says when CS and SS have changed; the engine brings `CpuState` up
+//! to date at the next exit.
 
-use x86::Rflags;
+use x86::{Rflags, SegmentRegister};
 
 use super::address::Saved;
-use super::{Lowering, SiteKind, SlowStub};
+use super::{Lowering, SiteKind, SlowStub, SyscallTarget};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Op, Reg};
@@ -18,6 +18,17 @@ use crate::trampoline::{emit_jump_hash, jump_slot};
 pub const ENTERED: u32 = 1;
 /// `Context::ring_change` after SYSRET.
 pub const RETURNED: u32 = 2;
+
+/// CS and SS after SYSCALL or SYSRET to 64-bit code, by STAR.
+pub fn selectors(star: u64, how: u32) -> (u16, u16) {
+    if how == ENTERED {
+        let cs = (star >> 32) as u16 & !3;
+        (cs, cs.wrapping_add(8))
+    } else {
+        let base = (star >> 48) as u16;
+        (base.wrapping_add(16) | 3, base.wrapping_add(8) | 3)
+    }
+}
 
 /// No status flag in ax form; bit 1 of the flags reads as one.
 const NO_FLAGS: u32 = 2 << 8;
@@ -48,7 +59,7 @@ impl Lowering<'_> {
         self.set_flag(F::InterruptFlag, 0);
         self.set_flag(F::DirectionFlag, 0);
         self.set_flag(F::JumpFlags, NO_FLAGS);
-        self.change_ring(ENTERED, self.frame.mode.in_kernel());
+        self.change_ring(ENTERED, target, self.frame.mode.in_kernel());
         self.e.mov_imm(Reg::R9, target.rip);
         let table = self.e.layout().jump_table(self.frame.mode.view());
         self.e.jmp_absolute(table + jump_slot(target.rip) as u64 * 8);
@@ -57,7 +68,8 @@ impl Lowering<'_> {
 
     /// SYSRET to 64-bit code. A trap flag, one for alignment checks, an interrupt that waits for IF, and an address that is not canonical
     /// are the routine's.
-    pub(super) fn sysret(&mut self, insn: &GuestInsn) {
+    pub(super) fn sysret(&mut self, insn: &GuestInsn) -> bool {
+        let Some(target) = self.frame.syscall else { return false };
         self.e.mov(Reg::R11, Reg::RAX);
         self.e.flags_to_ax();
         let saved = Saved::Register(Reg::R11);
@@ -93,13 +105,17 @@ impl Lowering<'_> {
         self.e.group1(4, false, Reg::R10, 1);
         self.e.op_reg(Op::Or, false, Reg::R9, Reg::R10);
         self.e.op_ctx(Op::Store, true, Reg::R9, F::JumpFlags);
-        self.change_ring(RETURNED, self.frame.mode.in_user());
+        self.change_ring(RETURNED, target, self.frame.mode.in_user());
         self.e.mov(Reg::R9, Reg::RCX);
         emit_jump_hash(self.e, VIEW_USER);
+        true
     }
 
-    fn change_ring(&mut self, how: u32, mode: ModeWord) {
+    fn change_ring(&mut self, how: u32, target: SyscallTarget, mode: ModeWord) {
         self.set_flag(F::RingChange, how);
+        let (cs, ss) = selectors(target.star, how);
+        self.set_flag(F::Selector(SegmentRegister::Cs as u8), cs.into());
+        self.set_flag(F::Selector(SegmentRegister::Ss as u8), ss.into());
         self.set_mode(mode);
     }
 
@@ -110,7 +126,7 @@ impl Lowering<'_> {
 
     /// SWAPGS in ring 0.
     pub(super) fn swapgs(&mut self) {
-        let gs = F::Base(x86::SegmentRegister::Gs as u8);
+        let gs = F::Base(SegmentRegister::Gs as u8);
         self.e.op_ctx(Op::Load, true, Reg::R9, gs);
         self.e.op_ctx(Op::Load, true, Reg::R10, F::KernelGsBase);
         self.e.op_ctx(Op::Store, true, Reg::R9, F::KernelGsBase);
