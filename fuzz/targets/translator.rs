@@ -63,7 +63,9 @@ fn run(engine: &mut Translator, cpu: &mut CpuState, code: &[u8]) {
                 assert!(!said.contains("host fault") && !said.contains("exit"), "{said}");
                 return;
             }
-            Exit::PortIo { .. } | Exit::Halt | Exit::Kicked | Exit::Debug { .. } | Exit::NotAdmitted => return,
+            Exit::PortIo { .. } | Exit::Halt | Exit::Kicked | Exit::Debug { .. } | Exit::NotAdmitted => {
+                return;
+            }
         };
     }
 }
