@@ -161,21 +161,22 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     pub(crate) fn enter_frame(&mut self, insn: &Instruction, size: usize) -> Routed {
         let old_top = self.cpu.gpr[gpr::RSP];
         // What a fault leaves on the stack lies below its top.
-        self.push_display(insn, size).inspect_err(|_| self.cpu.gpr[gpr::RSP] = old_top)?;
-        let frame_pointer = old_top.wrapping_sub(size as u64) & mask(self.stack_size());
+        let frame_pointer =
+            self.push_display(insn, size).inspect_err(|_| self.cpu.gpr[gpr::RSP] = old_top)?;
         write_gpr(self.cpu, gpr::RBP, size, frame_pointer);
         self.done(insn)
     }
 
     /// Pushes ENTER's frame pointers one by one, as the frame they are copied from may be the one they go to, and makes
-    /// room for locals.
-    fn push_display(&mut self, insn: &Instruction, size: usize) -> Result<(), Exception> {
+    /// room for locals. Gives the new frame pointer: the stack pointer with whatever stands above its low word, where
+    /// only that is the stack's.
+    fn push_display(&mut self, insn: &Instruction, size: usize) -> Result<u64, Exception> {
         let locals = u64::from(insn.immediate16());
         let nesting = u64::from(insn.immediate8_2nd() & 31);
         let stack = self.stack_size();
         let rbp = self.cpu.gpr[gpr::RBP];
         self.push(size, rbp)?;
-        let frame_pointer = self.cpu.gpr[gpr::RSP] & mask(stack);
+        let frame_pointer = self.cpu.gpr[gpr::RSP];
         // Level 1 pushes the new frame pointer; each one above copies a pointer from the frame before.
         for level in 1..nesting {
             let offset = rbp.wrapping_sub(level * size as u64) & mask(stack);
@@ -191,7 +192,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let last = self.linear(SegmentRegister::Ss, end, size, Access::Write)?;
         self.probe_write(last, size, self.level())?;
         set_pointer(self.cpu, stack, end);
-        Ok(())
+        Ok(frame_pointer)
     }
 
     /// CLZERO: the cache line that holds rAX.

@@ -1,7 +1,7 @@
 //! Innocuous instructions that 64-bit mode lacks.
 
 use x86::register::gpr;
-use x86::{Exception, Rflags, Vector};
+use x86::{Exception, Rflags, Segment, SegmentRegister, Vector};
 
 use super::{Bench, layout as l};
 
@@ -122,6 +122,23 @@ fn enter() {
         cpu.gpr[gpr::RSP] = l::STACK - 20;
     });
     assert_eq!(bench.stack(l::STACK - 16, 4, 4), [l::STACK - 4, 222, 111, l::DATA + 0x100]);
+}
+
+/// The frame pointer is the whole of ESP even where only SP is the stack's.
+#[test]
+fn enter_on_a_16_bit_stack() {
+    let mut bench = Bench::protected(3);
+    let high = 0xabcd_0000;
+    let stack = bench.cpu.segment_mut(SegmentRegister::Ss);
+    stack.base = l::STACK & !0xffff;
+    stack.attributes &= !Segment::BIG;
+    let top = high | l::STACK & 0xffff;
+    bench.cpu.gpr[gpr::RSP] = top;
+    bench.expect(&[0xc8, 4, 0, 1], |cpu| {
+        cpu.gpr[gpr::RBP] = top - 4;
+        cpu.gpr[gpr::RSP] = top - 12;
+    });
+    assert_eq!(bench.stack(l::STACK - 8, 4, 1), [top - 4]);
 }
 
 #[test]
