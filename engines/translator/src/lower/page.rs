@@ -38,7 +38,7 @@ impl Lowering<'_> {
     }
 
     /// From the linear address in `s[0]` to its offset in the page there, with the entry's place in `s[1]`.
-    fn offset_in_page(&mut self, s: Scratch, size: u32, write: bool) -> Fixup {
+    pub(super) fn offset_in_page(&mut self, s: Scratch, size: u32, write: bool) -> Fixup {
         self.e.mov32(s[1], s[0]);
         self.e.shift(5, false, s[1], 12 - TLB_ENTRY_SHIFT as u8);
         self.e.group1(4, false, s[1], ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
@@ -48,7 +48,7 @@ impl Lowering<'_> {
         self.e.jcc(Cond::Above)
     }
 
-    fn entry(&self, place: Reg, field: usize) -> Mem {
+    pub(super) fn entry(&self, place: Reg, field: usize) -> Mem {
         let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
         Mem::at(place, table + field as i32)
     }

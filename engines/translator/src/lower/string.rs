@@ -7,9 +7,9 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::address::Saved;
 use super::{Lowering, SiteKind, SlowStub};
 use crate::context::ContextField as F;
-use crate::context::{TLB_ENTRIES, TLB_ENTRY_SHIFT};
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
+use crate::regs::SPILLED;
 use crate::tlb_entry::TlbEntry;
 
 impl Lowering<'_> {
@@ -78,24 +78,17 @@ impl Lowering<'_> {
     /// Host address into r9 of the guest bytes at `pointer`, all of them in one page: `width` bytes, or rcx
     /// times that, with rcx known to be at most a page.
     fn span(&mut self, insn: &GuestInsn, pointer: Reg, width: u8, rep: bool, write: bool, saved: Saved) {
-        let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
-        let entry = |field: usize| Mem::at(Reg::R10, table + field as i32);
-        let tag = if write { TlbEntry::WRITE } else { TlbEntry::READ };
         self.e.mov(Reg::R9, pointer);
-        self.e.mov32(Reg::R10, Reg::R9);
-        self.e.shift(5, false, Reg::R10, 12 - TLB_ENTRY_SHIFT as u8);
-        self.e.group1(4, false, Reg::R10, ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
-        self.e.op_mem(Op::Sub, true, Reg::R9, entry(tag));
-        let last = if rep { 4095 } else { 4096 - i32::from(width) };
-        self.e.group1(7, true, Reg::R9, last);
-        let miss = self.e.jcc(Cond::Above);
+        let size = if rep { 1 } else { u32::from(width) };
+        let miss = self.offset_in_page(SPILLED, size, write);
         let mut straddles = None;
         if rep {
             self.e.lea(true, Reg::R11, Mem { index: Some((Reg::RCX, width)), ..Mem::base(Reg::R9) });
             self.e.group1(7, true, Reg::R11, 4096);
             straddles = Some(self.e.jcc(Cond::Above));
         }
-        self.e.op_mem(Op::Add, true, Reg::R9, entry(TlbEntry::ADDEND));
+        let addend = self.entry(Reg::R10, TlbEntry::ADDEND);
+        self.e.op_mem(Op::Add, true, Reg::R9, addend);
         self.slow_from([Some(miss), straddles], saved, insn.offset);
     }
 
