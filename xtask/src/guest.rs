@@ -53,19 +53,11 @@ impl Guest {
             fs::create_dir(folder.path().join(name)).map_err(made)?;
         }
         let program = folder.path().join(NAMES[0]);
-        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        // Static, because there is no C library in the guest.
-        rustc
-            .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"])
-            .arg(&program)
-            .arg(SOURCE);
-        boot::output(&mut rustc)?;
+        compile(SOURCE, &program)?;
         for name in &NAMES[1..] {
             fs::hard_link(&program, folder.path().join(name)).map_err(made)?;
         }
-        let mut mke2fs = Command::new("mke2fs");
-        mke2fs.args(["-q", "-F", "-t", "ext4", "-d"]).arg(folder.path()).arg(path).arg(size);
-        boot::output(&mut mke2fs).map(drop)
+        make_disk(folder.path(), path, size)
     }
 
     /// popf with this guest, to which disks are to be added; the first is its root.
@@ -76,6 +68,23 @@ impl Guest {
         command.args(["--cmdline", &cmdline(init), "--memory", &format!("{MEMORY_MIB}M"), "--no-reboot"]);
         Ok(command)
     }
+}
+
+/// Compiles a guest's program. Static, because the guest may have no C library, or another.
+pub fn compile(source: &str, program: &Path) -> Result<(), String> {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc
+        .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"])
+        .arg(program)
+        .arg(source);
+    boot::output(&mut rustc).map(drop)
+}
+
+/// Makes a raw image of an ext4 file system of this size with a folder's content.
+pub fn make_disk(folder: &Path, image: &Path, size: &str) -> Result<(), String> {
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-d"]).arg(folder).arg(image).arg(size);
+    boot::output(&mut mke2fs).map(drop)
 }
 
 /// The kernel's command line. Its check of the timer is left out: on a busy host ticks come too late for it.

@@ -93,10 +93,10 @@ fn native(root: &Root, only: &str) -> Command {
 
 fn guest(popf: &std::path::Path, image: &Image, root: &Root, only: &str, peer: usize) -> Command {
     let image = Image { disk: Some(root.disk.clone()), ..image.clone() };
-    let cmdline = format!(
-        "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/vda rw init={SCRIPT}{}{only}",
-        if only.is_empty() { "" } else { " bench.only=" }
-    );
+    let mut cmdline = crate::guest::cmdline(SCRIPT);
+    if !only.is_empty() {
+        cmdline = format!("{cmdline} bench.only={only}");
+    }
     match PEERS[peer] {
         "popf" => boot::popf_command(popf, &image, &cmdline, MEMORY_MIB),
         _ => boot::qemu_command(&image, &cmdline, MEMORY_MIB),

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::list::{PACKAGES, READS, WORKLOADS};
 use crate::bench::boot::output;
-use crate::metadata;
+use crate::{guest, metadata};
 
 const SUITE: &str = "bookworm";
 const PROGRAM: &str = "xtask/guest/work/main.rs";
@@ -39,9 +39,7 @@ pub fn make() -> Result<Root, String> {
     bench(&folder.join("bench"))?;
     // Ours is small beside Debian's, and changes with every edit: the disk is made each time.
     eprintln!("making the disk of {}", folder.display());
-    let mut mke2fs = Command::new("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&folder).arg(&disk).arg("1G");
-    output(&mut mke2fs)?;
+    guest::make_disk(&folder, &disk, "1G")?;
     Ok(Root { folder, disk })
 }
 
@@ -100,9 +98,7 @@ fn bench(folder: &Path) -> Result<(), String> {
         ]);
         output(&mut openssl)?;
     }
-    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"]);
-    output(rustc.arg(folder.join("work")).arg(PROGRAM)).map(drop)
+    guest::compile(PROGRAM, &folder.join("work"))
 }
 
 /// Lines of made-up words, some much more common than others, always the same.
