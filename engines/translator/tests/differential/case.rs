@@ -128,6 +128,13 @@ impl Case {
         }
     }
 
+    /// Whether the other is the same program in the same place and mode.
+    pub fn same_program(&self, other: &Self) -> bool {
+        (self.width, self.ring0, self.start, self.segments)
+            == (other.width, other.ring0, other.start, other.segments)
+            && self.bytes() == other.bytes()
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.code[..self.code_len as usize]
@@ -153,6 +160,13 @@ pub struct Outcome {
     pub changes: [(u32, u64); MOST_CHANGES],
 }
 
+impl Outcome {
+    /// Offsets in the data pages and the words found there.
+    pub fn changes(&self) -> &[(u32, u64)] {
+        &self.changes[..self.change_count as usize]
+    }
+}
+
 /// The engine or the process ended in some other way.
 pub const NO_EXCEPTION: u64 = 0xff;
 
@@ -160,26 +174,38 @@ pub const NO_EXCEPTION: u64 = 0xff;
 pub const ENDLESS: u64 = 0xfe;
 
 /// The bytes of the data pages before each case.
-pub fn initial_data(seed: u64) -> Vec<u64> {
+pub fn initial_data(seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed ^ 0xda7a);
-    (0..DATA_BYTES / 8)
-        .map(|_| match random.below(4) {
-            0 => random.interesting(),
-            1 => u64::from((random.float32()).to_bits()) << 32 | u64::from(random.float32().to_bits()),
-            2 => random.float64().to_bits(),
-            _ => random.next(),
-        })
-        .collect()
+    let word = |_| match random.below(4) {
+        0 => random.interesting(),
+        1 => u64::from((random.float32()).to_bits()) << 32 | u64::from(random.float32().to_bits()),
+        2 => random.float64().to_bits(),
+        _ => random.next(),
+    };
+    (0..DATA_BYTES / 8).map(word).flat_map(u64::to_le_bytes).collect()
+}
+
+/// The eight bytes at an offset.
+pub fn word(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("8 bytes"))
 }
 
 /// Writes down which words of `now` differ from `before`.
-pub fn note_changes(before: &[u64], now: impl Fn(usize) -> u64, outcome: &mut Outcome) {
+pub fn note_changes(before: &[u8], now: &[u8], outcome: &mut Outcome) {
+    /// Bytes compared at a time.
+    const STRETCH: usize = 512;
     let mut count = 0;
-    for (n, old) in before.iter().enumerate() {
-        let word = now(n);
-        if word != *old {
-            outcome.changes[count] = ((n * 8) as u32, word);
-            count += 1;
+    for from in (0..DATA_BYTES).step_by(STRETCH) {
+        let to = from + STRETCH;
+        if before[from..to] == now[from..to] {
+            continue;
+        }
+        for at in (from..to).step_by(8) {
+            let found = word(now, at);
+            if found != word(before, at) {
+                outcome.changes[count] = (at as u32, found);
+                count += 1;
+            }
         }
     }
     outcome.change_count = count as u32;

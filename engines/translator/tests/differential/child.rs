@@ -1,19 +1,19 @@
 //! The real processor's side: a forked process that runs cases on the bare instruction set.
 //!
-//! A case is entered and left by a signal. To enter, the process executes UD2; the handler keeps the context it
-//! finds and puts the case's registers in its place. Whatever ends the case (its own UD2, or a fault) raises the
-//! next signal, whose context is what the case left. Nothing here allocates or locks: the process was forked
-//! from one with threads.
+//! A case is entered and left by a signal. For the first of a batch the process executes UD2; the handler keeps the
+//! context that it finds and puts the case's registers in its place. Whatever ends the case (its own UD2, or a fault)
+//! raises the next signal, whose context is what the case left, and whose handler returns into the next case. Nothing
+//! here allocates or locks: the process was forked from one with threads.
 #![allow(unsafe_code)] // Signal handlers, fixed mappings, and registers that are another program's.
 
-use std::ptr;
+use std::{ptr, slice};
 
 use crate::case::{
-    ALIAS, CODE, CODE_PAGES, Case, DATA, DATA_BYTES, ENDLESS, FPU_BYTES, Outcome, PAGE, PageKind, SEGMENTS,
-    WINDOW, WINDOW_PAGES, Width, note_changes, page_kind,
+    ALIAS, CODE, CODE_PAGES, DATA, DATA_BYTES, ENDLESS, FPU_BYTES, PAGE, PageKind, SEGMENTS, WINDOW,
+    WINDOW_PAGES, Width, note_changes, page_kind,
 };
-use crate::fpu;
-use crate::native::Shared;
+use crate::fpu::{self, Area};
+use crate::native::{BATCH, Shared};
 
 const SIGNALS: [libc::c_int; 6] =
     [libc::SIGVTALRM, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
@@ -41,10 +41,17 @@ const STACK_BYTES: usize = 64 << 10;
 
 struct Child {
     phase: Phase,
-    /// The case that ran at the last tick of the clock.
-    ticked: *const Case,
-    case: *const Case,
-    outcome: *mut Outcome,
+    shared: *mut Shared,
+    /// The case that runs, by its place in the batch.
+    current: usize,
+    /// Cases begun.
+    begun: u64,
+    /// As many had begun at the last tick of the clock.
+    ticked: u64,
+    /// The window's writable mapping.
+    view: *mut u8,
+    data: &'static [u8],
+    /// What the process itself goes on with after a batch.
     gregs: [i64; 23],
     flags: libc::c_ulong,
     fpu: [u8; FPU_BYTES],
@@ -60,9 +67,12 @@ enum Phase {
 
 static mut CHILD: Child = Child {
     phase: Phase::Idle,
-    ticked: ptr::null(),
-    case: ptr::null(),
-    outcome: ptr::null_mut(),
+    shared: ptr::null_mut(),
+    current: 0,
+    begun: 0,
+    ticked: 0,
+    view: ptr::null_mut(),
+    data: &[],
     gregs: [0; 23],
     flags: 0,
     fpu: [0; FPU_BYTES],
@@ -71,49 +81,25 @@ static mut CHILD: Child = Child {
 static mut STACK: [u8; STACK_BYTES] = [0; STACK_BYTES];
 
 /// The child's life.
-pub fn serve(shared: *mut Shared, data: &'static [u64], from: libc::c_int, to: libc::c_int) -> ! {
+pub fn serve(shared: *mut Shared, data: &'static [u8], from: libc::c_int, to: libc::c_int) -> ! {
     // SAFETY: single-threaded from the fork on; the statics are this process's own; `shared` is mapped, and the
     // parent touches it only while we wait in `read`.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         let view = prepare_window();
+        ptr::copy_nonoverlapping(data.as_ptr(), view.add((DATA - WINDOW) as usize), DATA_BYTES);
         let segments = prepare_segments();
         prepare_signals();
+        (CHILD.shared, CHILD.view, CHILD.data) = (shared, view, data);
         std::arch::asm!("rdfsbase {}", out(reg) CHILD.fs_base);
         libc::write(to, [u8::from(segments)].as_ptr().cast(), 1);
         let mut byte = [0_u8];
         while libc::read(from, byte.as_mut_ptr().cast(), 1) == 1 {
-            for n in 0..(*shared).count as usize {
-                let case = &raw const (*shared).cases[n];
-                let outcome = &raw mut (*shared).outcomes[n];
-                run(&*case, &mut *outcome, data, view);
-            }
+            CHILD.phase = Phase::Enter;
+            std::arch::asm!("ud2");
             libc::write(to, byte.as_ptr().cast(), 1);
         }
         libc::_exit(0);
-    }
-}
-
-/// # Safety
-/// In the child only; `view` is the window's writable mapping.
-unsafe fn run(case: &Case, outcome: &mut Outcome, data: &[u64], view: *mut u8) {
-    // SAFETY: all offsets lie in the window's mapping; the statics are touched by this thread only, and by its
-    // handler between the two assignments of `phase`.
-    unsafe {
-        let words: *mut u64 = view.add((DATA - WINDOW) as usize).cast();
-        ptr::copy_nonoverlapping(data.as_ptr(), words, DATA_BYTES / 8);
-        for (offset, value) in case.patches {
-            words.cast::<u8>().add(offset as usize).cast::<u64>().write_unaligned(value);
-        }
-        let code = view.add((case.linear_start() - WINDOW) as usize);
-        ptr::copy_nonoverlapping(case.code.as_ptr(), code, case.code_len as usize);
-        CHILD.case = case;
-        CHILD.outcome = outcome;
-        CHILD.phase = Phase::Enter;
-        std::arch::asm!("ud2");
-        note_changes(data, |n| words.add(n).read_volatile(), outcome);
-        fpu::normalise(&mut outcome.fpu);
-        fill_code(view, case.linear_start() - CODE, case.code_len as usize);
     }
 }
 
@@ -128,75 +114,130 @@ unsafe fn fill_code(view: *mut u8, offset: u64, len: usize) {
 
 unsafe extern "C" fn handle(signal: libc::c_int, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel gives a valid context. FS may hold the case's base here, so nothing thread-local may be
-    // touched before it is put right.
+    // touched before it is put right. No other signal comes while this one is handled.
     unsafe {
-        let context: *mut libc::ucontext_t = context.cast();
-        let gregs = &mut (*context).uc_mcontext.gregs;
-        let image: *mut u8 = (*context).uc_mcontext.fpregs.cast();
+        let context = &mut *context.cast::<libc::ucontext_t>();
         let child = &raw mut CHILD;
         let child = &mut *child;
+        let image: *mut u8 = context.uc_mcontext.fpregs.cast();
         if signal == libc::SIGVTALRM {
-            let runs_long = child.phase == Phase::Inside && child.ticked == child.case;
-            child.ticked = child.case;
+            let runs_long = child.phase == Phase::Inside && child.ticked == child.begun;
+            child.ticked = child.begun;
             if !runs_long {
                 return;
             }
         }
         match child.phase {
+            Phase::Idle => libc::_exit(100 + signal),
             Phase::Enter => {
-                child.gregs = *gregs;
-                child.flags = (*context).uc_flags;
+                child.gregs = context.uc_mcontext.gregs;
+                child.gregs[libc::REG_RIP as usize] += 2;
+                child.flags = context.uc_flags;
                 ptr::copy_nonoverlapping(image, child.fpu.as_mut_ptr(), fpu::size());
-                let case = &*child.case;
-                for (n, register) in GPR.into_iter().enumerate() {
-                    gregs[register as usize] = case.gpr[n] as i64;
-                }
-                gregs[libc::REG_RIP as usize] = case.start as i64;
-                gregs[libc::REG_EFL as usize] = (case.rflags | 0x202) as i64;
-                fill_image(case.fpu_seed, image);
+                child.current = 0;
                 child.phase = Phase::Inside;
-                if case.width == Width::Bits64 {
-                    std::arch::asm!("wrfsbase {}", in(reg) case.fs_base);
-                    std::arch::asm!("wrgsbase {}", in(reg) case.gs_base);
-                } else {
-                    let selector = |n: usize| i64::from(selector(case.segments[n]));
-                    std::arch::asm!("mov es, {0:x}", in(reg) selector(0));
-                    std::arch::asm!("mov ds, {0:x}", in(reg) selector(3));
-                    std::arch::asm!("mov fs, {0:x}", in(reg) selector(4));
-                    std::arch::asm!("mov gs, {0:x}", in(reg) selector(5));
-                    gregs[libc::REG_CSGSFS as usize] = selector(1) | selector(2) << 48;
-                    (*context).uc_flags |= RESTORE_SS;
-                }
             }
             Phase::Inside => {
-                if (*child.case).width != Width::Bits64 {
-                    std::arch::asm!("mov es, {0:x}", in(reg) 0);
-                    std::arch::asm!("mov ds, {0:x}", in(reg) 0);
-                    std::arch::asm!("mov fs, {0:x}", in(reg) 0);
-                    std::arch::asm!("mov gs, {0:x}", in(reg) 0);
-                }
-                std::arch::asm!("wrfsbase {}", in(reg) child.fs_base);
-                let outcome = &mut *child.outcome;
-                for (n, register) in GPR.into_iter().enumerate() {
-                    outcome.gpr[n] = gregs[register as usize] as u64;
-                }
-                outcome.rip = gregs[libc::REG_RIP as usize] as u64;
-                outcome.rflags = gregs[libc::REG_EFL as usize] as u64;
-                outcome.vector = match signal {
-                    libc::SIGVTALRM => ENDLESS,
-                    _ => gregs[libc::REG_TRAPNO as usize] as u64,
-                };
-                outcome.error_code = gregs[libc::REG_ERR as usize] as u64;
-                outcome.address = gregs[libc::REG_CR2 as usize] as u64;
-                ptr::copy_nonoverlapping(image, outcome.fpu.as_mut_ptr(), fpu::size());
-                *gregs = child.gregs;
-                gregs[libc::REG_RIP as usize] += 2;
-                (*context).uc_flags = child.flags;
-                ptr::copy_nonoverlapping(child.fpu.as_ptr(), image, fpu::size());
-                child.phase = Phase::Idle;
+                child.finish(signal, context);
+                child.current += 1;
+                context.uc_mcontext.gregs = child.gregs;
+                context.uc_flags = child.flags;
             }
-            Phase::Idle => {
-                libc::_exit(100 + signal);
+        }
+        if child.current < (*child.shared).count as usize {
+            child.begin(context);
+        } else {
+            ptr::copy_nonoverlapping(child.fpu.as_ptr(), image, fpu::size());
+            child.phase = Phase::Idle;
+        }
+    }
+}
+
+impl Child {
+    /// Where the data pages can be written.
+    fn words(&self) -> *mut u8 {
+        // In the view, which holds the whole window.
+        self.view.wrapping_add((DATA - WINDOW) as usize)
+    }
+
+    /// Makes memory and the context, which is the process's own, those of the current case.
+    ///
+    /// # Safety
+    /// In the handler, with its context.
+    unsafe fn begin(&mut self, context: &mut libc::ucontext_t) {
+        // SAFETY: all offsets lie in the window's mapping; the current case is in the batch.
+        unsafe {
+            let case = &(*self.shared).cases[self.current];
+            self.begun += 1;
+            for (offset, value) in case.patches {
+                self.words().add(offset as usize).cast::<u64>().write_unaligned(value);
+            }
+            let before = self.current.checked_sub(1).map(|n| &(*self.shared).cases[n]);
+            if !before.is_some_and(|before| before.same_program(case)) {
+                let code = self.view.add((case.linear_start() - WINDOW) as usize);
+                ptr::copy_nonoverlapping(case.code.as_ptr(), code, case.code_len as usize);
+            }
+            let gregs = &mut context.uc_mcontext.gregs;
+            for (n, register) in GPR.into_iter().enumerate() {
+                gregs[register as usize] = case.gpr[n] as i64;
+            }
+            gregs[libc::REG_RIP as usize] = case.start as i64;
+            gregs[libc::REG_EFL as usize] = (case.rflags | 0x202) as i64;
+            fill_image(&(*self.shared).areas[self.current], context.uc_mcontext.fpregs.cast());
+            if case.width == Width::Bits64 {
+                std::arch::asm!("wrfsbase {}", in(reg) case.fs_base);
+                std::arch::asm!("wrgsbase {}", in(reg) case.gs_base);
+                return;
+            }
+            let selector = |n: usize| i64::from(selector(case.segments[n]));
+            std::arch::asm!("mov es, {0:x}", in(reg) selector(0));
+            std::arch::asm!("mov ds, {0:x}", in(reg) selector(3));
+            std::arch::asm!("mov fs, {0:x}", in(reg) selector(4));
+            std::arch::asm!("mov gs, {0:x}", in(reg) selector(5));
+            gregs[libc::REG_CSGSFS as usize] = selector(1) | selector(2) << 48;
+            context.uc_flags |= RESTORE_SS;
+        }
+    }
+
+    /// Takes down what the current case has left, and makes memory what it was.
+    ///
+    /// # Safety
+    /// In the handler, with its context.
+    unsafe fn finish(&mut self, signal: libc::c_int, context: &libc::ucontext_t) {
+        // SAFETY: as in `begin`; the statics are read by this thread alone.
+        unsafe {
+            let case = &(*self.shared).cases[self.current];
+            if case.width != Width::Bits64 {
+                std::arch::asm!("mov es, {0:x}", in(reg) 0);
+                std::arch::asm!("mov ds, {0:x}", in(reg) 0);
+                std::arch::asm!("mov fs, {0:x}", in(reg) 0);
+                std::arch::asm!("mov gs, {0:x}", in(reg) 0);
+            }
+            std::arch::asm!("wrfsbase {}", in(reg) self.fs_base);
+            let gregs = &context.uc_mcontext.gregs;
+            let outcome = &mut (*self.shared).outcomes[self.current];
+            for (n, register) in GPR.into_iter().enumerate() {
+                outcome.gpr[n] = gregs[register as usize] as u64;
+            }
+            outcome.rip = gregs[libc::REG_RIP as usize] as u64;
+            outcome.rflags = gregs[libc::REG_EFL as usize] as u64;
+            outcome.vector = match signal {
+                libc::SIGVTALRM => ENDLESS,
+                _ => gregs[libc::REG_TRAPNO as usize] as u64,
+            };
+            outcome.error_code = gregs[libc::REG_ERR as usize] as u64;
+            outcome.address = gregs[libc::REG_CR2 as usize] as u64;
+            let image: *const u8 = context.uc_mcontext.fpregs.cast();
+            ptr::copy_nonoverlapping(image, outcome.fpu.as_mut_ptr(), fpu::size());
+            fpu::normalise(&mut outcome.fpu);
+            note_changes(self.data, slice::from_raw_parts(self.words(), DATA_BYTES), outcome);
+            for (offset, _) in outcome.changes() {
+                let offset = *offset as usize;
+                ptr::copy_nonoverlapping(self.data[offset..].as_ptr(), self.words().add(offset), 8);
+            }
+            let next = &(*self.shared).cases[(self.current + 1) % BATCH];
+            if self.current + 1 == (*self.shared).count as usize || !case.same_program(next) {
+                fill_code(self.view, case.linear_start() - CODE, case.code_len as usize);
             }
         }
     }
@@ -206,10 +247,8 @@ unsafe extern "C" fn handle(signal: libc::c_int, _info: *mut libc::siginfo_t, co
 ///
 /// # Safety
 /// `image` is a frame's XSAVE image.
-unsafe fn fill_image(seed: u64, image: *mut u8) {
+unsafe fn fill_image(area: &Area, image: *mut u8) {
     const HEADER: usize = 512;
-    let mut area = [0; FPU_BYTES];
-    fpu::fill(seed, &mut area);
     let layout = fpu::layout();
     // SAFETY: the image holds every component that XCR0 names, at the standard offsets.
     unsafe {
@@ -316,7 +355,8 @@ unsafe fn prepare_signals() {
             let function: unsafe extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = handle;
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = function as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            // The clock may tick just when the process goes to wait for cases.
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
             libc::sigfillset(&mut action.sa_mask);
             if libc::sigaction(signal, &action, ptr::null_mut()) != 0 {
                 libc::_exit(5);

@@ -9,7 +9,7 @@ const CORPUS: &str = include_str!("../../../../tests/equivalence/instructions.tx
 
 /// Runs each line on both sides, and holds what it says of the outcome against the processor.
 pub fn replay() {
-    let data: &'static [u64] = Vec::leak(initial_data(SEED));
+    let data: &'static [u8] = Vec::leak(initial_data(SEED));
     let native = Native::start(data).expect("a native process");
     let segments = native.segments;
     let mut bench = Bench::new(native, data);

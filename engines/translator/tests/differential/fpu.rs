@@ -43,6 +43,35 @@ pub fn size() -> usize {
     ends.max().unwrap_or(0).max(576)
 }
 
+/// An XSAVE area.
+pub type Area = [u8; FPU_BYTES];
+
+/// Areas that [`Areas`] keeps. Cases that follow each other choose among as many seeds.
+pub const KEPT: usize = 128;
+
+/// Areas by the seed that fills them, which takes as long as a case does otherwise.
+pub struct Areas(Vec<(u64, Box<Area>)>);
+
+impl Default for Areas {
+    fn default() -> Self {
+        let mut area = Box::new([0; FPU_BYTES]);
+        fill(0, &mut area[..]);
+        Self(vec![(0, area); KEPT])
+    }
+}
+
+impl Areas {
+    /// That of a seed.
+    pub fn of(&mut self, seed: u64) -> &Area {
+        let (kept, area) = &mut self.0[seed as usize % KEPT];
+        if *kept != seed {
+            fill(seed, &mut area[..]);
+            *kept = seed;
+        }
+        area
+    }
+}
+
 /// Fills `area`, a standard-format XSAVE area, except for what it keeps behind byte 416 for others.
 pub fn fill(seed: u64, area: &mut [u8]) {
     let random = &mut Random::new(seed);

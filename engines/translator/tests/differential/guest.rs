@@ -7,10 +7,11 @@ use x86::classify::Routine;
 use x86::{Cr0, Cr4, Efer, Rflags, Segment, SegmentRegister, Xcr0};
 
 use crate::case::{
-    CODE, Case, DATA, DATA_BYTES, NO_EXCEPTION, Outcome, PAGE, PageKind, SEGMENTS, SegmentSpec, WINDOW,
-    WINDOW_PAGES, Width, note_changes, page_kind,
+    CODE, Case, DATA, NO_EXCEPTION, Outcome, PAGE, PageKind, SEGMENTS, SegmentSpec, WINDOW, WINDOW_PAGES,
+    Width, note_changes, page_kind,
 };
-use crate::{fpu, monitor};
+use crate::fpu::{self, Area};
+use crate::monitor;
 
 /// Guest-physical address of the window's pages.
 const PHYSICAL: u64 = 0x10_0000;
@@ -26,14 +27,16 @@ const NO_EXECUTE: u64 = 1 << 63;
 pub struct Guest {
     ram: GuestRam,
     engine: Translator,
-    data: &'static [u64],
+    data: &'static [u8],
     /// What the data pages held when last looked at.
     seen: Vec<u8>,
+    /// The program that stands in the code pages.
+    program: Option<Case>,
 }
 
 impl Guest {
     /// `data` is the content of the data pages before each case.
-    pub fn new(data: &'static [u64], cache_bytes: usize) -> Self {
+    pub fn new(data: &'static [u8], cache_bytes: usize) -> Self {
         let ram = GuestRam::allocate(RAM).expect("RAM");
         let [top, directories, directory, table] = [0, 1, 2, 3].map(|n| TABLES + n * PAGE);
         let link = PRESENT | WRITABLE | USER;
@@ -56,25 +59,32 @@ impl Guest {
         for n in 0..2 * PAGE / 2 {
             ram.write(PHYSICAL + CODE - WINDOW + n * 2, &[0x0f, 0x0b]).expect("in RAM");
         }
+        ram.write(physical(DATA), data).expect("in RAM");
         let options = Options { cache_bytes, ..Options::default() };
         let engine = Translator::new(ram.clone(), options).expect("engine");
-        Self { ram, engine, data, seen: vec![0; DATA_BYTES] }
+        Self { ram, engine, data, seen: data.to_vec(), program: None }
     }
 
-    /// Runs one case. The text says what else than an exception ended it.
-    pub fn run(&mut self, case: &Case, outcome: &mut Outcome) -> Option<String> {
-        let physical = |linear: u64| linear - WINDOW + PHYSICAL;
-        for (n, word) in self.data.iter().enumerate() {
-            self.seen[n * 8..n * 8 + 8].copy_from_slice(&word.to_le_bytes());
+    /// Puts a case's program into the code pages in the place of the one before, unless it is the same.
+    fn place(&mut self, case: &Case) {
+        if self.program.is_some_and(|program| program.same_program(case)) {
+            return;
         }
+        if let Some(before) = self.program.replace(*case) {
+            let pads = (before.linear_start()..).map(|at| if at & 1 == 0 { 0x0f } else { 0x0b });
+            let pads: Vec<u8> = pads.take(before.bytes().len()).collect();
+            self.ram.write(physical(before.linear_start()), &pads).expect("in RAM");
+        }
+        self.ram.write(physical(case.linear_start()), case.bytes()).expect("in RAM");
+    }
+
+    /// Runs one case, which begins with the vector state in `area`. The text says what else than an exception ended it.
+    pub fn run(&mut self, case: &Case, area: &Area, outcome: &mut Outcome) -> Option<String> {
+        self.place(case);
         for (offset, value) in case.patches {
-            let at = offset as usize;
-            self.seen[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            self.ram.write(physical(DATA) + u64::from(offset), &value.to_le_bytes()).expect("in RAM");
         }
-        self.ram.write(physical(DATA), &self.seen).expect("in RAM");
-        let code = physical(case.linear_start());
-        self.ram.write(code, case.bytes()).expect("in RAM");
-        let mut cpu = state(case);
+        let mut cpu = state(case, area);
         let mut remark = None;
         outcome.vector = NO_EXCEPTION;
         outcome.error_code = 0;
@@ -113,19 +123,16 @@ impl Guest {
         outcome.fpu.copy_from_slice(&cpu.fpu.area);
         fpu::normalise(&mut outcome.fpu);
         self.ram.read(physical(DATA), &mut self.seen).expect("in RAM");
-        let seen = &self.seen;
-        let word = |n: usize| u64::from_le_bytes(seen[n * 8..n * 8 + 8].try_into().expect("8"));
-        note_changes(self.data, word, outcome);
-        let filler: Vec<u8> = (case.linear_start()..)
-            .take(case.code_len as usize)
-            .map(|at| if at & 1 == 0 { 0x0f } else { 0x0b })
-            .collect();
-        self.ram.write(code, &filler).expect("in RAM");
+        note_changes(self.data, &self.seen, outcome);
+        for (offset, _) in outcome.changes() {
+            let before = &self.data[*offset as usize..][..8];
+            self.ram.write(physical(DATA) + u64::from(*offset), before).expect("in RAM");
+        }
         remark
     }
 }
 
-fn state(case: &Case) -> CpuState {
+fn state(case: &Case, area: &Area) -> CpuState {
     let mut cpu = CpuState::reset();
     cpu.cr0 = Cr0::PE | Cr0::PG | Cr0::NE | Cr0::MP | Cr0::ET | Cr0::WP | Cr0::AM;
     cpu.cr4 = Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;
@@ -135,7 +142,7 @@ fn state(case: &Case) -> CpuState {
     cpu.rflags = Rflags::from_bits_truncate(case.rflags) | Rflags::FIXED | Rflags::IF;
     cpu.gpr = case.gpr;
     cpu.rip = case.start;
-    fpu::fill(case.fpu_seed, &mut cpu.fpu.area);
+    cpu.fpu.area[..area.len()].copy_from_slice(area);
     let privilege = if case.ring0 { 0 } else { 3 << 5 };
     if case.width == Width::Bits64 {
         for segment in &mut cpu.segments {
@@ -155,6 +162,10 @@ fn state(case: &Case) -> CpuState {
         *segment = described(&SEGMENTS[usize::from(index)], privilege, index);
     }
     cpu
+}
+
+fn physical(linear: u64) -> u64 {
+    linear - WINDOW + PHYSICAL
 }
 
 const CODE_SEGMENT: u16 = DATA_SEGMENT | Segment::EXECUTABLE;

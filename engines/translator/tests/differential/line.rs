@@ -4,11 +4,11 @@
 use std::fmt::Write;
 
 use crate::case::{
-    CODE, Case, DATA, DATA_BYTES, FPU_BYTES, MOST_CODE, Outcome, PAGE, SEGMENTS, Width, initial_data,
+    CODE, Case, DATA, DATA_BYTES, FPU_BYTES, MOST_CODE, Outcome, PAGE, SEGMENTS, Width, initial_data, word,
 };
 use crate::compare::GPR;
-use crate::generate::{PADS, UD2};
 use crate::run::SEED;
+use crate::surround::{PADS, UD2};
 use crate::{compare, fpu};
 
 /// Flags that programs compute, and the direction flag.
@@ -41,7 +41,7 @@ fn plain(width: Width) -> Case {
         gs_base: DATA,
         segments,
         fpu_seed: 0,
-        patches: [(0, initial_data(SEED)[0]); 4],
+        patches: [(0, word(&initial_data(SEED), 0)); 4],
     }
 }
 
@@ -135,22 +135,18 @@ pub fn after(case: &Case, outcome: &Outcome) -> String {
     let mut area = [0; FPU_BYTES];
     fpu::fill(case.fpu_seed, &mut area);
     fpu::normalise(&mut area);
-    let word = |area: &[u8], at: usize| u64::from_le_bytes(area[at..at + 8].try_into().expect("8"));
     for at in (0..area.len()).step_by(8) {
         let hidden = registers == 8 && fpu::is_upper(at);
         if word(&area, at) != word(&outcome.fpu, at) && !hidden {
             words.push(format!("fpu+{at:#x}={:#x}", word(&outcome.fpu, at)));
         }
     }
-    let untouched = |offset: u32, value: u64| {
-        let mut bytes: Vec<u8> = initial_data(SEED).iter().flat_map(|word| word.to_le_bytes()).collect();
-        for (at, value) in case.patches {
-            bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
-        }
-        bytes[offset as usize..offset as usize + 8] == value.to_le_bytes()
-    };
-    for (offset, value) in &outcome.changes[..outcome.change_count as usize] {
-        if !untouched(*offset, *value) {
+    let mut data = initial_data(SEED);
+    for (at, value) in case.patches {
+        data[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    for (offset, value) in outcome.changes() {
+        if word(&data, *offset as usize) != *value {
             words.push(format!("+{offset:#x}={value:#x}"));
         }
     }

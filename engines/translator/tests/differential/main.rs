@@ -1,6 +1,12 @@
 //! Instructions under the translator against the real processor: random encodings in random surroundings run on
 //! both, and everything a program could see must come out the same.
 //!
+//! A *case* is one program in one state, run on both sides and compared whole. A program is run in eight states
+//! ([`generate::STATES`]) one after the other: other registers, flags, operands and vectors each time, the same bytes. So
+//! it is made, placed and translated once, and runs with hints and tables as its last run left them. Vector states are
+//! chosen from 128 that change as the run goes on ([`fpu::KEPT`]), so that each comes back about eight times, under other
+//! programs.
+//!
 //! `POPF_CASES` and `POPF_SEED` make longer or other runs, by `POPF_JOBS` processors if not by all; `POPF_WIDTH=16`,
 //! `32` or `64` and `POPF_CODE` (part of an instruction's name in iced-x86) narrow them, `POPF_ONLY` runs one case by
 //! its number, `POPF_MISSING` lists codes that no case reached.
@@ -8,8 +14,9 @@
 //! A case that differs is made as small as it gets and told as one line. Such lines are kept, with others that are
 //! known to be edges, in `tests/equivalence/instructions.txt`, and run before anything else is tried.
 //!
-//! What is known to differ stands in [`compare`], with its reasons. Not compared: x87's pointers to its last instruction and operand, which show host addresses; flags that the
-//! program overwrites before it reads them, in the image that a fault saves.
+//! What is known to differ stands in [`compare`], with its reasons. Not compared: x87's pointers to its last instruction
+//! and operand, which show host addresses; flags that the program overwrites before it reads them, in the image that a
+//! fault saves.
 
 mod case;
 mod child;
@@ -22,8 +29,10 @@ mod guest;
 mod line;
 mod monitor;
 mod native;
+mod program;
 mod random;
 mod run;
+mod surround;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -7,7 +7,8 @@ use std::io;
 use std::ptr;
 
 use crate::case::{Case, Outcome};
-use crate::{child, fpu};
+use crate::child;
+use crate::fpu::{self, Area, Areas};
 
 /// Cases that one message carries.
 pub const BATCH: usize = 64;
@@ -17,8 +18,13 @@ pub const BATCH: usize = 64;
 pub struct Shared {
     pub count: u32,
     pub cases: [Case; BATCH],
+    /// The vector state that follows from each case.
+    pub areas: [Area; BATCH],
     pub outcomes: [Outcome; BATCH],
 }
+
+/// Vector state that cases began with, and what they left.
+pub type Ran<'a> = (&'a [Area], &'a [Outcome]);
 
 /// The process that runs cases natively.
 pub struct Native {
@@ -26,6 +32,7 @@ pub struct Native {
     to: libc::c_int,
     from: libc::c_int,
     child: libc::pid_t,
+    areas: Areas,
     /// Whether descriptors other than flat 64-bit ones can be had.
     pub segments: bool,
 }
@@ -35,7 +42,7 @@ unsafe impl Send for Native {}
 
 impl Native {
     /// Forks it. `data` is the content of the data pages before each case.
-    pub fn start(data: &'static [u64]) -> io::Result<Self> {
+    pub fn start(data: &'static [u8]) -> io::Result<Self> {
         // SAFETY: plain system calls with valid arguments; the results are checked.
         unsafe {
             let shared = libc::mmap(
@@ -69,27 +76,36 @@ impl Native {
             }
             libc::close(there[0]);
             libc::close(back[1]);
-            let mut native =
-                Self { shared: shared.cast(), to: there[1], from: back[0], child, segments: false };
+            let mut native = Self {
+                shared: shared.cast(),
+                to: there[1],
+                from: back[0],
+                child,
+                areas: Areas::default(),
+                segments: false,
+            };
             native.segments = native.answer()? == 1;
             Ok(native)
         }
     }
 
-    /// Runs cases and gives what each left. The outcomes are good until the next call.
-    pub fn run(&mut self, cases: &[Case]) -> io::Result<&[Outcome]> {
+    /// Runs cases and gives what each began with and left. It is good until the next call.
+    pub fn run(&mut self, cases: &[Case]) -> io::Result<Ran<'_>> {
         assert!(cases.len() <= BATCH);
         // SAFETY: the mapping is live, and the child waits for our byte before it touches it.
         unsafe {
             (*self.shared).count = cases.len() as u32;
             let to = &raw mut (*self.shared).cases;
             ptr::copy_nonoverlapping(cases.as_ptr(), to.cast(), cases.len());
+            for (case, area) in cases.iter().zip(&mut (*self.shared).areas) {
+                *area = *self.areas.of(case.fpu_seed);
+            }
             libc::write(self.to, [1_u8].as_ptr().cast(), 1);
         }
         self.answer()?;
         // SAFETY: the child has written them and waits again.
-        let outcomes = unsafe { &(*self.shared).outcomes };
-        Ok(&outcomes[..cases.len()])
+        let shared = unsafe { &*self.shared };
+        Ok((&shared.areas[..cases.len()], &shared.outcomes[..cases.len()]))
     }
 
     fn answer(&mut self) -> io::Result<u8> {

@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::thread;
 
-use iced_x86::{Code, FlowControl};
+use iced_x86::{Code, FlowControl, Instruction};
 
 use crate::case::{Case, ENDLESS, NO_EXCEPTION, Outcome, Width, initial_data};
 use crate::compare;
-use crate::generate::Generator;
+use crate::generate::{Generator, STATES};
 use crate::guest::Guest;
 use crate::line;
 use crate::native::{BATCH, Native};
-use crate::random::Random;
 
 /// Differences told at most.
 const MOST_REPORTS: usize = 200;
@@ -25,7 +24,7 @@ pub fn run(cases: usize) {
     let number = |name: &str| variable(name).map(|n| n.parse().expect("a number"));
     let cases = number("POPF_CASES").unwrap_or(cases);
     let seed = number("POPF_SEED").unwrap_or(SEED as usize) as u64;
-    let data: &'static [u64] = Vec::leak(initial_data(seed));
+    let data: &'static [u8] = Vec::leak(initial_data(SEED));
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let workers = number("POPF_JOBS").unwrap_or(processors).clamp(1, cases.div_ceil(BATCH).max(1));
     // All of them before the first engine, and by the thread that outlives them.
@@ -37,17 +36,18 @@ pub fn run(cases: usize) {
         _ if natives[0].segments => &[Width::Bits64, Width::Bits32, Width::Bits16],
         _ => &[Width::Bits64],
     };
-    let generator = Generator::new(widths, variable("POPF_CODE"));
-    let case = |n: usize| generator.case(n, &mut Random::new(seed << 32 ^ n as u64));
+    let generator = Generator::new(widths, variable("POPF_CODE"), seed);
     let only = number("POPF_ONLY");
     let part = |worker: usize, native: Native| {
         let mut bench = Bench::new(native, data);
         if let Some(n) = only {
-            bench.batch(n, &[case(n)]);
+            bench.batch(n, &[generator.cases(n / STATES)[n % STATES]]);
             return bench.found;
         }
         for first in (0..cases).step_by(BATCH).skip(worker).step_by(workers) {
-            let batch: Vec<Case> = (first..(first + BATCH).min(cases)).map(case).collect();
+            let wanted = BATCH.min(cases - first);
+            let programs = first / STATES..(first + wanted).div_ceil(STATES);
+            let batch: Vec<Case> = programs.flat_map(|n| generator.cases(n)).take(wanted).collect();
             bench.batch(first, &batch);
         }
         bench.found
@@ -76,7 +76,7 @@ pub fn run(cases: usize) {
     );
 }
 
-/// Of the data pages, unless the environment says another.
+/// Of the data pages, and of programs and states unless the environment says another.
 pub const SEED: u64 = 1974;
 
 fn empty_outcome() -> Outcome {
@@ -121,20 +121,24 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new(native: Native, data: &'static [u64]) -> Self {
+    pub fn new(native: Native, data: &'static [u8]) -> Self {
         let (guest, outcome) = (Guest::new(data, 1 << 20), Box::new(empty_outcome()));
         Self { native, guest, outcome, found: Found::default() }
     }
 
     fn batch(&mut self, first: usize, batch: &[Case]) {
-        let outcomes = self.native.run(batch).expect("the native process answers");
+        let (areas, outcomes) = self.native.run(batch).expect("the native process answers");
         let mut failed = Vec::new();
+        let mut list = Vec::new();
         for (n, (case, native)) in batch.iter().zip(outcomes).enumerate() {
+            if n == 0 || !case.same_program(&batch[n - 1]) {
+                list = compare::decode(case);
+            }
             if native.vector == ENDLESS {
                 continue;
             }
-            self.found.coverage.count(case, native);
-            let remark = self.guest.run(case, &mut self.outcome);
+            self.found.coverage.count(&list, native);
+            let remark = self.guest.run(case, &areas[n], &mut self.outcome);
             let found = differences(case, native, &self.outcome, remark);
             if !found.is_empty() {
                 failed.push((n, *case, found));
@@ -188,17 +192,17 @@ impl Bench {
 
     /// The case and what the processor makes of it, as a line of the corpus.
     pub fn line(&mut self, case: &Case) -> Option<String> {
-        let outcomes = self.native.run(std::slice::from_ref(case)).ok()?;
+        let (_, outcomes) = self.native.run(std::slice::from_ref(case)).ok()?;
         Some(format!("{} | {}", line::before(case), line::after(case, &outcomes[0])))
     }
 
     /// What differs; nothing if the case does not end.
     pub fn check(&mut self, case: &Case) -> Option<Vec<String>> {
-        let outcomes = self.native.run(std::slice::from_ref(case)).ok()?;
+        let (areas, outcomes) = self.native.run(std::slice::from_ref(case)).ok()?;
         if outcomes[0].vector == ENDLESS {
             return None;
         }
-        let remark = self.guest.run(case, &mut self.outcome);
+        let remark = self.guest.run(case, &areas[0], &mut self.outcome);
         Some(differences(case, &outcomes[0], &self.outcome, remark))
     }
 }
@@ -213,9 +217,9 @@ struct Coverage {
 }
 
 impl Coverage {
-    /// Counts the instructions of a case, as far as their fate is plain: up to the first jump.
-    fn count(&mut self, case: &Case, native: &Outcome) {
-        for i in compare::decode(case) {
+    /// Counts the instructions of a program, as far as their fate is plain: up to the first jump.
+    fn count(&mut self, program: &[Instruction], native: &Outcome) {
+        for i in program {
             let jumps = i.flow_control() != FlowControl::Next;
             if native.rip == i.ip() && native.vector == 6 {
                 self.refused.insert(i.code());
