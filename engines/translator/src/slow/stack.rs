@@ -88,6 +88,8 @@ impl Translator {
             Mnemonic::Push | Mnemonic::Pushfq => (value, i.next_ip()),
             _ => (i.next_ip(), value),
         };
+        // A processor looks for the slot before it looks where the call leads.
+        self.pages(slot).map_err(Slow::Fault)?;
         self.code_linear(cpu, next).map_err(Slow::Fault)?;
         self.write_linear(slot, stored)?;
         self.set_stack_pointer(sp.wrapping_sub(u64::from(bytes)));

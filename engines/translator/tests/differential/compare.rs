@@ -150,14 +150,19 @@ fn free_order(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
                 | M::Vpcompressd
                 | M::Vpcompressq
         );
-        let environments = matches!(i.mnemonic(), M::Fldenv | M::Frstor | M::Fbld);
-        compares || masks || compresses || environments
+        let environments = matches!(i.mnemonic(), M::Fldenv | M::Frstor);
+        compares || masks || compresses || environments || i.mnemonic() == M::Bound
     };
-    let free = |i: &Instruction| i.memory_size().size() >= 32 || by_element(i);
+    let free = |i: &Instruction| i.memory_size().size() >= 32 || is_extended(i) || by_element(i);
     fault(native.vector)
         && fault(translated.vector)
         && native.rip == translated.rip
         && decode(case).iter().any(|i| i.ip() == native.rip && free(i))
+}
+
+/// Whether an operand in memory is of ten bytes, which are eight and two.
+fn is_extended(i: &Instruction) -> bool {
+    i.memory_size().size() == 10
 }
 
 /// A jump to a non-canonical address faults at the jump; translated code has jumped.
@@ -191,8 +196,8 @@ fn wraps_around(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
         && matches!(native.address >> 12, 0xf_ffff | 0)
 }
 
-/// What of a frame an instruction has pushed or popped that faults on another part of it is the processor's affair;
-/// the routines leave nothing.
+/// What of a frame an instruction has pushed or popped that faults on another part of it is the processor's affair, and
+/// so it is with stores of ten bytes; the routines and translated code leave nothing.
 fn leaves_a_part(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
     use Mnemonic as M;
     let frames = [M::Enter, M::Pusha, M::Pushad, M::Popa, M::Popad];
@@ -200,7 +205,9 @@ fn leaves_a_part(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
     fault(native)
         && fault(translated)
         && native.rip == translated.rip
-        && decode(case).iter().any(|i| i.ip() == native.rip && frames.contains(&i.mnemonic()))
+        && decode(case)
+            .iter()
+            .any(|i| i.ip() == native.rip && (frames.contains(&i.mnemonic()) || is_extended(i)))
 }
 
 /// A fast string operation whose source and destination overlap in memory but not by their addresses moves more than
@@ -209,7 +216,7 @@ fn moves_in_strides(case: &Case, native: &Outcome, translated: &Outcome) -> bool
     use Mnemonic as M;
     let moves = |i: &Instruction| {
         let string = matches!(i.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq);
-        string && i.has_rep_prefix()
+        string && (i.has_rep_prefix() || i.has_repne_prefix())
     };
     let aliased = [case.gpr[6], case.gpr[7], case.fs_base, case.gs_base];
     case.width == Width::Bits64

@@ -1,6 +1,6 @@
 //! The cases of `tests/equivalence/instructions.txt`: found once, or known to be edges, and run for ever after.
 
-use crate::case::initial_data;
+use crate::case::{Width, initial_data};
 use crate::native::Native;
 use crate::run::{Bench, SEED};
 use crate::{compare, line};
@@ -26,12 +26,11 @@ pub fn replay() {
             continue;
         }
         let line = line::parse(text).unwrap_or_else(|error| panic!("line {}: {error}", n + 1));
-        let wide = line.case.width == crate::case::Width::Bits64;
-        let whole = bench.line(&line.case).filter(|_| wide || segments);
-        let Some(whole) = whole else {
+        if line.case.width != Width::Bits64 && !segments {
             skipped += 1;
             continue;
-        };
+        }
+        let whole = bench.line(&line.case);
         let says = whole.rsplit('|').next().expect("a column").trim();
         // An instruction that this processor lacks.
         if says.starts_with("rip=+0x0 vector=6") && says != line.after {

@@ -51,7 +51,7 @@ type Simplification = Box<dyn Fn(&mut Case)>;
 /// All of them, the plainest of a kind last, each to be kept if the case still shows what it shows.
 pub fn simplifications() -> Vec<Simplification> {
     let mut list: Vec<Simplification> = vec![
-        Box::new(|case| case.start = plain(case.width).start),
+        Box::new(|case| case.start -= case.linear_start() - CODE),
         Box::new(|case| case.ring0 = false),
         Box::new(|case| case.rflags = 0),
         Box::new(|case| (case.fs_base, case.gs_base) = (DATA, DATA)),

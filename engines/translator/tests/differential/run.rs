@@ -1,7 +1,7 @@
 //! The test itself: batches of cases through both sides, and reports of what differed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::thread;
+use std::{slice, thread};
 
 use iced_x86::{Code, FlowControl, Instruction};
 
@@ -12,6 +12,7 @@ use crate::guest::Guest;
 use crate::line;
 use crate::native::{BATCH, Native};
 
+const ANSWERS: &str = "the native process answers";
 /// Differences told at most.
 const MOST_REPORTS: usize = 200;
 
@@ -127,7 +128,7 @@ impl Bench {
     }
 
     fn batch(&mut self, first: usize, batch: &[Case]) {
-        let (areas, outcomes) = self.native.run(batch).expect("the native process answers");
+        let (areas, outcomes) = self.native.run(batch).expect(ANSWERS);
         let mut failed = Vec::new();
         let mut list = Vec::new();
         for (n, (case, native)) in batch.iter().zip(outcomes).enumerate() {
@@ -152,7 +153,7 @@ impl Bench {
             if self.found.failures.contains_key(&kind) {
                 continue;
             }
-            let line = self.line(&case).unwrap_or_default();
+            let line = self.line(&case);
             let report = format!(
                 "case {}: {}: native / translated: {}\n  {line}",
                 first + n,
@@ -191,14 +192,14 @@ impl Bench {
     }
 
     /// The case and what the processor makes of it, as a line of the corpus.
-    pub fn line(&mut self, case: &Case) -> Option<String> {
-        let (_, outcomes) = self.native.run(std::slice::from_ref(case)).ok()?;
-        Some(format!("{} | {}", line::before(case), line::after(case, &outcomes[0])))
+    pub fn line(&mut self, case: &Case) -> String {
+        let (_, outcomes) = self.native.run(slice::from_ref(case)).expect(ANSWERS);
+        format!("{} | {}", line::before(case), line::after(case, &outcomes[0]))
     }
 
     /// What differs; nothing if the case does not end.
     pub fn check(&mut self, case: &Case) -> Option<Vec<String>> {
-        let (areas, outcomes) = self.native.run(std::slice::from_ref(case)).ok()?;
+        let (areas, outcomes) = self.native.run(slice::from_ref(case)).expect(ANSWERS);
         if outcomes[0].vector == ENDLESS {
             return None;
         }
