@@ -143,17 +143,15 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.not_in_64_bit_mode()?;
         let register = insn.op0_register();
         let size = width(register);
-        let linear = self.memory_operand(insn, 0, size * 2, Access::Read)?;
-        let mut bytes = [0; 8];
-        self.read_bytes(linear, &mut bytes[..size * 2], self.level())?;
-        let bounds = u64::from_le_bytes(bytes);
-        let signed = |value: u64| {
-            if size == 2 { (value as i16).into() } else { value as i32 }
-        };
-        let index: i32 = signed(read(self.cpu, register));
-        let (lower, upper) = (signed(bounds), signed(bounds >> (size * 8)));
-        if index < lower || index > upper {
-            return Err(Exception::new(Vector::BoundRange));
+        let signed = |value: u64| -> i32 { if size == 2 { (value as i16).into() } else { value as i32 } };
+        let index = signed(read(self.cpu, register));
+        // An index below the lower bound needs no upper one, which may be out of reach.
+        for (bound, outside) in [i32::lt, i32::gt].into_iter().enumerate() {
+            let linear = self.memory_operand(insn, (bound * size) as u64, size, Access::Read)?;
+            let bound = signed(self.read_value(linear, size, self.level())?);
+            if outside(&index, &bound) {
+                return Err(Exception::new(Vector::BoundRange));
+            }
         }
         self.done(insn)
     }

@@ -2,7 +2,7 @@
 
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, RflagsBits};
 
-use crate::case::{ALIAS, Case, NO_EXCEPTION, Outcome, Width};
+use crate::case::{ALIAS, Case, NO_EXCEPTION, Outcome, WINDOW, Width};
 use crate::surround::PADS;
 use crate::{encode, fpu};
 
@@ -140,7 +140,6 @@ fn free_order(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
     let fault = |vector: u64| matches!(vector, 12..=14);
     let by_element = |i: &Instruction| {
         let compares = matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq);
-        let masks = matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq);
         let compresses = matches!(
             i.mnemonic(),
             M::Vcompressps
@@ -151,13 +150,20 @@ fn free_order(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
                 | M::Vpcompressq
         );
         let environments = matches!(i.mnemonic(), M::Fldenv | M::Frstor);
-        compares || masks || compresses || environments || i.mnemonic() == M::Bound
+        compares || moves_masked(i) || compresses || environments
     };
     let free = |i: &Instruction| i.memory_size().size() >= 32 || is_extended(i) || by_element(i);
     fault(native.vector)
         && fault(translated.vector)
         && native.rip == translated.rip
         && decode(case).iter().any(|i| i.ip() == native.rip && free(i))
+}
+
+/// Whether a vector register tells which elements are moved.
+fn moves_masked(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let bytes = matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu);
+    bytes || matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq)
 }
 
 /// Whether an operand in memory is of ten bytes, which are eight and two.
@@ -174,12 +180,7 @@ fn jumps_nowhere(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
 
 /// Elements that a mask leaves out may lie beyond a segment's limit; translated code takes the operand whole.
 fn masked_beyond_limit(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
-    use Mnemonic as M;
-    let masked = |i: &Instruction| {
-        let moves = matches!(i.mnemonic(), M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq);
-        let bytes = matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu);
-        i.has_op_mask() || moves || bytes
-    };
+    let masked = |i: &Instruction| i.has_op_mask() || moves_masked(i);
     case.width != Width::Bits64
         && matches!(translated.vector, 12 | 13)
         && (native.vector, native.rip) != (translated.vector, translated.rip)
@@ -220,7 +221,7 @@ fn moves_in_strides(case: &Case, native: &Outcome, translated: &Outcome) -> bool
     };
     let aliased = [case.gpr[6], case.gpr[7], case.fs_base, case.gs_base];
     case.width == Width::Bits64
-        && aliased.iter().any(|address| *address >= ALIAS)
+        && aliased.iter().any(|address| *address >= ALIAS - WINDOW)
         && decode(case).iter().any(moves)
         && (native.vector, native.rip, native.gpr) == (translated.vector, translated.rip, translated.gpr)
 }
