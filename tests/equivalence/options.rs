@@ -1,12 +1,19 @@
 //! Linux with options that have it drive the machine in other ways: each boots to a command, sees what the option
 //! says, and powers off.
 
+use selfcheck::PROGRAM;
+
 use crate::harness::{guest_of, image};
 
 /// What a script prints in a kernel that was given these options.
 fn with(options: &str, script: &str) -> String {
+    fed(options, script, &[])
+}
+
+/// The same with something on its standard input.
+fn fed(options: &str, script: &str, input: &[u8]) -> String {
     image();
-    let ended = guest_of(&["--cmdline", options, "busybox"], &["sh", "-c", script], &[]);
+    let ended = guest_of(&["--cmdline", options, "busybox"], &["sh", "-c", script], input);
     assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{options}: {}", ended.text());
     ended.text()
 }
@@ -54,4 +61,17 @@ fn without_large_pages() {
     let said = with("clearcpuid=pse nogbpages", script);
     let words: Vec<&str> = said.split_whitespace().collect();
     assert_eq!(words, ["DirectMap2M:", "0", "kB", "50"]);
+}
+
+/// Page tables of five levels, and of four if the kernel is told so.
+#[test]
+fn five_and_four_levels() {
+    let script = "cat > check && chmod +x check; grep -cw la57 /proc/cpuinfo; \
+                  ./check pages-four-levels pages-five-levels";
+    let said = |options| fed(options, script, PROGRAM);
+    let (five, four) = ("ok pages-five-levels\n", "ok pages-four-levels\n");
+    let default = said("");
+    assert!(default.starts_with("1\n") && default.contains(five) && !default.contains(four), "{default}");
+    let without = said("no5lvl");
+    assert!(without.starts_with("0\n") && without.contains(four) && !without.contains(five), "{without}");
 }

@@ -23,8 +23,8 @@ pub const SIGNATURE: &[u8; 12] = b"popfpopfpopf";
 
 /// The most physical address bits a guest is offered: what 4-level tables, and AMD's processors, know.
 const PHYSICAL_BITS_MAX: u32 = 48;
-/// Linear address bits without LA57.
-const LINEAR_BITS: u32 = 48;
+/// Linear address bits with LA57, which is always offered.
+const LINEAR_BITS: u32 = 57;
 /// The last basic leaf offered. Past it stand leaves that are hidden (SGX, trace, tiles) or say nothing new.
 const BASIC_MAX: u32 = 0x16;
 const EXTENDED: u32 = 0x8000_0000;

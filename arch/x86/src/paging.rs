@@ -115,6 +115,12 @@ impl PagingContext {
         }
     }
 
+    /// Whether these tables can translate an address at all ([`is_canonical`]); outside of long mode all are alike.
+    #[inline]
+    pub fn is_canonical(&self, linear: u64) -> bool {
+        is_canonical(linear, self.mode == PagingMode::FiveLevel)
+    }
+
     /// Address bits no entry may set: MAXPHYADDR to 51.
     #[inline]
     fn high_bits(&self) -> u64 {

@@ -3,7 +3,7 @@
 
 use vcpu::CpuState;
 use x86::Exception;
-use x86::paging::{self, Access, AccessKind, is_canonical};
+use x86::paging::{self, Access, AccessKind};
 
 use crate::engine::Translator;
 
@@ -121,7 +121,7 @@ impl Translator {
     /// The linear address of `rip`, after the checks on instruction fetch.
     pub(crate) fn code_linear(&self, cpu: &CpuState, rip: u64) -> Result<u64, Exception> {
         if self.mode.is_long() {
-            return if is_canonical(rip, false) { Ok(rip) } else { Err(Exception::gp(0)) };
+            return if self.paging.is_canonical(rip) { Ok(rip) } else { Err(Exception::gp(0)) };
         }
         let cs = cpu.segment(x86::SegmentRegister::Cs);
         if rip > u64::from(cs.limit) {

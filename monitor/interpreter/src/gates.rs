@@ -9,7 +9,7 @@ use crate::deliver::Entrance;
 use crate::descriptors::{is_null, null, without_rpl};
 use crate::memory::{Access, Level};
 use crate::operand::mask;
-use crate::segment_check::{canonical, linear_in};
+use crate::segment_check::linear_in;
 use crate::stack::{Frame, pointer_size, set_pointer};
 use crate::task::Switch;
 
@@ -39,7 +39,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if !cs.has(Segment::LONG) || cs.has(Segment::BIG) {
             return Err(Exception::gp(without_rpl(selector)));
         }
-        if !canonical(target) {
+        if !self.canonical(target) {
             return Err(Exception::gp(0));
         }
         let new_cpl = inner.unwrap_or(cpl);
@@ -60,7 +60,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             frame.push(8, code.into());
         }
         let rsp = top.wrapping_sub(frame.bytes().len() as u64);
-        if !canonical(rsp) || !canonical(top.wrapping_sub(1)) {
+        if !self.canonical(rsp) || !self.canonical(top.wrapping_sub(1)) {
             return Err(Exception::ss(0));
         }
         self.write_bytes(rsp, frame.bytes(), Level::of(new_cpl))?;
@@ -109,7 +109,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             return Err(invalid_tss(without_rpl(tr.selector)));
         }
         let rsp = self.read_value(tr.base.wrapping_add(offset), 8, Level::SYSTEM)?;
-        if canonical(rsp) { Ok(rsp) } else { Err(Exception::ss(0)) }
+        if self.canonical(rsp) { Ok(rsp) } else { Err(Exception::ss(0)) }
     }
 
     /// SS and stack pointer of an inner ring from a 16- or 32-bit TSS.

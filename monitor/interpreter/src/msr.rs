@@ -9,7 +9,6 @@ use x86::{Cr0, Efer, Exception, SegmentRegister};
 
 use crate::Context;
 use crate::mtrr::{self, fixed_index};
-use crate::segment_check::canonical;
 
 /// AMD's registers that systems read unasked, and of which zero is the harmless reading; writes are dropped.
 /// PERF_CTL and PERF_CTR 0 to 3, which every processor has and here count nothing; SYSCFG, the I/O range registers, TOP_MEM, TOP_MEM2, NB_CFG, INT_PENDING, MMIO_CFG_BASE, SMM's address and
@@ -123,7 +122,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             | n::CSTAR
             | n::SYSENTER_ESP
             | n::SYSENTER_EIP
-                if !canonical(value) =>
+                if !self.canonical_in_register(value) =>
             {
                 return invalid;
             }

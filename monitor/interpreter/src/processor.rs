@@ -7,7 +7,6 @@ use x86::register::gpr;
 use x86::{Exception, Mode};
 
 use crate::operand::{effective_address, memory_segment, write};
-use crate::segment_check::canonical;
 use crate::{Context, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
@@ -82,7 +81,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             offset
         };
         // An address that is not canonical has no translation, and is no fault here.
-        if canonical(linear) {
+        if self.canonical(linear) {
             self.effects.invalidate(Invalidation::Page { linear });
         }
         self.done(insn)

@@ -2,15 +2,11 @@
 //! 5.5 and vol. 1 ch. 3.3.7.1).
 
 use vcpu::{CpuState, Environment};
-use x86::{Efer, Exception, Mode, Segment, SegmentRegister};
+use x86::paging::is_canonical;
+use x86::{Cr4, Efer, Exception, Mode, Segment, SegmentRegister};
 
 use crate::Context;
 use crate::memory::Access;
-
-/// Whether bits 63 to 47 are all equal; 5-level paging is not offered.
-pub(crate) const fn canonical(address: u64) -> bool {
-    x86::paging::is_canonical(address, false)
-}
 
 /// The exception for a bad access through a segment register.
 fn violation(register: SegmentRegister) -> Exception {
@@ -18,7 +14,7 @@ fn violation(register: SegmentRegister) -> Exception {
 }
 
 /// The linear address of `size` bytes at `offset` in `segment`, which stands or is about to stand in
-/// `register`.
+/// `register`, outside of 64-bit mode.
 pub(crate) fn linear_in(
     mode: Mode,
     segment: &Segment,
@@ -28,17 +24,6 @@ pub(crate) fn linear_in(
     access: Access,
 ) -> Result<u64, Exception> {
     let last = size.max(1) as u64 - 1;
-    if mode == Mode::Long64 {
-        let base = match register {
-            SegmentRegister::Fs | SegmentRegister::Gs => segment.base,
-            _ => 0,
-        };
-        let linear = base.wrapping_add(offset);
-        if !canonical(linear) || !canonical(linear.wrapping_add(last)) {
-            return Err(violation(register));
-        }
-        return Ok(linear);
-    }
     if !segment.is_present() && !mode.is_real_style() {
         return Err(violation(register));
     }
@@ -80,13 +65,37 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         size: usize,
         access: Access,
     ) -> Result<u64, Exception> {
-        linear_in(self.mode(), self.cpu.segment(register), register, offset, size, access)
+        let segment = self.cpu.segment(register);
+        if self.mode() != Mode::Long64 {
+            return linear_in(self.mode(), segment, register, offset, size, access);
+        }
+        let base = match register {
+            SegmentRegister::Fs | SegmentRegister::Gs => segment.base,
+            _ => 0,
+        };
+        let linear = base.wrapping_add(offset);
+        let last = size.max(1) as u64 - 1;
+        let whole = self.canonical(linear) && self.canonical(linear.wrapping_add(last));
+        if whole { Ok(linear) } else { Err(violation(register)) }
+    }
+
+    /// Whether an address can be used: what page tables of four levels translate, or those of five if CR4.LA57 says so.
+    pub(crate) fn canonical(&self, address: u64) -> bool {
+        is_canonical(address, self.cpu.cr4.contains(Cr4::LA57))
+    }
+
+    /// Whether a register that is to hold the base of a segment or table, or the entry of a system call, takes an
+    /// address. That goes by the width of addresses that the processor has, whatever CR4.LA57 says, as processors were
+    /// found to do (Linux, `is_noncanonical_msr_address` in arch/x86/kvm/x86.h).
+    pub(crate) fn canonical_in_register(&self, address: u64) -> bool {
+        let width = |this: &Self| this.cpuid(0x8000_0008, 0)[0] >> 8 & 0xff;
+        is_canonical(address, false) || is_canonical(address, true) && width(self) >= 57
     }
 
     /// Checks an instruction pointer about to be loaded with this code segment.
     pub(crate) fn check_target(&self, cs: &Segment, rip: u64) -> Result<(), Exception> {
         let inside = if long_mode(self.cpu) && cs.has(Segment::LONG) {
-            canonical(rip)
+            self.canonical(rip)
         } else {
             rip <= u64::from(cs.limit)
         };

@@ -6,7 +6,6 @@ use x86::{Cr4, Exception, Mode, SegmentRegister};
 
 use crate::memory::Access;
 use crate::operand::{mask, read, segment_register, width, write};
-use crate::segment_check::canonical;
 use crate::{Context, Outcome, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
@@ -129,7 +128,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     pub(crate) fn write_base(&mut self, insn: &Instruction, register: SegmentRegister) -> Routed {
         self.check_fsgsbase()?;
         let base = read(self.cpu, insn.op0_register());
-        if !canonical(base) {
+        if !self.canonical_in_register(base) {
             return Err(Exception::gp(0));
         }
         self.cpu.segment_mut(register).base = base;

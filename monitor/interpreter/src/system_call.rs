@@ -8,7 +8,7 @@ use x86::debug::dr6;
 use x86::register::gpr;
 use x86::{Cr0, Efer, Exception, Mode, Rflags};
 
-use crate::segment_check::{canonical, long_mode};
+use crate::segment_check::long_mode;
 use crate::{Context, Routed};
 
 impl<E: Environment + ?Sized> Context<'_, E> {
@@ -53,7 +53,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.privileged()?;
         let rcx = self.cpu.gpr[gpr::RCX];
         // Intel faults here, in ring 0; AMD goes to ring 3 and faults there at the fetch.
-        if to_long && !canonical(rcx) && !self.is_amd() {
+        if to_long && !self.canonical(rcx) && !self.is_amd() {
             return Err(Exception::gp(0));
         }
         let base = (self.cpu.msrs.star >> 48) as u16;
@@ -106,7 +106,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.privileged()?;
         let (rip, rsp) = (self.cpu.gpr[gpr::RDX], self.cpu.gpr[gpr::RCX]);
         if to_long {
-            if !canonical(rip) || !canonical(rsp) {
+            if !self.canonical(rip) || !self.canonical(rsp) {
                 return Err(Exception::gp(0));
             }
             let cs = base.wrapping_add(32);

@@ -7,7 +7,7 @@ use x86::{Exception, Mode, Rflags, Segment, TableRegister, Vector};
 use crate::descriptors::{is_null, rpl, without_rpl};
 use crate::memory::{Access, Level};
 use crate::operand::{mask, width, write, write_gpr};
-use crate::segment_check::{canonical, long_mode};
+use crate::segment_check::long_mode;
 use crate::{Context, Routed};
 
 /// The two descriptor-table registers without selector.
@@ -51,7 +51,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         self.read_bytes(linear, &mut bytes[..size], self.level())?;
         let value = u128::from_le_bytes(bytes);
         let (limit, mut base) = (value as u16, (value >> 16) as u64);
-        if long && !canonical(base) {
+        if long && !self.canonical_in_register(base) {
             return Err(Exception::gp(0));
         }
         if narrow && !long {
@@ -113,7 +113,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if long {
             let high = self.descriptor_high(selector, Exception::gp)?;
             segment.base |= high << 32;
-            if high >> 40 & 0x1f != 0 || !canonical(segment.base) {
+            if high >> 40 & 0x1f != 0 || !self.canonical_in_register(segment.base) {
                 return Err(Exception::gp(code));
             }
         }

@@ -7,7 +7,7 @@ use x86::{Exception, Mode, Rflags, Segment, SegmentRegister, Vector};
 
 use crate::descriptors::{Descriptor, is_null, null, paragraph, rpl, without_rpl};
 use crate::memory::Level;
-use crate::segment_check::{canonical, long_mode};
+use crate::segment_check::long_mode;
 use crate::stack::{Frame, pointer_size, set_pointer};
 use crate::task::Switch;
 use crate::{Context, Outcome, Routed};
@@ -112,7 +112,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if gate.size == 8 {
             let top = self.long_stack(4 + u64::from(dpl) * 8)?;
             let rsp = top.wrapping_sub(frame.bytes().len() as u64);
-            if !canonical(rsp) {
+            if !self.canonical(rsp) {
                 return Err(Exception::ss(0));
             }
             self.write_bytes(rsp, frame.bytes(), Level::of(dpl))?;

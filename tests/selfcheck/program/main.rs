@@ -87,6 +87,8 @@ const CHECKS: &[Check] = &[
     ("pages-replaced",         pages::replaced),
     ("pages-checksums",        pages::checksums),
     ("pages-aliases",          pages::aliases),
+    ("pages-four-levels",      pages::four_levels),
+    ("pages-five-levels",      pages::five_levels),
     ("fork-copy-on-write",     pages::copy_on_write),
     ("strings-move",           strings::moves),
     ("strings-store",          strings::stores),

@@ -3,7 +3,7 @@
 use crate::faults::{peek, poke};
 use crate::probe::{self, ACCERR, Fault, MAPERR, PRESENT, USER, WRITING, expect};
 use crate::report::Outcome;
-use crate::sys::{self, NONE, PAGE, READ, WRITE};
+use crate::sys::{self, EXECUTE, NONE, PAGE, READ, WRITE};
 
 pub fn protection() -> Outcome {
     probe::start();
@@ -128,6 +128,65 @@ pub fn aliases() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Beyond what four levels of tables reach.
+const HIGH: u64 = 0x00ab_5678_9abc_d000;
+
+/// Where tables have four levels, an address beyond them is not canonical.
+pub fn four_levels() -> Outcome {
+    probe::start();
+    if sys::map_near(HIGH, 1, READ) == HIGH {
+        skip!("tables have five levels");
+    }
+    for address in [1 << 47, (1 << 47) - 4, HIGH] {
+        probe!("mov rax, [rdx]", in("rdx") address, out("rax") _);
+        expect("load from beyond four levels", Fault::protection(0))?;
+    }
+    Ok(())
+}
+
+/// Where they have five, it is an address like others.
+pub fn five_levels() -> Outcome {
+    probe::start();
+    let area = sys::map_near(HIGH, 2, READ | WRITE | EXECUTE);
+    if area != HIGH {
+        skip!("tables have four levels");
+    }
+    let middle = area + PAGE;
+    poke(middle - 4, 0x1122_3344_5566_7788);
+    same!(peek(middle), 0x1122_3344, "a word across pages");
+    let (popped, top): (u64, u64);
+    // SAFETY: the stack is put back at once, and signals have their own.
+    unsafe {
+        core::arch::asm!(
+            "mov {kept}, rsp", "mov rsp, {stack}", "push 77", "call 2f", "2: pop {popped}", "pop {popped}",
+            "mov {top}, rsp", "mov rsp, {kept}",
+            kept = out(reg) _, stack = in(reg) middle, popped = out(reg) popped, top = out(reg) top,
+        );
+    }
+    same!(popped, 77, "what a stack up there held");
+    same!(top, middle, "its pointer");
+    // mov eax, edi; inc eax; ret; across the two pages.
+    for (n, byte) in [0x89, 0xf8, 0xff, 0xc0, 0xc3].into_iter().enumerate() {
+        // SAFETY: mapped above.
+        unsafe { ((middle - 2) as *mut u8).add(n).write(byte) };
+    }
+    // SAFETY: the code just written.
+    let increment = unsafe { core::mem::transmute::<u64, extern "C" fn(u32) -> u32>(middle - 2) };
+    same!(increment(41), 42, "code up there");
+    let behind = area + 2 * PAGE;
+    for address in [1 << 47, behind] {
+        probe!("mov rax, [rdx]", in("rdx") address, out("rax") _);
+        expect("load from where nothing is", Fault::page(MAPERR, USER, address))?;
+    }
+    probe!("mov [rdx], rax", in("rdx") behind - 4, in("rax") 0);
+    expect("store that ends there", Fault::page(MAPERR, USER | WRITING, behind))?;
+    probe!("mov rax, [rdx]", in("rdx") (1u64 << 56) - 4, out("rax") _);
+    expect("load that ends beyond five levels", Fault::protection(0))?;
+    sys::unmap(area, 2);
+    probe!("mov rax, [rdx]", in("rdx") area, out("rax") _);
+    expect("load after it was unmapped", Fault::page(MAPERR, USER, area))
 }
 
 pub fn copy_on_write() -> Outcome {

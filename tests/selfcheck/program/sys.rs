@@ -47,6 +47,11 @@ pub fn map(pages: u64, protection: u32) -> u64 {
     mapped(call!(9, 0, pages * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1isize, 0))
 }
 
+/// The same, at an address if there is room, else elsewhere.
+pub fn map_near(address: u64, pages: u64, protection: u32) -> u64 {
+    mapped(call!(9, address, pages * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1isize, 0))
+}
+
 /// The same, below 2 GiB.
 pub fn map_low(pages: u64, protection: u32) -> u64 {
     mapped(call!(9, 0, pages * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1isize, 0))

@@ -11,8 +11,8 @@ pub fn protection() -> Outcome {
     let noncanonical = 0x8000_0000_0000_0000u64;
     probe!("mov rax, [rdx]", in("rdx") noncanonical, out("rax") _);
     expect("load from no canonical address", plain)?;
-    probe!("mov [rdx], rax", in("rdx") 0x7fff_ffff_ffff_u64 + 1, in("rax") 0);
-    expect("store to the first of them", plain)?;
+    probe!("mov [rdx], rax", in("rdx") 1u64 << 56, in("rax") 0);
+    expect("store to the first of them, of five levels", plain)?;
     probe!("hlt");
     expect("hlt", plain)?;
     probe!("cli");

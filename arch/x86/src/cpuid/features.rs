@@ -203,7 +203,7 @@ pub static FEATURES: &[Feature] = &[
     sub(0, Ecx, 12, "AVX512_BITALG", Avx512),
     sub(0, Ecx, 13, "TME_EN", NO_ENCRYPTION),
     sub(0, Ecx, 14, "AVX512_VPOPCNTDQ", Avx512),
-    sub(0, Ecx, 16, "LA57", Hidden("the walk knows five levels, nothing else does yet")),
+    sub(0, Ecx, 16, "LA57", Emulated),
     sub(0, Ecx, 22, "RDPID", Emulated),
     sub(0, Ecx, 23, "KL", Hidden("wrapping keys belong to the host")),
     sub(0, Ecx, 24, "BUS_LOCK_DETECT", NO_RING0),

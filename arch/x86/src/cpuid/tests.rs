@@ -169,7 +169,7 @@ fn amd_identity_and_features() {
         assert!(!bit(&table, name), "{name}");
     }
     let eight = table.lookup(0x8000_0008, 0, &VCPU);
-    assert_eq!(eight, [0x3030, 1 | 1 << 2 | 1 << 9 | 1 << 20, 0, 0]);
+    assert_eq!(eight, [0x3930, 1 | 1 << 2 | 1 << 9 | 1 << 20, 0, 0]);
     assert_eq!(table.physical_bits(), 48);
     assert_eq!(table.lookup(0x8000_0007, 0, &VCPU), [0, 0, 0, 0x100], "invariant TSC");
     let extended = table.lookup(0x8000_0001, 0, &VCPU)[3];
@@ -186,7 +186,7 @@ fn intel_identity_and_out_of_range() {
     assert_eq!(table.lookup(0, 0, &VCPU)[0], 0x16);
     assert_eq!(table.lookup(0x8000_0000, 0, &VCPU), [0x8000_0008, 0, 0, 0]);
     assert_eq!(table.physical_bits(), 48, "of the host's 52");
-    assert_eq!(table.lookup(0x8000_0008, 0, &VCPU), [0x3030, 0x200, 0, 0]);
+    assert_eq!(table.lookup(0x8000_0008, 0, &VCPU), [0x3930, 0x200, 0, 0]);
     assert_eq!(table.lookup(0x15, 0, &VCPU), [2, 208, 24_000_000, 0]);
     assert_eq!(table.lookup(0x20, 0, &VCPU), table.lookup(0x16, 0, &VCPU));
     assert_eq!(table.lookup(0x8000_0009, 0, &VCPU), table.lookup(0x16, 0, &VCPU));

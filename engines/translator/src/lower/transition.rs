@@ -66,8 +66,8 @@ impl Lowering<'_> {
         true
     }
 
-    /// SYSRET to 64-bit code. A trap flag, one for alignment checks, an interrupt that waits for IF, and an address that is not canonical
-    /// are the routine's.
+    /// SYSRET to 64-bit code. A trap flag, one for alignment checks, an interrupt that waits for IF, and an address out of
+    /// four levels' reach are the routine's.
     pub(super) fn sysret(&mut self, insn: &GuestInsn) -> bool {
         let Some(target) = self.frame.syscall else { return false };
         self.e.mov(Reg::R11, Reg::RAX);

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use vcpu::CpuState;
-use x86::paging::{self, Access as PageAccess, AccessKind, PageSize, is_canonical};
+use x86::paging::{self, Access as PageAccess, AccessKind, PageSize};
 use x86::{Exception, Mode, Segment, SegmentRegister};
 
 use crate::access::Direction;
@@ -138,7 +138,8 @@ impl Translator {
             // Generated code changes these bases; the context has them as they are.
             let base = if number >= 4 { self.cache.region.context_ref().base[number] } else { 0 };
             let linear = base.wrapping_add(offset);
-            let whole = is_canonical(linear, false) && is_canonical(linear.wrapping_add(last), false);
+            let whole =
+                self.paging.is_canonical(linear) && self.paging.is_canonical(linear.wrapping_add(last));
             return if whole { Ok(linear) } else { Err(refused) };
         }
         let end = offset + last;
@@ -161,7 +162,7 @@ impl Translator {
             return Some(fault);
         }
         let stack = i.is_stack_instruction().then(|| self.register(Register::RSP));
-        stack.filter(|rsp| !is_canonical(*rsp, false)).map(|_| Exception::ss(0))
+        stack.filter(|rsp| !self.paging.is_canonical(*rsp)).map(|_| Exception::ss(0))
     }
 
     /// Paging: what stands behind `linear`, entered into the software TLB where it may be.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use dispatcher::{Dispatcher, Tracer, paging};
 use vcpu::{CpuState, Environment};
-use x86::paging::{Access, AccessKind, PagingContext, PagingMode, is_canonical, probe};
+use x86::paging::{Access, AccessKind, PagingContext, PagingMode, probe};
 
 use super::{MOST_PLACES, Mapped, Snapshot, Traced};
 
@@ -56,8 +56,7 @@ fn translate(
 ) -> Option<x86::paging::Translation> {
     let long = matches!(context.mode, PagingMode::FourLevel | PagingMode::FiveLevel);
     // Below long mode there is nothing above 4 GiB, and a walk would wrap.
-    let there =
-        if long { is_canonical(linear, context.mode == PagingMode::FiveLevel) } else { linear >> 32 == 0 };
+    let there = if long { context.is_canonical(linear) } else { linear >> 32 == 0 };
     if !there {
         return None;
     }

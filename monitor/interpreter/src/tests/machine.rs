@@ -64,6 +64,8 @@ pub(crate) struct Machine {
     pub task_priority: u8,
     pub tsc: u64,
     pub amd: bool,
+    /// Whether tables of five levels are offered.
+    pub la57: bool,
 }
 
 impl Machine {
@@ -76,6 +78,7 @@ impl Machine {
             task_priority: 0,
             tsc: 1_000_000,
             amd: true,
+            la57: false,
         }
     }
 
@@ -168,7 +171,10 @@ impl Environment for Machine {
             // XSAVE, OSXSAVE, AVX; everything of CR4 in EDX.
             (1, _) => [0xa20f10, 0, 1 << 26 | u32::from(osxsave) << 27 | 1 << 28, 0x178b_fbff],
             // FSGSBASE, TSC_ADJUST, SMEP, SMAP; UMIP, RDPID; SPEC_CTRL.
-            (7, 0) => [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 22, 1 << 26],
+            (7, 0) => {
+                let la57 = u32::from(self.la57) << 16;
+                [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 1 << 2 | la57 | 1 << 22, 1 << 26]
+            }
             // x87, SSE, AVX.
             (0xd, 0) => [7, 832, 832, 0],
             // XSAVEOPT, XSAVEC.
@@ -176,7 +182,7 @@ impl Environment for Machine {
             (0xd, 2) => [256, 576, 0, 0],
             // SYSCALL, NX, long mode.
             (0x8000_0001, _) => [0, 0, 0, 1 << 11 | 1 << 20 | 1 << 29],
-            (0x8000_0008, _) => [0x3028, 0, 0, 0],
+            (0x8000_0008, _) => [if self.la57 { 0x3928 } else { 0x3028 }, 0, 0, 0],
             // Automatic IBRS, on AMD's.
             (0x8000_0021, _) => [u32::from(self.amd) << 8, 0, 0, 0],
             _ => [0; 4],

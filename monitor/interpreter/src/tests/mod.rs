@@ -3,6 +3,7 @@
 
 mod control;
 mod delivery;
+mod five_levels;
 mod flags;
 mod io;
 mod iret;

@@ -108,6 +108,21 @@ fn bad_values_are_refused() {
 }
 
 #[test]
+fn bases_have_the_width_of_the_processor() {
+    let mut bench = Bench::long(0);
+    for msr in [0xc000_0082, 0xc000_0083, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0x175, 0x176] {
+        bench.machine.la57 = false;
+        refuse(&mut bench, msr, 1 << 47);
+        // Though CR4.LA57 is clear.
+        bench.machine.la57 = true;
+        refuse(&mut bench, msr, 1 << 56);
+        name(&mut bench, msr, 1 << 47);
+        assert!(bench.run(WRMSR).is_ok(), "write of {msr:#x}");
+        assert_eq!(read(&mut bench, msr), 1 << 47, "{msr:#x}");
+    }
+}
+
+#[test]
 fn efer_keeps_its_rules() {
     let mut bench = Bench::long(0);
     let off = (Efer::LME | Efer::LMA | Efer::SCE).bits();
