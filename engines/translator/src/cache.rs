@@ -419,7 +419,7 @@ impl Cache {
 
     /// The hint of an instruction at this place has missed too often: translates the block without, if it misses fast.
     pub fn roams(&mut self, id: BlockId, offset: u16, hint: HintId) {
-        self.region.hints()[usize::from(hint)] = Hint::EMPTY;
+        self.region.hints().hints[usize::from(hint)] = Hint::EMPTY;
         let Some(block) = self.block(id) else { return };
         let physical = block.key.physical.wrapping_add(u64::from(offset));
         if self.hints.is_roaming(hint, physical, host::cpu::rdtsc()) {

@@ -16,7 +16,7 @@
 
 use std::mem::offset_of;
 
-use crate::hint::{HINTS, Hint, HintId};
+use crate::hint::{GROUP, Hint, HintId, HintTable};
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
 pub const VIEWS: usize = 3;
@@ -50,7 +50,7 @@ pub const VICTIM_BYTES: usize = VICTIM_ENTRIES * 16;
 /// Offset of the hints.
 pub const HINTS_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
 /// Offset of the translation cache.
-pub const CODE_OFFSET: usize = HINTS_OFFSET + HINTS * Hint::BYTES;
+pub const CODE_OFFSET: usize = (HINTS_OFFSET + size_of::<HintTable>()).next_multiple_of(4096);
 
 /// Addresses generated code refers to.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +189,7 @@ pub enum ContextField {
     HintTag(HintId),
     HintDelta(HintId),
     HintBudget(HintId),
+    HintFilled(HintId),
 }
 
 impl ContextField {
@@ -227,6 +228,7 @@ impl ContextField {
             Self::HintTag(n) => hint(n) + offset_of!(Hint, tag),
             Self::HintDelta(n) => hint(n) + offset_of!(Hint, delta),
             Self::HintBudget(n) => hint(n) + offset_of!(Hint, budget),
+            Self::HintFilled(n) => HINTS_OFFSET + offset_of!(HintTable, filled) + usize::from(n) / GROUP,
         }
     }
 }

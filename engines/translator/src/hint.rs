@@ -14,8 +14,12 @@ use std::collections::HashSet;
 use crate::context::VIEWS;
 use crate::mode::{VIEW_USER, View};
 
-/// Hints in all; a power of two.
-pub const HINTS: usize = 512;
+/// Hints in all; a power of two. Few are not enough: two busy accesses that share one throw each other's page out at 20
+/// cycles each time.
+pub const HINTS: usize = 16384;
+/// Hints that are forgotten together, if one of them has been filled.
+pub const GROUP: usize = 64;
+const GROUPS: usize = HINTS / GROUP;
 /// The first ones, two for each view, are those of the stack pointer.
 const STACK_HINTS: usize = 2 * VIEWS;
 /// The first of the others, for reads and for writes.
@@ -47,6 +51,44 @@ impl Hint {
     pub const EMPTY: Self = Self { tag: NOWHERE, delta: 0, budget: BUDGET, unused: 0 };
     /// Bytes of a hint.
     pub const BYTES: usize = size_of::<Self>();
+}
+
+/// All hints as they lie in memory. A process switch forgets them all, so that it matters which have been filled at all:
+/// code that fills one marks its group.
+#[derive(Debug)]
+#[repr(C)]
+pub struct HintTable {
+    /// The hints.
+    pub hints: [Hint; HINTS],
+    /// Per group, not zero if one may be filled.
+    pub filled: [u8; GROUPS],
+}
+
+impl HintTable {
+    /// Forgets all pages, whatever is marked.
+    pub fn empty(&mut self) {
+        self.filled.fill(1);
+        self.forget_all();
+    }
+
+    /// Forgets all pages.
+    pub fn forget_all(&mut self) {
+        for (hints, filled) in self.hints.chunks_mut(GROUP).zip(&mut self.filled) {
+            if std::mem::take(filled) != 0 {
+                hints.fill(Hint::EMPTY);
+            }
+        }
+    }
+
+    /// Forgets one page.
+    pub fn forget_page(&mut self, linear: u64) {
+        let page = linear & !0xfff;
+        let filled = self.hints.chunks_mut(GROUP).zip(&self.filled).filter(|(_, filled)| **filled != 0);
+        for hint in filled.flat_map(|(hints, _)| hints).filter(|hint| hint.tag == page) {
+            hint.tag = NOWHERE;
+            hint.delta = 0;
+        }
+    }
 }
 
 /// The number of a hint.
@@ -108,23 +150,35 @@ impl Hints {
     }
 }
 
-/// Forgets all pages.
-pub fn forget_all(hints: &mut [Hint; HINTS]) {
-    hints.fill(Hint::EMPTY);
-}
-
-/// Forgets one page.
-pub fn forget_page(hints: &mut [Hint; HINTS], linear: u64) {
-    let page = linear & !0xfff;
-    for hint in hints.iter_mut().filter(|hint| hint.tag == page) {
-        hint.tag = NOWHERE;
-        hint.delta = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn table() -> Box<HintTable> {
+        Box::new(HintTable { hints: [Hint::EMPTY; HINTS], filled: [0; GROUPS] })
+    }
+
+    impl HintTable {
+        /// As generated code does it.
+        fn fill(&mut self, n: usize, page: u64) {
+            self.hints[n] = Hint { tag: page, delta: 9, ..Hint::EMPTY };
+            self.filled[n / GROUP] = 1;
+        }
+    }
+
+    #[test]
+    fn all_that_were_filled_are_forgotten() {
+        let mut table = table();
+        for n in [0, GROUP - 1, GROUP, HINTS - 1] {
+            table.fill(n, 0x5000);
+        }
+        table.forget_all();
+        assert!(table.hints.iter().all(|hint| hint.tag == NOWHERE));
+        assert!(table.filled.iter().all(|filled| *filled == 0));
+        table.hints[7].tag = 0x5000;
+        table.empty();
+        assert_eq!(table.hints[7].tag, NOWHERE, "one that is not marked");
+    }
 
     #[test]
     fn the_stack_has_hints_of_its_own() {
@@ -163,11 +217,12 @@ mod tests {
 
     #[test]
     fn a_page_is_forgotten() {
-        let mut hints = [Hint::EMPTY; HINTS];
-        hints[3] = Hint { tag: 0x5000, delta: 9, ..Hint::EMPTY };
-        hints[4] = Hint { tag: 0x6000, delta: 9, ..Hint::EMPTY };
-        forget_page(&mut hints, 0x5abc);
-        assert_eq!((hints[3].tag, hints[4].tag), (NOWHERE, 0x6000));
+        let mut table = table();
+        table.fill(3, 0x5000);
+        table.fill(4, 0x6000);
+        table.fill(HINTS - 1, 0x5000);
+        table.forget_page(0x5abc);
+        assert_eq!([3, 4, HINTS - 1].map(|n| table.hints[n].tag), [NOWHERE, 0x6000, NOWHERE]);
         assert!((NOWHERE as i64) << 16 >> 16 != NOWHERE as i64, "not canonical");
     }
 }

@@ -13,7 +13,7 @@ use crate::context::{
     BOUNCE_OFFSET, CODE_OFFSET, Context, HINTS_OFFSET, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET,
     Layout, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
 };
-use crate::hint::{HINTS, Hint};
+use crate::hint::HintTable;
 use crate::tlb_entry::TlbEntry;
 
 const PAGE: usize = 4096;
@@ -93,7 +93,7 @@ impl Region {
     }
 
     /// The hints.
-    pub fn hints(&mut self) -> &mut [Hint; HINTS] {
+    pub fn hints(&mut self) -> &mut HintTable {
         // SAFETY: as for `tlb`.
         unsafe { &mut *self.reservation.as_ptr().add(HINTS_OFFSET).cast() }
     }

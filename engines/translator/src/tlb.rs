@@ -6,7 +6,6 @@
 //! is forgotten there.
 
 use crate::context::{TLB_ENTRIES, VIEWS};
-use crate::hint;
 use crate::mode::View;
 use crate::region::Region;
 use crate::tlb_entry::TlbEntry;
@@ -43,6 +42,7 @@ pub struct Tlb {
 impl Tlb {
     /// Empties the region's tables.
     pub fn new(region: &mut Region) -> Self {
+        region.hints().empty();
         let mut tlb = Self { local: Default::default(), large: 0, written: Box::new([0; 1024]) };
         tlb.flush_all(region);
         tlb
@@ -84,12 +84,12 @@ impl Tlb {
         }
         self.large = 0;
         self.written.fill(0);
-        hint::forget_all(region.hints());
+        region.hints().forget_all();
     }
 
     /// Drops what is not global.
     pub fn flush_local(&mut self, region: &mut Region) {
-        hint::forget_all(region.hints());
+        region.hints().forget_all();
         for view in 0..VIEWS {
             let table = region.tlb(view);
             if self.local[view].len() < TLB_ENTRIES {
@@ -111,9 +111,9 @@ impl Tlb {
         let slot = slot_of(linear);
         let large = self.large & region_bit(linear) != 0;
         if large {
-            hint::forget_all(region.hints());
+            region.hints().forget_all();
         } else {
-            hint::forget_page(region.hints(), linear);
+            region.hints().forget_page(linear);
         }
         for view in 0..VIEWS {
             let table = region.tlb(view);
@@ -136,7 +136,7 @@ impl Tlb {
         if self.written[word] & bit == 0 {
             return;
         }
-        hint::forget_all(region.hints());
+        region.hints().forget_all();
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
                 if entry.physical & !0xfff == physical {

@@ -82,6 +82,7 @@ impl Lowering<'_> {
         self.e.op_mem(Op::Load, true, address, tag);
         self.e.op_mem(Op::Load, true, place, addend);
         self.e.op_ctx(Op::Store, true, address, F::HintTag(hint));
+        self.e.raw_ctx(&[0xc6], 0, F::HintFilled(hint), &[1]); // mov byte [filled], 1
         self.e.op_reg(Op::Sub, true, place, address);
         self.e.op_ctx(Op::Store, true, place, F::HintDelta(hint));
         self.e.op_ctx(Op::Load, true, address, F::Refilled);
