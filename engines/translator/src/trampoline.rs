@@ -46,10 +46,6 @@ fn push_pop(e: &mut Emitter, opcode: u8, reg: u8) {
     e.bytes(&[opcode + (reg & 7)]);
 }
 
-fn guest_registers() -> impl Iterator<Item = u8> {
-    (0..16).filter(|r| !SPILLED.contains(&Reg(*r)))
-}
-
 fn load_mask(e: &mut Emitter, mask: u64) {
     e.mov_imm(Reg::RAX, mask & 0xffff_ffff);
     e.mov_imm(Reg::RDX, mask >> 32);
@@ -65,14 +61,15 @@ fn emit_enter(e: &mut Emitter, xsave: XsaveFeatures) {
     e.bytes(&[0x49, 0x0f, 0xae, 0x29]); // xrstor64 [r9]
     e.op_ctx(Op::Load, false, Reg::RAX, F::Flags);
     e.flags_from_ax();
-    for reg in guest_registers() {
+    // The spilled ones too: code in the middle of a block may know that they are there.
+    for reg in 0..16 {
         e.op_ctx(Op::Load, true, Reg(reg), F::Gpr(reg));
     }
     e.jmp_ctx(F::EnterTarget);
 }
 
 fn emit_exit(e: &mut Emitter, xsave: XsaveFeatures) {
-    for reg in guest_registers() {
+    for reg in (0..16).filter(|reg| !SPILLED.contains(&Reg(*reg))) {
         e.op_ctx(Op::Store, true, Reg(reg), F::Gpr(reg));
     }
     e.flags_to_ax();

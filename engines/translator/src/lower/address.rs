@@ -29,18 +29,17 @@ pub(super) enum Saved {
 /// The three scratch registers in the order a check uses them: address, table index, rax.
 pub(super) type Scratch = [Reg; 3];
 
-/// Scratch registers for an instruction, the first of them none of its operands.
-pub(super) fn scratch(operands: Operands) -> Result<Scratch, NoLowering> {
-    let [a, b, c] = SPILLED;
-    match SPILLED.map(|reg| operands.uses(reg)) {
-        [false, ..] => Ok([a, b, c]),
-        [_, false, _] => Ok([b, a, c]),
-        [_, _, false] => Ok([c, a, b]),
-        _ => Err(NoLowering),
-    }
-}
-
 impl Lowering<'_> {
+    /// Scratch registers for an instruction, the first of them none of its operands; those first whose guest value is
+    /// not there anyway.
+    pub(super) fn scratch(&self, operands: Operands) -> Result<Scratch, NoLowering> {
+        let mut s = SPILLED;
+        s.sort_by_key(|reg| self.held.has(*reg));
+        let first = s.iter().position(|reg| !operands.uses(*reg)).ok_or(NoLowering)?;
+        s[..=first].rotate_right(1);
+        Ok(s)
+    }
+
     /// An instruction with one explicit memory operand of `size` bytes; `form` is what to execute.
     pub(super) fn with_memory(
         &mut self,
@@ -50,7 +49,7 @@ impl Lowering<'_> {
     ) -> Result<(), NoLowering> {
         let i = &insn.instruction;
         let operands = insn.operands;
-        let s = scratch(operands)?;
+        let s = self.scratch(operands)?;
         let write = insn.direction.writes();
         self.effective_address(i, s[0])?;
         self.check_segment_and_page(insn, segment_of(i), s, size, write);
@@ -92,6 +91,7 @@ impl Lowering<'_> {
         let by_rip = matches!(base, Register::RIP | Register::EIP);
         if by_rip || base == Register::None && index == Register::None {
             let disp = if base == Register::EIP { disp & 0xffff_ffff } else { disp };
+            self.held.lose(to);
             self.e.mov_imm(to, disp);
             return Ok(());
         }
@@ -99,9 +99,10 @@ impl Lowering<'_> {
         let index_reg = number(index);
         for reg in [base_reg, index_reg].into_iter().flatten() {
             if is_spilled(reg) {
-                self.e.op_ctx(Op::Load, true, reg, F::Gpr(reg.0));
+                self.load_spilled(reg);
             }
         }
+        self.held.lose(to);
         let size = base.size().max(index.size());
         let mem = Mem {
             base: base_reg,
@@ -124,6 +125,8 @@ impl Lowering<'_> {
         size: u32,
         write: bool,
     ) {
+        self.held.lose(s[0]);
+        self.held.lose(s[1]);
         if let Some(buffer) = self.frame.bounce {
             self.e.mov_imm(s[0], buffer);
             return;
@@ -150,6 +153,7 @@ impl Lowering<'_> {
         if live == 0 {
             return Saved::Dead;
         }
+        self.held.lose(rax_in);
         self.e.mov(rax_in, Reg::RAX);
         self.e.flags_to_ax();
         Saved::Register(rax_in)

@@ -7,6 +7,7 @@
 mod address;
 mod control;
 mod encode;
+mod held;
 mod page;
 mod special;
 mod stack;
@@ -30,6 +31,7 @@ use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
 
 use address::Saved;
+use held::Held;
 use page::Refill;
 
 /// Where SYSCALL leads from 64-bit code.
@@ -134,6 +136,8 @@ pub(crate) struct Lowering<'a> {
     slow: Vec<SlowStub>,
     link_stubs: Vec<LinkStub>,
     far_stubs: Vec<LinkStub>,
+    /// Which spilled registers are in their host registers too.
+    held: Held,
     out: Lowered,
 }
 
@@ -175,7 +179,8 @@ impl<'a> Lowering<'a> {
         let Tools { emitter, encoder, sites, hints } = tools;
         let (slow, link_stubs, far_stubs) = (Vec::new(), Vec::new(), Vec::new());
         let out = Lowered::default();
-        Self { e: emitter, encoder, sites, hints, frame, code, slow, link_stubs, far_stubs, out }
+        let held = Held::default();
+        Self { e: emitter, encoder, sites, hints, frame, code, slow, link_stubs, far_stubs, held, out }
     }
 
     /// The two ways in. An indirect jump arrives with its target in r9 and the flags in the context, and the
@@ -242,6 +247,7 @@ impl<'a> Lowering<'a> {
             if !self.inline_routine(insn, routine) {
                 self.leave(SiteKind::Callout, insn.offset);
             }
+            self.held.clear();
             return;
         }
         if self.frame.mode.restricts_fpu() && fpu_exception(i, self.frame.mode).is_some() {
@@ -255,6 +261,7 @@ impl<'a> Lowering<'a> {
 
     fn ordinary(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         if self.control(insn)? || self.stack(insn)? || self.string(insn) {
+            self.held.clear();
             return Ok(());
         }
         self.memory_form(insn)
@@ -263,7 +270,10 @@ impl<'a> Lowering<'a> {
     /// Whatever remains: with a memory operand or without.
     fn memory_form(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let i = &insn.instruction;
-        if self.special(insn)? {
+        if i.mnemonic() == Mnemonic::Lea {
+            self.load_address(insn)
+        } else if self.special(insn)? {
+            self.held.clear();
             Ok(())
         } else if has_memory(i) {
             self.with_memory(insn, i, access_size(i))
@@ -355,13 +365,26 @@ impl<'a> Lowering<'a> {
 
     fn load_operands(&mut self, operands: Operands) {
         for reg in operands.read() {
-            self.e.op_ctx(Op::Load, true, reg, F::Gpr(reg.0));
+            self.load_spilled(reg);
         }
+    }
+
+    /// A register that lives in the context into its host register, if it is not there.
+    fn load_spilled(&mut self, reg: Reg) {
+        if !self.held.has(reg) {
+            self.e.op_ctx(Op::Load, true, reg, F::Gpr(reg.0));
+            self.held.add(reg);
+        }
+    }
+
+    fn store_spilled(&mut self, reg: Reg) {
+        self.e.op_ctx(Op::Store, true, reg, F::Gpr(reg.0));
+        self.held.add(reg);
     }
 
     fn store_operands(&mut self, operands: Operands) {
         for reg in operands.written() {
-            self.e.op_ctx(Op::Store, true, reg, F::Gpr(reg.0));
+            self.store_spilled(reg);
         }
     }
 }

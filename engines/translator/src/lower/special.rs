@@ -35,7 +35,6 @@ impl Lowering<'_> {
                 if has_memory(i) => {}
             M::Cld => self.set_direction(false),
             M::Std => self.set_direction(true),
-            M::Lea => self.load_address(insn)?,
             M::Xlatb => self.xlat(insn)?,
             M::Bt | M::Bts | M::Btr | M::Btc
                 if i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register =>
@@ -59,30 +58,27 @@ impl Lowering<'_> {
 
     /// LEA computes with the guest's registers, which are the host's: only spilled ones, rip and narrow modes
     /// need work.
-    fn load_address(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
+    pub(super) fn load_address(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let i = &insn.instruction;
-        let [temp, ..] = SPILLED;
-        self.effective_address(i, temp)?;
         let to = number(i.op0_register()).ok_or(NoLowering)?;
         match i.op0_register().size() {
-            2 if is_spilled(to) => {
-                self.e.mov(Reg::R11, temp);
-                self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(to.0));
-                self.e.mov16(Reg::R10, Reg::R11);
-                self.e.op_ctx(Op::Store, true, Reg::R10, F::Gpr(to.0));
-                return Ok(());
-            }
-            2 => self.e.mov16(to, temp),
-            size => {
-                if size == 4 {
-                    self.e.mov32(temp, temp);
-                }
+            2 => {
+                let [temp, ..] = self.scratch(insn.operands)?;
+                self.effective_address(i, temp)?;
                 if is_spilled(to) {
-                    self.e.op_ctx(Op::Store, true, temp, F::Gpr(to.0));
-                } else {
-                    self.e.mov(to, temp);
+                    self.load_spilled(to);
+                }
+                self.e.mov16(to, temp);
+            }
+            size => {
+                self.effective_address(i, to)?;
+                if size == 4 {
+                    self.e.mov32(to, to);
                 }
             }
+        }
+        if is_spilled(to) {
+            self.store_spilled(to);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::SegmentRegister;
 
-use super::address::{Scratch, scratch, segment_of};
+use super::address::{Scratch, segment_of};
 use super::{Lowering, NoLowering};
 use crate::access::Operands;
 use crate::context::ContextField as F;
@@ -174,7 +174,8 @@ impl Lowering<'_> {
         disp: i32,
         write: bool,
     ) -> Result<Scratch, NoLowering> {
-        let s = scratch(operands)?;
+        self.held.clear();
+        let s = self.scratch(operands)?;
         self.stack_address(Mem::at(Reg::RSP, disp), s[0], width.pointer);
         self.check_segment_and_page(insn, SS, s, u32::from(width.bytes), write);
         Ok(s)
