@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use host::terminal::{any_raw, is_cooked, is_terminal, pseudo_terminal, restore_all, window_size};
 use host::{HostError, RawMode, Signal, Signals};
@@ -35,7 +36,9 @@ fn way_out() {
     let kill = |signal: &str| {
         let pid = std::process::id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-        // Delivered before kill's end is noticed.
+        // It may be another thread that is ended by it, and later: exiting now would take the stack from under it.
+        let (_sender, never) = std::sync::mpsc::channel::<()>();
+        let _ = never.recv_timeout(Duration::from_secs(60));
         std::process::exit(99);
     };
     match std::env::var("WAY_OUT").unwrap().as_str() {
@@ -60,7 +63,9 @@ fn way_out() {
 fn take(way: &str) -> ExitStatus {
     let (_user, terminal) = pseudo_terminal().unwrap();
     let stdin: OwnedFd = terminal.try_clone().unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    // A shell's background job, which these tests may be part of, ignores SIGINT.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(std::env::current_exe().unwrap());
     command.args(["--exact", "way_out", "--ignored"]).env("WAY_OUT", way);
     let status = command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     assert!(is_cooked(terminal.as_fd()).unwrap(), "{way} left the terminal raw");
