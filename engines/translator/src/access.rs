@@ -36,12 +36,14 @@ pub struct Operands {
 }
 
 impl Operands {
-    /// None.
-    pub const NONE: Self = Self { read: 0, written: 0 };
-
     /// Whether this register is one of them.
     pub fn uses(self, reg: Reg) -> bool {
         (self.read | self.written) & bit(reg) != 0
+    }
+
+    /// How many there are.
+    pub fn spilled(self) -> usize {
+        (self.read | self.written).count_ones() as usize
     }
 
     /// Those to load before the instruction.
@@ -68,6 +70,16 @@ impl Accesses {
     /// A new one.
     pub fn new() -> Self {
         Self { factory: InstructionInfoFactory::new() }
+    }
+
+    /// The general registers that an instruction changes or may change, a bit each.
+    pub fn written(&mut self, i: &Instruction) -> u16 {
+        let info = self.factory.info_options(i, InstructionInfoOptions::NO_MEMORY_USAGE);
+        let changed = info
+            .used_registers()
+            .iter()
+            .filter(|used| !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None));
+        changed.filter_map(|used| number(used.register())).fold(0, |all, reg| all | 1 << reg.0)
     }
 
     /// The spilled operands and what happens to the memory operand.

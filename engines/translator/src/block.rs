@@ -1,6 +1,6 @@
 //! Translated blocks and the places from which guest code leaves to the engine.
 
-use crate::hint::HintId;
+use crate::hint::{Hint, HintId};
 use crate::mode::ModeWord;
 
 /// A block's number in its cache.
@@ -16,6 +16,8 @@ pub struct Key {
     pub rip: u64,
     /// Everything else that changes meaning.
     pub mode: ModeWord,
+    /// Whether each access is checked by itself, for where a group of them straddles pages.
+    pub apart: bool,
 }
 
 /// A range of guest-physical bytes.
@@ -50,6 +52,19 @@ pub struct LinkState {
     pub backward: bool,
 }
 
+/// Accesses of a block that are checked together, by the first of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// Offset of the first instruction.
+    pub first: u16,
+    /// Offset of the last.
+    pub last: u16,
+    /// What the first checks.
+    pub hint: HintId,
+    /// Host address of the word that says where to go if they straddle pages.
+    pub apart: u64,
+}
+
 /// One translated block.
 #[derive(Debug)]
 pub struct Block {
@@ -65,6 +80,8 @@ pub struct Block {
     pub checked: u64,
     /// Host address of the first instruction.
     pub body: u64,
+    /// Host address from which to `tail` the flags are in `Context::jump_flags`.
+    pub parked: Option<u64>,
     /// Host address of the first way out, behind the code of the last instruction.
     pub tail: u64,
     /// One past the last host address.
@@ -73,6 +90,10 @@ pub struct Block {
     pub map: Box<[(u32, u16)]>,
     /// Jumps out.
     pub links: Box<[LinkState]>,
+    /// Accesses that are checked together.
+    pub groups: Box<[Option<Group>]>,
+    /// Host addresses of the words by which others' groups lead here.
+    pub straddlers: Vec<u64>,
     /// Jumps in: the block and which of its links.
     pub incoming: Vec<(BlockId, u16)>,
     /// False once a source has changed.
@@ -93,6 +114,27 @@ impl Block {
         let offset = u16::try_from(rip.wrapping_sub(self.key.rip)).ok()?;
         let n = self.map.binary_search_by_key(&offset, |(_, guest)| *guest).ok()?;
         Some(self.entry + u64::from(self.map[n].0))
+    }
+
+    /// Whether the flags are in `Context::jump_flags` at this host address.
+    pub fn is_parked(&self, host: u64) -> bool {
+        self.parked.is_some_and(|from| (from..self.tail).contains(&host))
+    }
+
+    /// Host address at which to go on at `rip` now that the instruction at `done` has been dealt with outside of the block:
+    /// done, or not begun if the two are the same. None inside of a group, unless its first instruction ran
+    /// before `done` and its hint has known its page since.
+    pub fn resume_after(&self, done: u64, rip: u64, hints: &[Hint]) -> Option<u64> {
+        let host = self.resume_point(rip)?;
+        let offset = |rip: u64| rip.wrapping_sub(self.key.rip) as u16;
+        let (done, next) = (offset(done), offset(rip));
+        let follows = self.map.windows(2).any(|pair| pair[0].1 == done && pair[1].1 == next);
+        let stands = |group: &Group| {
+            let open = group.first < next && next <= group.last;
+            let known = hints.get(usize::from(group.hint)).is_some_and(Hint::is_filled);
+            !open || (done == next || follows) && group.first < done && known
+        };
+        self.groups.iter().flatten().all(stands).then_some(host)
     }
 
     /// Guest rip of the instruction whose code contains `host`.
@@ -124,8 +166,8 @@ pub enum SiteKind {
     Unsupported,
     /// An indirect jump, which does not leave here, but is where it is a fault to have jumped nowhere.
     Indirect,
-    /// A hint misses often.
-    Roams(HintId),
+    /// A memory access whose hint and the software TLB do not know the page; the group that it leads.
+    Hinted(HintId, Option<u8>),
     /// STI has set IF while an interrupt waits; the place is the next instruction.
     Window,
 }

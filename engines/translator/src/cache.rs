@@ -8,7 +8,7 @@ use iced_x86::Encoder;
 use vcpu::DebugPoints;
 
 use crate::access::Accesses;
-use crate::block::{Block, BlockId, Key, LinkState, Range, Sites};
+use crate::block::{Block, BlockId, Group, Key, LinkState, Range, Sites};
 use crate::context::{ContextField, VIEWS};
 use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
@@ -17,6 +17,7 @@ use crate::guest::Guest;
 use crate::hint::{Hint, HintId, Hints};
 use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::ModeWord;
+use crate::refill;
 use crate::region::Region;
 use crate::tlb::Tlb;
 use crate::trampoline::{self, Crossings, XsaveFeatures};
@@ -120,6 +121,7 @@ impl Cache {
         let prefix = emitter.code().to_vec();
         region.write_code(0, &prefix);
         let mut emitter = Emitter::new(layout.code() + prefix.len() as u64, layout);
+        layout.refill = refill::emit(&mut emitter);
         emitter.align(ENTRY_ALIGN);
         let miss = emitter.here();
         // The missed target is in r9; it leaves in r10. Who jumped there may be in r11.
@@ -131,6 +133,7 @@ impl Cache {
         let stub = emitter.code().to_vec();
         region.write_code(prefix.len(), &stub);
         let start = prefix.len() + stub.len();
+        let emitter = Emitter::new(layout.code() + start as u64, layout);
         let mut cache = Self {
             region,
             crossings,
@@ -187,9 +190,9 @@ impl Cache {
         let Some(block) = self.blocks.get(id.0 as usize) else {
             return;
         };
-        let (mode, rip, entry) = (block.key.mode, block.key.rip, block.entry);
+        let (Key { mode, rip, apart, .. }, entry) = (block.key, block.entry);
         self.prepare_view(mode);
-        if mode.steps() {
+        if mode.steps() || apart {
             return;
         }
         let view = mode.view();
@@ -291,6 +294,7 @@ impl Cache {
             syscall: self.syscall,
             miss: self.miss,
             second_chance: self.second_chance[source.key.mode.view()],
+            apart: source.key.apart,
             bounce: None,
         };
         self.emitter.restart(entry);
@@ -304,16 +308,23 @@ impl Cache {
             mode: link.mode,
             backward: link.backward,
         });
+        let groups = lowered.groups.iter().map(|group| {
+            let apart = entry + u64::from(group.apart);
+            group.hint.map(|hint| Group { first: group.first, last: group.last, hint, apart })
+        });
         let block = Block {
             key: source.key,
             linear: source.linear,
             entry,
             checked: entry + u64::from(lowered.checked),
             body: entry + u64::from(lowered.body),
+            parked: lowered.parked.map(|at| entry + u64::from(at)),
             tail: entry + u64::from(lowered.tail),
             end: code_start + self.used as u64,
             map: lowered.map.into_boxed_slice(),
             links: links.collect(),
+            groups: groups.collect(),
+            straddlers: Vec::new(),
             incoming: Vec::new(),
             valid: true,
             second_page: source.next_page,
@@ -331,8 +342,13 @@ impl Cache {
     }
 
     fn tools(&mut self) -> Tools<'_> {
-        let (emitter, encoder) = (&mut self.emitter, &mut self.encoder);
-        Tools { emitter, encoder, sites: &mut self.sites, hints: &mut self.hints }
+        Tools {
+            emitter: &mut self.emitter,
+            encoder: &mut self.encoder,
+            sites: &mut self.sites,
+            hints: &mut self.hints,
+            accesses: &mut self.accesses,
+        }
     }
 
     /// Lets a direct jump go straight to its target.
@@ -364,10 +380,32 @@ impl Cache {
         self.blocks[to.0 as usize].incoming.push((from, n));
     }
 
+    /// Where to go on in a block: see [`Block::resume_after`].
+    pub fn resume_after(&mut self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
+        let block = self.blocks.get(id.0 as usize).filter(|block| block.valid && block.key.mode == mode)?;
+        block.resume_after(done, rip, &self.region.hints().hints)
+    }
+
+    /// Lets a group of a block lead to another block where it straddles pages.
+    pub fn lead_apart(&mut self, from: BlockId, group: u8, to: BlockId) {
+        let group = self.block(from).and_then(|block| *block.groups.get(usize::from(group))?);
+        let target = self.block(to).filter(|block| block.valid).map(|block| block.body);
+        if let (Some(group), Some(body)) = (group, target) {
+            self.write_word(group.apart, body as u32);
+            self.blocks[to.0 as usize].straddlers.push(group.apart);
+        }
+    }
+
+    fn write_word(&mut self, at: u64, value: u32) {
+        let offset = (at - self.emitter.layout().code()) as usize;
+        self.region.write_code(offset, &value.to_le_bytes());
+    }
+
     /// Code that goes through the jump table, for a jump that cannot be linked.
     fn table_stub(&mut self, view: usize, target: u64) -> u64 {
         let stub = self.emitter.layout().code() + self.used as u64;
         self.emitter.restart(stub);
+        trampoline::emit_flags_to_context(&mut self.emitter);
         trampoline::emit_jump_through_table(&mut self.emitter, view, target);
         self.region.write_code(self.used, self.emitter.code());
         self.used += self.emitter.code().len();
@@ -382,9 +420,7 @@ impl Cache {
     }
 
     fn patch(&mut self, at: u64, goal: u64) {
-        let relative = goal.wrapping_sub(at + 4) as i32;
-        let offset = (at - self.emitter.layout().code()) as usize;
-        self.region.write_code(offset, &relative.to_le_bytes());
+        self.write_word(at, goal.wrapping_sub(at + 4) as u32);
     }
 
     /// Drops the blocks made from these guest-physical bytes.
@@ -434,9 +470,11 @@ impl Cache {
         }
         let key = block.key;
         let entry = block.entry;
+        let straddlers = std::mem::take(&mut block.straddlers);
         for (from, n) in std::mem::take(&mut block.incoming) {
             self.unlink(from, n);
         }
+        straddlers.into_iter().for_each(|word| self.write_word(word, 0));
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
         }
@@ -494,6 +532,7 @@ impl Cache {
             syscall: None,
             miss: self.miss,
             second_chance: self.miss,
+            apart: true,
             bounce: Some(buffer),
         };
         self.emitter.restart(entry);

@@ -59,6 +59,8 @@ pub struct Layout {
     pub context: u64,
     /// The exit stub: control returns to the engine with an exit index in r9d.
     pub exit: u64,
+    /// The first of the routines that fill hints.
+    pub refill: u64,
 }
 
 impl Layout {
@@ -75,6 +77,17 @@ impl Layout {
     /// Where a view's victim table stands.
     pub fn victim_table(&self, view: usize) -> u64 {
         self.context + (VICTIM_OFFSET + view * VICTIM_BYTES) as u64
+    }
+
+    /// Where a hint stands.
+    pub fn hint(&self, hint: HintId) -> u64 {
+        self.context + (HINTS_OFFSET + usize::from(hint) * Hint::BYTES) as u64
+    }
+
+    /// Where the mark of a hint's group stands.
+    pub fn hint_mark(&self, hint: HintId) -> u64 {
+        let marks = HINTS_OFFSET + offset_of!(HintTable, filled);
+        self.context + (marks + usize::from(hint) / GROUP) as u64
     }
 
     /// The first byte of the two bounce pages; the pages before and after are inaccessible.
@@ -137,8 +150,12 @@ pub struct Context {
     pub carried: u64,
     /// Another.
     pub carried_more: u64,
-    /// A host address, while its hint is filled.
-    pub refilled: u64,
+    /// Address of the [`crate::refill::Note`] of an access whose hint has missed.
+    pub note: u64,
+    /// The first twelve general registers while a hint is filled, those that are needed for it.
+    pub put: [u64; 12],
+    /// Where that leads.
+    pub onward: u64,
     /// The XSAVE area of the vCPU.
     pub fpu: u64,
     /// The host's stack pointer while the guest runs.
@@ -182,14 +199,14 @@ pub enum ContextField {
     JumpSource,
     Carried,
     CarriedMore,
-    Refilled,
+    Note,
+    Put(u8),
+    Onward,
     Fpu,
     HostRsp,
     HostMxcsr,
     HintTag(HintId),
     HintDelta(HintId),
-    HintBudget(HintId),
-    HintFilled(HintId),
 }
 
 impl ContextField {
@@ -221,14 +238,14 @@ impl ContextField {
             Self::JumpSource => offset_of!(Context, jump_source),
             Self::Carried => offset_of!(Context, carried),
             Self::CarriedMore => offset_of!(Context, carried_more),
-            Self::Refilled => offset_of!(Context, refilled),
+            Self::Note => offset_of!(Context, note),
+            Self::Put(i) => array(offset_of!(Context, put), i),
+            Self::Onward => offset_of!(Context, onward),
             Self::Fpu => offset_of!(Context, fpu),
             Self::HostRsp => offset_of!(Context, host_rsp),
             Self::HostMxcsr => offset_of!(Context, host_mxcsr),
             Self::HintTag(n) => hint(n) + offset_of!(Hint, tag),
             Self::HintDelta(n) => hint(n) + offset_of!(Hint, delta),
-            Self::HintBudget(n) => hint(n) + offset_of!(Hint, budget),
-            Self::HintFilled(n) => HINTS_OFFSET + offset_of!(HintTable, filled) + usize::from(n) / GROUP,
         }
     }
 }

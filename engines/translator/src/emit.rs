@@ -31,6 +31,8 @@ impl Reg {
 pub enum Cond {
     /// CF = 1.
     Below = 2,
+    /// ZF = 1.
+    Equal = 4,
     /// ZF = 0.
     NotEqual = 5,
     /// CF = 0 and ZF = 0.
@@ -313,6 +315,19 @@ impl Emitter {
         self.code.push(digit << 3 | 5);
         self.rip_relative(field, imm.len());
         self.bytes(imm);
+    }
+
+    /// Any instruction with a one-byte `/digit` operand at `mem`, then `imm`.
+    pub fn raw_mem(&mut self, opcode: &[u8], digit: u8, wide: bool, mem: Mem, imm: &[u8]) {
+        self.rex(wide, 0, mem.index.map_or(0, |(r, _)| r.0), mem.base.map_or(0, |r| r.0));
+        self.bytes(opcode);
+        self.modrm_mem(digit, mem);
+        self.bytes(imm);
+    }
+
+    /// `mov dword [field], imm32`.
+    pub fn set_ctx32(&mut self, field: ContextField, value: u32) {
+        self.raw_ctx(&[0xc7], 0, field, &value.to_le_bytes());
     }
 
     /// `cmp dword [field], imm8`.

@@ -181,7 +181,7 @@ impl Translator {
                     {
                         return (Exit::Exception(fault), rip);
                     }
-                    match self.block_for(cpu, rip) {
+                    match self.block_for(cpu, rip, false) {
                         Ok(id) => self.enter_block(id),
                         Err(exit) => return (exit, rip),
                     }
@@ -198,10 +198,10 @@ impl Translator {
         self.cache.block(id).map_or(self.cache.crossings.exit, |block| block.body)
     }
 
-    /// The block at `rip`, translated if need be.
-    fn block_for(&mut self, cpu: &CpuState, rip: u64) -> Result<BlockId, Exit> {
+    /// The block at `rip`, translated if need be; the one without groups if they are to be `apart`.
+    fn block_for(&mut self, cpu: &CpuState, rip: u64, apart: bool) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
-        let key = Key { physical: page.physical, rip, mode: self.mode };
+        let key = Key { physical: page.physical, rip, mode: self.mode, apart };
         let found = self.cache.find(&key);
         let second = found.and_then(|id| self.cache.block(id)).and_then(|block| block.second_page);
         if let (Some(id), None) = (found, second) {

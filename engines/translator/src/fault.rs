@@ -66,10 +66,9 @@ pub fn handle(fault: &mut FaultContext) -> bool {
     context.fault_pc = rip;
     context.fault_vector = fault.vector();
     context.fault_address = fault.address() as u64;
-    context.fault_signal = match fault.signal() {
-        FaultSignal::Bus => 1,
-        _ => 0,
-    };
+    // It is the signal of a stack segment fault, too: that of an address off the stack pointer that is not canonical.
+    let page = fault.vector() == u64::from(Vector::PageFault as u8);
+    context.fault_signal = u64::from(page && fault.signal() == FaultSignal::Bus);
     // Guest registers are in place; r9 is scratch.
     fault.set_gpr(9, u64::from(EXIT_FAULT));
     fault.set_rip(running.exit);
@@ -100,6 +99,7 @@ impl Signal {
         match self.vector {
             0 => Some(Exception::new(Vector::DivideError)),
             6 => Some(Exception::UD),
+            12 => Some(Exception::ss(0)),
             // Segments and canonical addresses have been seen to: what is left is alignment, and a control word
             // with reserved bits.
             13 => Some(Exception::gp(0)),

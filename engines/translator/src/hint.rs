@@ -10,6 +10,7 @@
 //! access is translated again to go by the TLB alone.
 
 use std::collections::HashSet;
+use std::mem::offset_of;
 
 use crate::context::VIEWS;
 use crate::mode::{VIEW_USER, View};
@@ -25,7 +26,7 @@ const STACK_HINTS: usize = 2 * VIEWS;
 /// The first of the others, for reads and for writes.
 const FIRST: [usize; 2] = [STACK_HINTS, STACK_HINTS + 1];
 /// How often a hint may miss before the engine is asked.
-const BUDGET: u64 = 128;
+pub const BUDGET: u64 = 128;
 /// Cycles of the time-stamp counter within which that is too often: a miss costs 20 or so more than the TLB would.
 const TOO_FAST: u64 = BUDGET * 80;
 /// A page that no access can be in: its addresses are not canonical. Should the guest compute such an address all the same,
@@ -51,6 +52,17 @@ impl Hint {
     pub const EMPTY: Self = Self { tag: NOWHERE, delta: 0, budget: BUDGET, unused: 0 };
     /// Bytes of a hint.
     pub const BYTES: usize = size_of::<Self>();
+    /// Offset of the tag.
+    pub const TAG: i32 = offset_of!(Self, tag) as i32;
+    /// Offset of the delta.
+    pub const DELTA: i32 = offset_of!(Self, delta) as i32;
+    /// Offset of the budget.
+    pub const BUDGET: i32 = offset_of!(Self, budget) as i32;
+
+    /// Whether it knows a page.
+    pub fn is_filled(&self) -> bool {
+        self.tag != NOWHERE
+    }
 }
 
 /// All hints as they lie in memory. A process switch forgets them all, so that it matters which have been filled at all:
@@ -121,10 +133,15 @@ impl Hints {
         Self { next: FIRST, roaming: HashSet::new(), looked: Box::new([0; HINTS]) }
     }
 
+    /// Whether the access of the instruction at this guest-physical address goes by a hint, be it the stack's or its own.
+    pub fn may_have(&self, view: View, on_stack: bool, physical: u64) -> bool {
+        on_stack || view == VIEW_USER && !self.roaming.contains(&physical)
+    }
+
     /// A hint for the instruction at this guest-physical address, if it is to have one. When all are given away they are given
     /// to others too.
     pub fn assign(&mut self, view: View, write: bool, physical: u64) -> Option<HintId> {
-        if view != VIEW_USER || self.roaming.contains(&physical) {
+        if !self.may_have(view, false, physical) {
             return None;
         }
         let kind = usize::from(write);

@@ -31,6 +31,7 @@ mod inlining;
 mod inspect;
 mod lower;
 mod mode;
+mod refill;
 mod region;
 mod regs;
 mod sample;

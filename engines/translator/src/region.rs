@@ -36,9 +36,9 @@ impl Region {
         Ok(Self { reservation, code, code_bytes })
     }
 
-    /// Where things stand; the exit stub is filled in once it is emitted.
+    /// Where things stand; what stands in the cache is filled in once it is emitted.
     pub fn layout(&self) -> Layout {
-        Layout { context: self.reservation.address() as u64, exit: 0 }
+        Layout { context: self.reservation.address() as u64, exit: 0, refill: 0 }
     }
 
     /// Size of the translation cache.

@@ -143,9 +143,16 @@ pub fn emit_flags_to_context(e: &mut Emitter) {
     e.mov(Reg::RAX, Reg::R11);
 }
 
-/// Jumps through a view's table to the block for a known guest address, with the flags in place.
+/// The status flags from `Context::jump_flags`. Clobbers r11.
+pub fn emit_flags_from_context(e: &mut Emitter) {
+    e.mov(Reg::R11, Reg::RAX);
+    e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
+    e.flags_from_ax();
+    e.mov(Reg::RAX, Reg::R11);
+}
+
+/// Jumps through a view's table to the block for a known guest address, with the flags in the context.
 pub fn emit_jump_through_table(e: &mut Emitter, view: usize, target: u64) {
-    emit_flags_to_context(e);
     e.mov_imm(Reg::R9, target);
     let table = e.layout().jump_table(view);
     e.jmp_absolute(table + jump_slot(target) as u64 * 8);

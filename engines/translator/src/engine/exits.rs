@@ -11,6 +11,7 @@ use super::Translator;
 use crate::block::{BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::decode::is_too_long;
 use crate::guest::refused;
+use crate::hint::{BUDGET, HintId, is_counted};
 use crate::slow::{Pending, Slow};
 
 /// How the engine goes on after an exit from guest code.
@@ -61,14 +62,24 @@ impl Translator {
                 *rip = target;
                 self.follow(cpu, site.block, n, target)
             }
-            SiteKind::Slow => {
+            SiteKind::Hinted(hint, _) if self.is_spent(hint) => {
+                self.cache.roams(site.block, site.offset, hint);
+                Next::Again(at)
+            }
+            SiteKind::Slow | SiteKind::Hinted(..) => {
                 *rip = at;
                 let slow = self.slow(cpu, at);
                 match slow {
                     Slow::Retry => self.counters.slow_accesses += 1,
                     _ => self.counters.slow_executions += 1,
                 }
-                self.after_slow(slow, at)
+                match (site.kind, &slow) {
+                    // The page is entered, and yet the group that it leads does not pass.
+                    (SiteKind::Hinted(_, Some(group)), Slow::Retry) if self.progress.is_repeated() => {
+                        self.go_apart(cpu, site.block, group, at)
+                    }
+                    _ => self.after_slow(slow, at),
+                }
             }
             SiteKind::Callout => {
                 self.counters.callouts += 1;
@@ -76,16 +87,12 @@ impl Translator {
                 self.callout(cpu, at)
             }
             SiteKind::Kick | SiteKind::Indirect => Next::Again(at),
-            SiteKind::Roams(hint) => {
-                self.cache.roams(site.block, site.offset, hint);
-                Next::Again(at)
-            }
             SiteKind::Window => {
                 cpu.shadow = Shadow::Sti;
                 self.set_mode(self.mode.with_step());
                 *rip = at;
                 // The instruction in the shadow runs alone; `stepped` ends it.
-                match self.block_for(cpu, at) {
+                match self.block_for(cpu, at, false) {
                     Ok(id) => Next::In(self.enter_block(id)),
                     Err(exit) => Next::Exit(exit),
                 }
@@ -115,6 +122,30 @@ impl Translator {
         }
     }
 
+    /// Whether the budget of a hint that has missed is spent, so that its access had better do without.
+    fn is_spent(&mut self, hint: HintId) -> bool {
+        let budget = &mut self.cache.region.hints().hints[usize::from(hint)].budget;
+        let spent = *budget > BUDGET;
+        if spent {
+            *budget = BUDGET;
+        }
+        spent && is_counted(hint)
+    }
+
+    /// Goes on where each access is checked by itself.
+    fn go_apart(&mut self, cpu: &CpuState, from: BlockId, group: u8, rip: u64) -> Next {
+        let generation = self.cache.generation();
+        match self.block_for(cpu, rip, true) {
+            Ok(to) => {
+                if self.cache.generation() == generation {
+                    self.cache.lead_apart(from, group, to);
+                }
+                Next::In(self.enter_block(to))
+            }
+            Err(exit) => Next::Exit(exit),
+        }
+    }
+
     /// A near jump to where no code can be: the jump itself is at fault, and is taken back.
     fn jumped_nowhere(&mut self, cpu: &CpuState, fault: Exception, rip: &mut u64) -> Next {
         let context = self.cache.region.context();
@@ -137,7 +168,7 @@ impl Translator {
     /// A direct jump that is not linked yet.
     pub(super) fn follow(&mut self, cpu: &CpuState, from: BlockId, n: u16, target: u64) -> Next {
         let generation = self.cache.generation();
-        match self.block_for(cpu, target) {
+        match self.block_for(cpu, target, false) {
             Ok(to) => {
                 if self.cache.generation() == generation {
                     self.cache.link(from, n, to);
@@ -150,10 +181,10 @@ impl Translator {
 
     pub(super) fn after_slow(&mut self, slow: Slow, rip: u64) -> Next {
         match slow {
-            Slow::Retry => self.resume_at(rip),
+            Slow::Retry => self.resume_after(rip, rip),
             // A step ends with its instruction.
             Slow::Done(next) if self.mode.steps() => Next::At(next),
-            Slow::Done(next) => self.resume_at(next),
+            Slow::Done(next) => self.resume_after(rip, next),
             Slow::Fault(exception) => Next::Exit(Exit::Exception(exception)),
             Slow::Device(mmio, bounce) => {
                 self.pending = Some(Pending::Bounce(bounce));
@@ -167,19 +198,20 @@ impl Translator {
         }
     }
 
-    /// Goes on in the middle of the block that ran last, if it is still good.
-    pub(super) fn resume_at(&mut self, rip: u64) -> Next {
+    /// Goes on at `rip` in the middle of the block that ran last, if it is still good, after the instruction at `done`.
+    fn resume_after(&mut self, done: u64, rip: u64) -> Next {
         // A slow jump may lead back into its own block, for ever: this way passes no check of the block's own.
         if self.kicked() {
             return Next::Again(rip);
         }
-        let block = self
-            .last
-            .filter(|(_, generation)| *generation == self.cache.generation())
-            .and_then(|(id, _)| self.cache.block(id))
-            .filter(|block| block.valid && block.key.mode == self.mode);
-        match block.and_then(|block| block.resume_point(rip)) {
-            Some(host) => Next::In(host),
+        let good = self.last.filter(|(_, generation)| *generation == self.cache.generation());
+        match good.and_then(|(id, _)| self.cache.resume_after(id, self.mode, done, rip)) {
+            Some(host) => {
+                // They may be parked there.
+                let context = self.cache.region.context();
+                context.jump_flags = context.flags;
+                Next::In(host)
+            }
             None => Next::Again(rip),
         }
     }
@@ -212,13 +244,19 @@ impl Translator {
     /// A host signal in guest code.
     pub(super) fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
         let signal = self.signal();
-        let Some(at) = self.cache.block_at(signal.pc).and_then(|block| block.guest_rip(signal.pc)) else {
+        let block = self.cache.block_at(signal.pc);
+        let parked = block.is_some_and(|block| block.is_parked(signal.pc));
+        let Some(at) = block.and_then(|block| block.guest_rip(signal.pc)) else {
             return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
         };
         *rip = at;
         if signal.bus {
             let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
             return Next::Exit(Exit::Fatal(refused("giving the guest the memory it was promised", source)));
+        }
+        if parked {
+            let context = self.cache.region.context();
+            context.flags = context.jump_flags;
         }
         let code = self.fetch_instruction(cpu, at).unwrap_or_default();
         let insn = self.cache.decode_one(&code, at, self.mode);
@@ -228,7 +266,7 @@ impl Translator {
             (context.gpr[gpr::RAX], context.gpr[gpr::RDX]) = (context.carried, context.carried_more);
             context.flags = context.jump_flags;
         }
-        if let Some(insn) = insn.filter(|_| signal.vector == 13)
+        if let Some(insn) = insn.filter(|_| matches!(signal.vector, 12 | 13))
             && let Some(fault) = self.beyond_canonical(cpu, &insn)
         {
             return Next::Exit(Exit::Exception(fault));

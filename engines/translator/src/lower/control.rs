@@ -7,14 +7,14 @@
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::address::{Scratch, segment_of};
+use super::page::Extent;
 use super::stack::Width;
 use super::{LinkStub, Lowering, NoLowering, Site, SiteKind};
-use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Fixup, Mem, Op, Reg};
 use crate::regs::{SPILLED, is_spilled, number};
-use crate::trampoline::{emit_flags_to_context, emit_jump_hash, emit_jump_through_table};
+use crate::trampoline::{emit_jump_hash, emit_jump_through_table};
 
 const SCRATCH: Scratch = SPILLED;
 
@@ -70,7 +70,7 @@ impl Lowering<'_> {
     }
 
     /// Whether a jump to this guest rip may be linked.
-    fn is_linkable(&self, target: u64) -> bool {
+    pub(super) fn is_linkable(&self, target: u64) -> bool {
         let linear = self.linear_of(target);
         !self.frame.mode.steps() && (self.frame.linkable.0..self.frame.linkable.1).contains(&linear)
     }
@@ -96,8 +96,8 @@ impl Lowering<'_> {
 
     /// Goes on at a known guest rip by way of the table, whose slot is known too.
     pub(super) fn jump_through_table(&mut self, target: u64) {
+        self.flags_to_context();
         if self.frame.mode.steps() {
-            emit_flags_to_context(self.e);
             self.e.mov_imm(Reg::R9, target);
             self.e.jmp_to(self.frame.miss);
         } else {
@@ -118,17 +118,14 @@ impl Lowering<'_> {
         emit_jump_hash(self.e, self.frame.mode.view());
     }
 
-    pub(super) fn flags_to_context(&mut self) {
-        emit_flags_to_context(self.e);
-    }
-
     /// The target of an indirect jump or call into r9.
     fn indirect_target(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let i = &insn.instruction;
+        self.held.clear();
         if i.op0_kind() == OpKind::Memory {
             let size = i.memory_size().size() as u32;
             self.effective_address(i, SCRATCH[0])?;
-            self.check_segment_and_page(insn, segment_of(i), SCRATCH, size, false);
+            self.check_segment_and_page(insn, segment_of(i), SCRATCH, Extent { size, write: false });
             self.load_zero_extended(size, Reg::R9, Mem::base(SCRATCH[0]))
         } else {
             let register = i.op0_register();
@@ -164,8 +161,8 @@ impl Lowering<'_> {
 
     fn push_return_address(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let width = Width::of(&insn.instruction, self.frame.mode)?;
-        let s = self.push_slot(insn, width, Operands::NONE)?;
-        self.store_immediate(width, s, insn.instruction.next_ip());
+        let place = self.push_slot(insn, width)?;
+        self.store_immediate(width, place, insn.instruction.next_ip())?;
         self.move_stack_pointer(width, -i64::from(width.bytes));
         Ok(())
     }
@@ -173,8 +170,8 @@ impl Lowering<'_> {
     fn return_(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let i = &insn.instruction;
         let width = Width::of(i, self.frame.mode)?;
-        let s = self.pop_slot(insn, width, Operands::NONE)?;
-        self.load_zero_extended(u32::from(width.bytes), Reg::R9, Mem::base(s[0]))?;
+        let place = self.pop_slot(insn, width)?;
+        self.load_zero_extended(u32::from(width.bytes), Reg::R9, place.mem())?;
         let extra = if i.op_count() == 1 { i.immediate16() } else { 0 };
         self.move_stack_pointer(width, i64::from(width.bytes) + i64::from(extra));
         self.jump_indirect(insn);

@@ -2,6 +2,9 @@
 
 use iced_x86::{Code, Instruction, Register};
 
+use crate::emit::Mem;
+use crate::regs::full;
+
 /// Turns forms that 64-bit mode lacks into ones it has. Operand sizes need no care: iced-x86 codes name them,
 /// and the encoder chooses the prefixes.
 pub fn widen(i: &mut Instruction) {
@@ -29,6 +32,17 @@ pub fn widen(i: &mut Instruction) {
         _ => return,
     };
     i.set_code(code);
+}
+
+/// Lets the memory operand be `delta` beyond a guest's address without index: that which it names, or one that stands for
+/// it.
+pub fn displace(i: &mut Instruction, guest: Mem, delta: Register) {
+    if i.memory_index() != Register::None {
+        rebase(i, guest.base.map_or(Register::None, full));
+    }
+    i.set_memory_index(delta);
+    i.set_memory_index_scale(1);
+    i.set_segment_prefix(Register::None);
 }
 
 /// Replaces the memory operand's address by `[base]`.

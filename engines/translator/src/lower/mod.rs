@@ -7,8 +7,10 @@
 mod address;
 mod control;
 mod encode;
+mod group;
 mod held;
 mod page;
+mod saved;
 mod special;
 mod stack;
 mod string;
@@ -21,18 +23,19 @@ pub use encode::widen;
 pub use special::{fpu_exception, masks_components};
 pub use transition::{ENTERED, RETURNED, selectors};
 
-use crate::access::Operands;
+use crate::access::{Accesses, Operands};
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
 use crate::context::ContextField as F;
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
-use crate::hint::Hints;
+use crate::hint::{HintId, Hints};
 use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
 
-use address::Saved;
+use group::{Plan, Role};
 use held::Held;
-use page::Refill;
+use page::HintStub;
+use saved::Saved;
 
 /// Where SYSCALL leads from 64-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct Frame {
     pub miss: u64,
     /// Where it goes from a block that is not the one it meant.
     pub second_chance: u64,
+    /// Whether each access is to be checked by itself.
+    pub apart: bool,
     /// For the slow path: the host address that stands for the memory operand's, unchecked.
     pub bounce: Option<u64>,
 }
@@ -101,10 +106,27 @@ pub struct Lowered {
     pub body: u32,
     /// Offset of each instruction's code, with the guest's offset in the block.
     pub map: Vec<(u32, u16)>,
+    /// Offset from which to `tail` flags are in `Context::jump_flags`.
+    pub parked: Option<u32>,
     /// Offset of what stands behind them.
     pub tail: u32,
     /// Jumps to be linked.
     pub links: Vec<Link>,
+    /// Accesses that are checked together.
+    pub groups: Vec<LoweredGroup>,
+}
+
+/// A group of accesses.
+#[derive(Clone, Copy, Debug)]
+pub struct LoweredGroup {
+    /// Guest's offset in the block of the leader.
+    pub first: u16,
+    /// The same of the last follower.
+    pub last: u16,
+    /// The leader's hint, once it is lowered.
+    pub hint: Option<HintId>,
+    /// Offset of the word that says where to go if the group straddles pages.
+    pub apart: u32,
 }
 
 /// An instruction form that has no lowering.
@@ -112,8 +134,6 @@ pub struct Lowered {
 pub struct NoLowering;
 
 struct SlowStub {
-    /// What is tried first.
-    refill: Option<Refill>,
     fixups: [Option<Fixup>; 2],
     saved: Saved,
     kind: SiteKind,
@@ -134,10 +154,17 @@ pub(crate) struct Lowering<'a> {
     frame: Frame,
     code: &'a [u8],
     slow: Vec<SlowStub>,
+    hint_stubs: Vec<HintStub>,
     link_stubs: Vec<LinkStub>,
     far_stubs: Vec<LinkStub>,
-    /// Which spilled registers are in their host registers too.
     held: Held,
+    plan: Plan,
+    /// How many instructions have been lowered, this one included.
+    count: usize,
+    /// The first instruction from which on flags may be parked.
+    parking: Option<usize>,
+    /// Whether they are.
+    parked: bool,
     out: Lowered,
 }
 
@@ -151,11 +178,20 @@ pub struct Tools<'a> {
     pub sites: &'a mut Sites,
     /// Gives accesses their hints.
     pub hints: &'a mut Hints,
+    /// Knows what instructions do.
+    pub accesses: &'a mut Accesses,
 }
 
 /// Lowers one block whose guest bytes are `code`.
 pub fn lower(tools: Tools, frame: Frame, list: &[GuestInsn], end: End, code: &[u8]) -> Lowered {
+    let plan = match frame.apart || std::env::var_os("NOGROUP").is_some() {
+        true => Plan::default(),
+        false => group::plan(list, frame.mode, frame.physical, tools.hints, tools.accesses),
+    };
     let mut lowering = Lowering::new(tools, frame, code);
+    lowering.out.groups = plan.lowered(list);
+    lowering.plan = plan;
+    lowering.parking = lowering.parking(list, end);
     lowering.entries();
     for insn in list {
         lowering.instruction(insn);
@@ -176,11 +212,25 @@ pub fn lower_bounce(tools: Tools, frame: Frame, insn: &GuestInsn, code: &[u8]) -
 
 impl<'a> Lowering<'a> {
     fn new(tools: Tools<'a>, frame: Frame, code: &'a [u8]) -> Self {
-        let Tools { emitter, encoder, sites, hints } = tools;
-        let (slow, link_stubs, far_stubs) = (Vec::new(), Vec::new(), Vec::new());
-        let out = Lowered::default();
-        let held = Held::default();
-        Self { e: emitter, encoder, sites, hints, frame, code, slow, link_stubs, far_stubs, held, out }
+        let Tools { emitter, encoder, sites, hints, accesses: _ } = tools;
+        Self {
+            e: emitter,
+            encoder,
+            sites,
+            hints,
+            frame,
+            code,
+            slow: Vec::new(),
+            hint_stubs: Vec::new(),
+            link_stubs: Vec::new(),
+            far_stubs: Vec::new(),
+            held: Held::default(),
+            plan: Plan::default(),
+            count: 0,
+            parking: None,
+            parked: false,
+            out: Lowered::default(),
+        }
     }
 
     /// The two ways in. An indirect jump arrives with its target in r9 and the flags in the context, and the
@@ -202,7 +252,6 @@ impl<'a> Lowering<'a> {
             self.e.cmp_ctx8(F::Kick, 0);
             let kicked = self.e.jcc(Cond::NotEqual);
             self.slow.push(SlowStub {
-                refill: None,
                 fixups: [Some(kicked), None],
                 saved: Saved::Dead,
                 kind: SiteKind::Kick,
@@ -232,7 +281,6 @@ impl<'a> Lowering<'a> {
         let body = self.e.here() - self.e.offset() as u64 + u64::from(self.out.body);
         self.e.jmp_to(body);
         self.slow.push(SlowStub {
-            refill: None,
             fixups: [Some(kicked), None],
             saved: Saved::Register(Reg::R11),
             kind: SiteKind::Kick,
@@ -242,6 +290,7 @@ impl<'a> Lowering<'a> {
 
     fn instruction(&mut self, insn: &GuestInsn) {
         self.out.map.push((self.e.offset() as u32, insn.offset));
+        self.count += 1;
         let i = &insn.instruction;
         if let Some(routine) = insn.routine {
             if !self.inline_routine(insn, routine) {
@@ -260,7 +309,10 @@ impl<'a> Lowering<'a> {
     }
 
     fn ordinary(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
-        if self.control(insn)? || self.stack(insn)? || self.string(insn) {
+        if self.stack(insn)? {
+            return Ok(());
+        }
+        if self.control(insn)? || self.string(insn) {
             self.held.clear();
             return Ok(());
         }
@@ -313,6 +365,7 @@ impl<'a> Lowering<'a> {
             End::Breakpoint => self.leave(SiteKind::Breakpoint, next_offset),
         }
         self.out.tail = self.e.offset() as u32;
+        self.parked = false;
         if self.frame.live_in != 0 {
             self.checked_entry_with_live_flags();
         }
@@ -322,14 +375,14 @@ impl<'a> Lowering<'a> {
             self.jump_through_table(stub.target);
         }
         for stub in std::mem::take(&mut self.slow) {
-            if let Some(refill) = stub.refill {
-                self.refill(refill, stub.saved, stub.offset);
-            }
             for fixup in stub.fixups.into_iter().flatten() {
                 self.e.fix_here(fixup);
             }
-            self.restore_flags(stub.saved);
+            self.restore_flags_to_leave(stub.saved);
             self.leave(stub.kind, stub.offset);
+        }
+        for stub in std::mem::take(&mut self.hint_stubs) {
+            self.hint_stub(stub);
         }
         for stub in std::mem::take(&mut self.link_stubs) {
             self.e.fix_here(stub.jump);
@@ -346,8 +399,20 @@ impl<'a> Lowering<'a> {
     }
 
     fn leave(&mut self, kind: SiteKind, offset: u16) {
-        let index = self.sites.add(Site { kind, block: self.frame.block, offset });
+        if self.parked {
+            self.flags_from_context();
+        }
+        let index = self.site(kind, offset);
         emit_leave(self.e, index);
+    }
+
+    fn site(&mut self, kind: SiteKind, offset: u16) -> u32 {
+        self.sites.add(Site { kind, block: self.frame.block, offset })
+    }
+
+    /// What the access of the instruction that is being lowered is to a group.
+    fn role(&self) -> Role {
+        self.plan.role(self.count.wrapping_sub(1))
     }
 
     fn encode(&mut self, instruction: &Instruction) -> Result<(), NoLowering> {

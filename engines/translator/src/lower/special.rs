@@ -3,7 +3,8 @@
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use x86::Exception;
 
-use super::address::{Scratch, segment_of};
+use super::address::{Place, Scratch, segment_of};
+use super::page::Extent;
 use super::{Lowering, NoLowering, SiteKind, address_bytes, has_memory};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
@@ -20,19 +21,7 @@ impl Lowering<'_> {
         let i = &insn.instruction;
         match i.mnemonic() {
             // Hints: they access nothing, and the addresses are not the host's.
-            M::Nop
-            | M::Reservednop
-            | M::Prefetchnta
-            | M::Prefetcht0
-            | M::Prefetcht1
-            | M::Prefetcht2
-            | M::Prefetchw
-            | M::Prefetch
-            | M::Prefetchwt1
-            | M::Prefetchit0
-            | M::Prefetchit1
-            | M::Cldemote
-                if has_memory(i) => {}
+            mnemonic if has_memory(i) && touches_nothing(mnemonic) => {}
             M::Cld => self.set_direction(false),
             M::Std => self.set_direction(true),
             M::Xlatb => self.xlat(insn)?,
@@ -94,7 +83,7 @@ impl Lowering<'_> {
         if i.memory_base() == Register::BX {
             self.e.movzx16(SCRATCH[0], SCRATCH[0]);
         }
-        self.check_segment_and_page(insn, segment_of(i), SCRATCH, 1, false);
+        self.check_segment_and_page(insn, segment_of(i), SCRATCH, Extent { size: 1, write: false });
         let form = Instruction::with2(
             Code::Mov_r8_rm8,
             Register::AL,
@@ -134,7 +123,7 @@ impl Lowering<'_> {
             self.e.movzx16(address, address);
         }
         self.restore_flags(saved);
-        self.check_segment_and_page(insn, segment_of(i), SCRATCH, size, write);
+        self.check_segment_and_page(insn, segment_of(i), SCRATCH, Extent { size, write });
         if is_spilled(bits) {
             self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(bits.0));
         } else {
@@ -146,7 +135,7 @@ impl Lowering<'_> {
         self.restore_flags(saved);
         let mut form = *i;
         form.set_op1_register(sized(number_reg, register));
-        self.execute_at(&form, SCRATCH)
+        self.execute_at(&form, Place::At(SCRATCH[0]))
     }
 
     /// XSAVE and XRSTOR act on edx:eax limited to what the guest has enabled. The optimised and the compacted
@@ -164,11 +153,8 @@ impl Lowering<'_> {
         let load = matches!(i.mnemonic(), M::Xrstor | M::Xrstor64);
         self.effective_address(i, SCRATCH[0])?;
         let size = self.frame.xsave_size;
-        self.check_segment_and_page(insn, segment_of(i), SCRATCH, size, !load);
-        let live = insn.live_before != 0;
-        if live {
-            self.flags_to_context();
-        }
+        self.check_segment_and_page(insn, segment_of(i), SCRATCH, Extent { size, write: !load });
+        let saved = self.put_flags_aside(insn.live_before);
         // In registers for afterwards, in the context for a fault.
         self.e.mov(Reg::R10, Reg::RAX);
         self.e.mov(Reg::R11, Reg::RDX);
@@ -176,12 +162,10 @@ impl Lowering<'_> {
         self.e.op_ctx(Op::Store, true, Reg::RDX, F::CarriedMore);
         self.e.group1(4, false, Reg::RAX, self.frame.xcr0 as u32 as i32);
         self.e.group1(4, false, Reg::RDX, (self.frame.xcr0 >> 32) as i32);
-        self.execute_at(&form, SCRATCH)?;
+        self.execute_at(&form, Place::At(SCRATCH[0]))?;
         self.e.mov(Reg::RAX, Reg::R10);
         self.e.mov(Reg::RDX, Reg::R11);
-        if live {
-            self.flags_from_context();
-        }
+        self.restore_flags(saved);
         Ok(())
     }
 
@@ -202,13 +186,36 @@ impl Lowering<'_> {
         self.e.mov(Reg::RDI, Reg::R10);
         Ok(())
     }
+}
 
-    pub(super) fn flags_from_context(&mut self) {
-        self.e.mov(Reg::R11, Reg::RAX);
-        self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
-        self.e.flags_from_ax();
-        self.e.mov(Reg::RAX, Reg::R11);
+/// Whether an instruction with a memory operand has a lowering of its own here.
+pub fn is_special(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    match i.mnemonic() {
+        M::Xlatb | M::Movdir64b | M::Enqcmd | M::Enqcmds | M::Ptwrite => true,
+        M::Bt | M::Bts | M::Btr | M::Btc => i.op1_kind() == OpKind::Register,
+        mnemonic => touches_nothing(mnemonic) || masks_components(i) || i.memory_index().is_vector_register(),
     }
+}
+
+/// Whether a memory operand is but a hint to the processor.
+fn touches_nothing(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Nop
+            | M::Reservednop
+            | M::Prefetchnta
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Prefetchw
+            | M::Prefetch
+            | M::Prefetchwt1
+            | M::Prefetchit0
+            | M::Prefetchit1
+            | M::Cldemote
+    )
 }
 
 /// Whether this runs with edx:eax changed: see [`Lowering::xsave`].

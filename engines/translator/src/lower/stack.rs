@@ -4,9 +4,9 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::SegmentRegister;
 
-use super::address::{Scratch, segment_of};
+use super::address::{Place, segment_of};
+use super::page::Extent;
 use super::{Lowering, NoLowering};
-use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Mem, Op, Reg};
@@ -55,31 +55,30 @@ impl Lowering<'_> {
     fn push(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let i = &insn.instruction;
         let width = Width::of(i, self.frame.mode)?;
-        let slot = match i.op0_kind() {
+        match i.op0_kind() {
             OpKind::Register => {
                 let reg = number(i.op0_register()).ok_or(NoLowering)?;
-                let s = self.push_slot(insn, width, insn.operands)?;
+                let place = self.push_slot(insn, width)?;
                 self.load_operands(insn.operands);
-                self.store_sized(width.bytes, reg, Mem::base(s[0]));
-                s
+                self.store_sized(width.bytes, reg, place.mem());
             }
             OpKind::Memory => {
+                let extent = Extent { size: width.bytes.into(), write: false };
+                self.held.clear();
                 self.effective_address(i, SPILLED[0])?;
-                self.check_segment_and_page(insn, segment_of(i), SPILLED, u32::from(width.bytes), false);
+                self.check_segment_and_page(insn, segment_of(i), SPILLED, extent);
                 self.load_sized(width.bytes, Reg::R10, Mem::base(SPILLED[0]));
                 self.e.op_ctx(Op::Store, true, Reg::R10, F::Carried);
-                let s = self.push_slot(insn, width, Operands::NONE)?;
-                self.e.op_ctx(Op::Load, true, Reg::R10, F::Carried);
-                self.store_sized(width.bytes, Reg::R10, Mem::base(s[0]));
-                s
+                let place = self.push_slot(insn, width)?;
+                let value = self.spare(&place.registers())?;
+                self.e.op_ctx(Op::Load, true, value, F::Carried);
+                self.store_sized(width.bytes, value, place.mem());
             }
             _ => {
-                let s = self.push_slot(insn, width, Operands::NONE)?;
-                self.store_immediate(width, s, i.immediate(0));
-                s
+                let place = self.push_slot(insn, width)?;
+                self.store_immediate(width, place, i.immediate(0))?;
             }
-        };
-        debug_assert!(is_spilled(slot[0]));
+        }
         self.move_stack_pointer(width, -i64::from(width.bytes));
         Ok(())
     }
@@ -91,20 +90,21 @@ impl Lowering<'_> {
             return self.pop_to_memory(insn, width);
         }
         let reg = number(i.op0_register()).ok_or(NoLowering)?;
-        let s = self.pop_slot(insn, width, insn.operands)?;
+        let place = self.pop_slot(insn, width)?;
         if reg == Reg::RSP {
             // The popped value wins over the increment; 16-bit forms merge into the incremented pointer.
-            self.load_sized(width.bytes, SPILLED[1], Mem::base(s[0]));
+            self.held.lose(Reg::R10);
+            self.load_sized(width.bytes, Reg::R10, place.mem());
             self.move_stack_pointer(width, i64::from(width.bytes));
-            self.copy_sized(width.bytes, Reg::RSP, SPILLED[1]);
+            self.copy_sized(width.bytes, Reg::RSP, Reg::R10);
             return Ok(());
         }
         if is_spilled(reg) && width.bytes == 2 {
-            self.e.op_ctx(Op::Load, true, reg, F::Gpr(reg.0));
+            self.load_spilled(reg);
         }
-        self.load_sized(width.bytes, reg, Mem::base(s[0]));
+        self.load_sized(width.bytes, reg, place.mem());
         if is_spilled(reg) {
-            self.e.op_ctx(Op::Store, true, reg, F::Gpr(reg.0));
+            self.store_spilled(reg);
         }
         self.move_stack_pointer(width, i64::from(width.bytes));
         Ok(())
@@ -113,8 +113,10 @@ impl Lowering<'_> {
     /// The destination's address is computed with the stack pointer already raised (SDM, POP).
     fn pop_to_memory(&mut self, insn: &GuestInsn, width: Width) -> Result<(), NoLowering> {
         let i = &insn.instruction;
-        let s = self.pop_slot(insn, width, Operands::NONE)?;
-        self.load_sized(width.bytes, Reg::R10, Mem::base(s[0]));
+        let extent = Extent { size: width.bytes.into(), write: true };
+        self.held.clear();
+        let place = self.pop_slot(insn, width)?;
+        self.load_sized(width.bytes, Reg::R10, place.mem());
         self.e.op_ctx(Op::Store, true, Reg::R10, F::Carried);
         let mut raised = *i;
         if matches!(i.memory_base(), Register::RSP | Register::ESP) {
@@ -122,7 +124,8 @@ impl Lowering<'_> {
             raised.set_memory_displacement64(disp);
         }
         self.effective_address(&raised, SPILLED[0])?;
-        self.check_segment_and_page(insn, segment_of(i), SPILLED, u32::from(width.bytes), true);
+        self.check_segment_and_page(insn, segment_of(i), SPILLED, extent);
+        self.held.clear();
         self.e.op_ctx(Op::Load, true, Reg::R10, F::Carried);
         self.store_sized(width.bytes, Reg::R10, Mem::base(SPILLED[0]));
         self.move_stack_pointer(width, i64::from(width.bytes));
@@ -138,47 +141,37 @@ impl Lowering<'_> {
             },
             pointer: self.frame.mode.stack_bits(),
         };
+        let extent = Extent { size: width.bytes.into(), write: false };
+        self.held.clear();
         self.stack_address(Mem::base(Reg::RBP), SPILLED[0], width.pointer);
-        self.check_segment_and_page(insn, SS, SPILLED, u32::from(width.bytes), false);
+        self.check_segment_and_page(insn, SS, SPILLED, extent);
         self.load_sized(width.bytes, Reg::R10, Mem::base(SPILLED[0]));
         self.set_stack_pointer(width.pointer, Mem::at(Reg::RBP, i32::from(width.bytes)));
         self.copy_sized(width.bytes, Reg::RBP, Reg::R10);
         Ok(())
     }
 
-    /// Checked host address of the slot a push will write.
-    pub(super) fn push_slot(
-        &mut self,
-        insn: &GuestInsn,
-        width: Width,
-        operands: Operands,
-    ) -> Result<Scratch, NoLowering> {
-        self.slot(insn, width, operands, -i32::from(width.bytes), true)
+    /// The checked slot that a push will write.
+    pub(super) fn push_slot(&mut self, insn: &GuestInsn, width: Width) -> Result<Place, NoLowering> {
+        self.slot(insn, width, -i32::from(width.bytes), true)
     }
 
-    /// Checked host address of the slot a pop will read.
-    pub(super) fn pop_slot(
-        &mut self,
-        insn: &GuestInsn,
-        width: Width,
-        operands: Operands,
-    ) -> Result<Scratch, NoLowering> {
-        self.slot(insn, width, operands, 0, false)
+    /// The checked slot that a pop will read.
+    pub(super) fn pop_slot(&mut self, insn: &GuestInsn, width: Width) -> Result<Place, NoLowering> {
+        self.slot(insn, width, 0, false)
     }
 
-    fn slot(
-        &mut self,
-        insn: &GuestInsn,
-        width: Width,
-        operands: Operands,
-        disp: i32,
-        write: bool,
-    ) -> Result<Scratch, NoLowering> {
+    fn slot(&mut self, insn: &GuestInsn, width: Width, disp: i32, write: bool) -> Result<Place, NoLowering> {
+        let extent = Extent { size: width.bytes.into(), write };
+        let slot = Mem::at(Reg::RSP, disp);
+        if self.frame.mode.is_long() {
+            return self.place(insn, slot, extent);
+        }
         self.held.clear();
-        let s = self.scratch(operands)?;
-        self.stack_address(Mem::at(Reg::RSP, disp), s[0], width.pointer);
-        self.check_segment_and_page(insn, SS, s, u32::from(width.bytes), write);
-        Ok(s)
+        let s = self.scratch(insn.operands)?;
+        self.stack_address(slot, s[0], width.pointer);
+        self.check_segment_and_page(insn, SS, s, extent);
+        Ok(Place::At(s[0]))
     }
 
     fn stack_address(&mut self, mem: Mem, to: Reg, pointer: u32) {
@@ -194,6 +187,7 @@ impl Lowering<'_> {
 
     fn set_stack_pointer(&mut self, pointer: u32, mem: Mem) {
         if pointer == 16 {
+            self.held.lose(Reg::R11);
             self.e.lea(false, Reg::R11, mem);
             self.e.mov16(Reg::RSP, Reg::R11);
         } else {
@@ -201,15 +195,21 @@ impl Lowering<'_> {
         }
     }
 
-    pub(super) fn store_immediate(&mut self, width: Width, s: Scratch, value: u64) {
-        let mem = Mem::base(s[0]);
+    pub(super) fn store_immediate(
+        &mut self,
+        width: Width,
+        place: Place,
+        value: u64,
+    ) -> Result<(), NoLowering> {
         match width.bytes {
             8 if i32::try_from(value as i64).is_err() => {
-                self.e.mov_imm(s[1], value);
-                self.e.op_mem(Op::Store, true, s[1], mem);
+                let temp = self.spare(&place.registers())?;
+                self.e.mov_imm(temp, value);
+                self.e.op_mem(Op::Store, true, temp, place.mem());
             }
-            bytes => self.e.store_imm(bytes, mem, value as i32),
+            bytes => self.e.store_imm(bytes, place.mem(), value as i32),
         }
+        Ok(())
     }
 
     fn store_sized(&mut self, bytes: u8, reg: Reg, mem: Mem) {

@@ -4,7 +4,8 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::address::Saved;
+use super::page::Extent;
+use super::saved::Saved;
 use super::{Lowering, SiteKind, SlowStub};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
@@ -28,10 +29,7 @@ impl Lowering<'_> {
             self.leave_slow(insn);
             return true;
         }
-        let saved = if insn.live_before == 0 { Saved::Dead } else { Saved::Context };
-        if saved == Saved::Context {
-            self.flags_to_context();
-        }
+        let saved = self.put_flags_aside(insn.live_before);
         self.e.cmp_ctx8(F::DirectionFlag, 0);
         let backwards = self.e.jcc(Cond::NotEqual);
         self.slow_from([Some(backwards), None], saved, insn.offset);
@@ -80,7 +78,7 @@ impl Lowering<'_> {
     fn span(&mut self, insn: &GuestInsn, pointer: Reg, width: u8, rep: bool, write: bool, saved: Saved) {
         self.e.mov(Reg::R9, pointer);
         let size = if rep { 1 } else { u32::from(width) };
-        let miss = self.offset_in_page(SPILLED, size, write);
+        let miss = self.offset_in_page(SPILLED, Extent { size, write });
         let mut straddles = None;
         if rep {
             self.e.lea(true, Reg::R11, Mem { index: Some((Reg::RCX, width)), ..Mem::base(Reg::R9) });
@@ -93,7 +91,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn slow_from(&mut self, fixups: [Option<Fixup>; 2], saved: Saved, offset: u16) {
-        self.slow.push(SlowStub { refill: None, fixups, saved, kind: SiteKind::Slow, offset });
+        self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Slow, offset });
     }
 
     /// Always the slow path.

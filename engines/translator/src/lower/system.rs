@@ -3,12 +3,11 @@
 
 use x86::classify::Routine;
 
-use super::address::Saved;
+use super::saved::Saved;
 use super::{Lowering, SiteKind, SlowStub};
-use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
-use crate::emit::{Cond, Mem, Op, Reg};
+use crate::emit::{Cond, Op, Reg};
 use crate::inlining::inlines;
 use crate::lower::stack::Width;
 use crate::regs::{is_spilled, number};
@@ -75,7 +74,7 @@ impl Lowering<'_> {
         self.restore_flags(saved);
         let next = insn.offset + insn.instruction.len() as u16;
         let kind = SiteKind::Window;
-        self.slow.push(SlowStub { refill: None, fixups: [Some(waits), None], saved, kind, offset: next });
+        self.slow.push(SlowStub { fixups: [Some(waits), None], saved, kind, offset: next });
     }
 
     /// RDTSC and RDTSCP: the host's counter and the vCPU's offset.
@@ -126,13 +125,16 @@ impl Lowering<'_> {
         if width.bytes != 8 {
             return Err(super::NoLowering);
         }
-        let s = self.push_slot(insn, width, Operands::NONE)?;
-        let [slot, part, rax] = s;
+        let place = self.push_slot(insn, width)?;
+        let mut taken = place.registers();
+        let rax = self.spare(&taken)?;
+        taken.push(rax);
+        let part = self.spare(&taken)?;
         self.e.mov(rax, Reg::RAX);
         self.e.flags_to_ax();
         self.e.op_ctx(Op::Store, true, Reg::RAX, F::JumpFlags);
         self.image_of_flags(part);
-        self.e.op_mem(Op::Store, true, Reg::RAX, Mem::base(slot));
+        self.e.op_mem(Op::Store, true, Reg::RAX, place.mem());
         self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
         self.restore_flags(Saved::Register(rax));
         self.move_stack_pointer(width, -8);

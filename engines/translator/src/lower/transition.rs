@@ -6,7 +6,7 @@
 
 use x86::{Rflags, SegmentRegister};
 
-use super::address::Saved;
+use super::saved::Saved;
 use super::{Lowering, SiteKind, SlowStub, SyscallTarget};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
@@ -77,7 +77,7 @@ impl Lowering<'_> {
             let fixup = this.e.jcc(cond);
             let kind = SiteKind::Callout;
             let (fixups, offset) = ([Some(fixup), None], insn.offset);
-            this.slow.push(SlowStub { refill: None, fixups, saved, kind, offset });
+            this.slow.push(SlowStub { fixups, saved, kind, offset });
         };
         self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(Reg::R11.0));
         self.e.test32(Reg::R10, (Rflags::TF | Rflags::AC).bits() as u32);

@@ -51,6 +51,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether the last access has been tried again before.
+    pub fn is_repeated(&self) -> bool {
+        self.tries > 1
+    }
+
     fn stuck(&mut self, rip: u64, linear: u64) -> bool {
         if (self.rip, self.linear) == (rip, linear) {
             self.tries += 1;
