@@ -12,12 +12,37 @@ pub struct BlockId(pub u32);
 pub struct Key {
     /// Guest-physical address of the first byte.
     pub physical: u64,
-    /// Guest rip of the first byte, since return addresses and rip-relative operands are built in.
-    pub rip: u64,
+    /// Where it is good.
+    pub place: Place,
     /// Everything else that changes meaning.
     pub mode: ModeWord,
     /// Whether each access is checked by itself, for where a group of them straddles pages.
     pub apart: bool,
+}
+
+impl Key {
+    /// Guest rip of the first byte; `page` is that of the running block, see [`Place::Anywhere`].
+    pub fn rip(&self, page: u64) -> u64 {
+        match self.place {
+            Place::At(rip) => rip,
+            Place::Anywhere => page.wrapping_add(self.physical & 0xfff),
+        }
+    }
+
+    /// Whether it is good wherever its page is mapped.
+    pub fn floats(&self) -> bool {
+        self.place == Place::Anywhere
+    }
+}
+
+/// Where a block is good. Return addresses and rip-relative operands are part of its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// At this guest rip only.
+    At(u64),
+    /// Wherever its page is mapped: each rip in it counts from the beginning of the page, which is
+    /// `Context::block_page` while the block runs.
+    Anywhere,
 }
 
 /// A range of guest-physical bytes.
@@ -44,7 +69,7 @@ pub struct LinkState {
     pub at: u64,
     /// Host address of the stub it goes to while unlinked.
     pub stub: u64,
-    /// Guest rip it leads to.
+    /// Guest rip it leads to, as [`Key::rip`] gives it for page 0.
     pub target: u64,
     /// The mode it leads to.
     pub mode: ModeWord,
@@ -70,7 +95,7 @@ pub struct Group {
 pub struct Block {
     /// Its identity.
     pub key: Key,
-    /// Linear address of the first byte.
+    /// Linear address of the first byte; its offset in the page, if the block is good at any address.
     pub linear: u64,
     /// Guest-physical bytes it was made from, including bytes that were only looked at.
     pub sources: Vec<Range>,
@@ -103,15 +128,26 @@ pub struct Block {
 }
 
 impl Block {
-    /// Whether an instruction at this linear address is part of it, or the breakpoint that it is.
+    /// Whether an instruction at this linear address is part of it, or the breakpoint that it is; never of one that is
+    /// good at any address.
     pub fn covers(&self, linear: u64) -> bool {
-        linear == self.linear
-            || self.resume_point(self.key.rip.wrapping_add(linear.wrapping_sub(self.linear))).is_some()
+        let from_start = linear.wrapping_sub(self.linear);
+        !self.key.floats() && (from_start == 0 || self.code_of(from_start).is_some())
     }
 
-    /// Host address at which the instruction at `rip` begins, if this block holds it.
-    pub fn resume_point(&self, rip: u64) -> Option<u64> {
-        let offset = u16::try_from(rip.wrapping_sub(self.key.rip)).ok()?;
+    /// Guest rip that a jump out of it leads to, when it begins in `page`.
+    pub fn target(&self, page: u64, link: &LinkState) -> u64 {
+        if self.key.floats() { page.wrapping_add(link.target) } else { link.target }
+    }
+
+    /// Host address at which the instruction at `rip` begins, if this block holds it when it begins in `page`.
+    pub fn resume_point(&self, page: u64, rip: u64) -> Option<u64> {
+        self.code_of(rip.wrapping_sub(self.key.rip(page)))
+    }
+
+    /// Host address at which the instruction at this offset of the block begins.
+    fn code_of(&self, offset: u64) -> Option<u64> {
+        let offset = u16::try_from(offset).ok()?;
         let n = self.map.binary_search_by_key(&offset, |(_, guest)| *guest).ok()?;
         Some(self.entry + u64::from(self.map[n].0))
     }
@@ -121,12 +157,12 @@ impl Block {
         self.parked.is_some_and(|from| (from..self.tail).contains(&host))
     }
 
-    /// Host address at which to go on at `rip` now that the instruction at `done` has been dealt with outside of the block:
-    /// done, or not begun if the two are the same. None inside of a group, unless its first instruction ran
-    /// before `done` and its hint has known its page since.
-    pub fn resume_after(&self, done: u64, rip: u64, hints: &[Hint]) -> Option<u64> {
-        let host = self.resume_point(rip)?;
-        let offset = |rip: u64| rip.wrapping_sub(self.key.rip) as u16;
+    /// Host address at which to go on at `rip`, when the block begins in `page`, now that the instruction at `done` has been
+    /// dealt with outside of it: done, or not begun if the two are the same. None inside of a group, unless its first
+    /// instruction ran before `done` and its hint has known its page since.
+    pub fn resume_after(&self, page: u64, done: u64, rip: u64, hints: &[Hint]) -> Option<u64> {
+        let host = self.resume_point(page, rip)?;
+        let offset = |rip: u64| rip.wrapping_sub(self.key.rip(page)) as u16;
         let (done, next) = (offset(done), offset(rip));
         let follows = self.map.windows(2).any(|pair| pair[0].1 == done && pair[1].1 == next);
         let stands = |group: &Group| {
@@ -137,11 +173,11 @@ impl Block {
         self.groups.iter().flatten().all(stands).then_some(host)
     }
 
-    /// Guest rip of the instruction whose code contains `host`.
-    pub fn guest_rip(&self, host: u64) -> Option<u64> {
+    /// Guest rip of the instruction whose code contains `host`, when the block begins in `page`.
+    pub fn guest_rip(&self, page: u64, host: u64) -> Option<u64> {
         let offset = u32::try_from(host.checked_sub(self.entry)?).ok()?;
         let n = self.map.partition_point(|(start, _)| *start <= offset).checked_sub(1)?;
-        Some(self.key.rip.wrapping_add(u64::from(self.map[n].1)))
+        Some(self.key.rip(page).wrapping_add(u64::from(self.map[n].1)))
     }
 }
 

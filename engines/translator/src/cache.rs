@@ -8,7 +8,7 @@ use iced_x86::Encoder;
 use vcpu::DebugPoints;
 
 use crate::access::Accesses;
-use crate::block::{Block, BlockId, Group, Key, LinkState, Range, Sites};
+use crate::block::{Block, BlockId, Group, Key, LinkState, Place, Range, Sites};
 use crate::context::{ContextField, VIEWS};
 use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
@@ -174,6 +174,13 @@ impl Cache {
         self.blocks.get(id.0 as usize)
     }
 
+    /// Where a block is good that is translated at this rip. A debugger's breakpoints are at linear addresses, so that
+    /// they bind the blocks to theirs.
+    pub fn place(&self, rip: u64, mode: ModeWord) -> Place {
+        let floats = mode.is_relocatable() && !self.points.has_breakpoints();
+        if floats { Place::Anywhere } else { Place::At(rip) }
+    }
+
     /// A block by identity.
     pub fn find(&self, key: &Key) -> Option<BlockId> {
         self.by_key.get(key).copied()
@@ -185,22 +192,15 @@ impl Cache {
         self.blocks.get(n).filter(|b| host < b.end)
     }
 
-    /// Lets indirect jumps of its view find a block. A view's table holds blocks of one mode only.
-    pub fn publish(&mut self, id: BlockId) {
+    /// Lets indirect jumps of its view find a block at this rip. A view's table holds blocks of one mode only.
+    pub fn publish(&mut self, id: BlockId, rip: u64) {
         let Some(block) = self.blocks.get(id.0 as usize) else {
             return;
         };
-        let (Key { mode, rip, apart, .. }, entry) = (block.key, block.entry);
+        let (Key { mode, apart, .. }, entry) = (block.key, block.entry);
         self.prepare_view(mode);
-        if mode.steps() || apart {
-            return;
-        }
-        let view = mode.view();
-        let loser = self.jumps.insert(&mut self.region, view, rip, id, entry);
-        // Two that are wanted in turn would throw each other out at a crossing each time.
-        if let Some(victim) = loser.and_then(|id| self.blocks.get(id.0 as usize)).filter(|block| block.valid)
-        {
-            self.jumps.insert_victim(&mut self.region, view, victim.key.rip, victim.entry);
+        if !mode.steps() && !apart {
+            self.jumps.insert(&mut self.region, mode.view(), rip, entry);
         }
     }
 
@@ -236,7 +236,7 @@ impl Cache {
         let code = self.fetch(guest, tlb, &source)?;
         let mode = source.key.mode;
         let limit = if mode.steps() || source.next_page.is_some() { 1 } else { decode::MAX_INSTRUCTIONS };
-        let (mut list, end) = decode::decode(&code, source.key.rip, mode, limit, &mut self.accesses);
+        let (mut list, end) = decode::decode(&code, source.key.rip(0), mode, limit, &mut self.accesses);
         let end = breakpoints::cut(&self.points, &source, &mut list, end);
         if list.is_empty() && end == End::Page {
             return Err(NoBlock::NextPage);
@@ -280,12 +280,19 @@ impl Cache {
         let code_start = self.emitter.layout().code();
         let offset = self.used.next_multiple_of(ENTRY_ALIGN);
         let entry = code_start + offset as u64;
-        let straddles = source.next_page.is_some();
+        let floats = source.key.floats();
+        let linear = if floats { source.key.rip(0) } else { source.linear };
+        let linkable = match source.next_page {
+            Some(_) => (0, 0),
+            None if floats => (0, 0x1000),
+            None => source.linkable,
+        };
         let frame = Frame {
-            rip: source.key.rip,
-            linear: source.linear,
+            floats,
+            rip: source.key.rip(0),
+            linear,
             physical: source.key.physical,
-            linkable: if straddles { (0, 0) } else { source.linkable },
+            linkable,
             mode: source.key.mode,
             block: id,
             live_in,
@@ -293,7 +300,7 @@ impl Cache {
             xsave_size: self.xsave.size,
             syscall: self.syscall,
             miss: self.miss,
-            second_chance: self.second_chance[source.key.mode.view()],
+            second_chance: self.second_chance,
             apart: source.key.apart,
             bounce: None,
         };
@@ -314,7 +321,7 @@ impl Cache {
         });
         let block = Block {
             key: source.key,
-            linear: source.linear,
+            linear,
             entry,
             checked: entry + u64::from(lowered.checked),
             body: entry + u64::from(lowered.body),
@@ -360,7 +367,12 @@ impl Cache {
         let Some(link) = source.links.get(usize::from(n)).copied() else {
             return;
         };
-        if !source.valid || !target.valid || link.mode != target.key.mode || target.key.rip != link.target {
+        let same_place = target.key.floats() == source.key.floats() && target.key.rip(0) == link.target;
+        if !source.valid || !target.valid || link.mode != target.key.mode || !same_place {
+            return;
+        }
+        if source.key.floats() && source.key.physical >> 12 != target.key.physical >> 12 {
+            // The page has been mapped elsewhere meanwhile; what it was is still good there.
             return;
         }
         if target.second_page.is_some() {
@@ -368,7 +380,8 @@ impl Cache {
                 return;
             }
             // Only the table notices when the second page's mapping changes.
-            let stub = self.table_stub(link.mode.view(), link.target);
+            let floats = source.key.floats();
+            let stub = self.table_stub(link.mode.view(), floats, link.target);
             self.patch(link.at, stub);
             return;
         }
@@ -383,7 +396,8 @@ impl Cache {
     /// Where to go on in a block: see [`Block::resume_after`].
     pub fn resume_after(&mut self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
         let block = self.blocks.get(id.0 as usize).filter(|block| block.valid && block.key.mode == mode)?;
-        block.resume_after(done, rip, &self.region.hints().hints)
+        let page = self.region.context_ref().block_page;
+        block.resume_after(page, done, rip, &self.region.hints().hints)
     }
 
     /// Lets a group of a block lead to another block where it straddles pages.
@@ -402,11 +416,17 @@ impl Cache {
     }
 
     /// Code that goes through the jump table, for a jump that cannot be linked.
-    fn table_stub(&mut self, view: usize, target: u64) -> u64 {
+    fn table_stub(&mut self, view: usize, floats: bool, target: u64) -> u64 {
         let stub = self.emitter.layout().code() + self.used as u64;
         self.emitter.restart(stub);
+        let second_chance = self.second_chance[view];
         trampoline::emit_flags_to_context(&mut self.emitter);
-        trampoline::emit_jump_through_table(&mut self.emitter, view, target);
+        if floats {
+            self.emitter.load_and_add(Reg::R9, ContextField::BlockPage, target);
+            trampoline::emit_jump_hash(&mut self.emitter, view, second_chance);
+        } else {
+            trampoline::emit_jump_to_known(&mut self.emitter, view, target, second_chance);
+        }
         self.region.write_code(self.used, self.emitter.code());
         self.used += self.emitter.code().len();
         stub
@@ -468,8 +488,7 @@ impl Cache {
         if !std::mem::replace(&mut block.valid, false) {
             return;
         }
-        let key = block.key;
-        let entry = block.entry;
+        let (key, entry) = (block.key, block.entry);
         let straddlers = std::mem::take(&mut block.straddlers);
         for (from, n) in std::mem::take(&mut block.incoming) {
             self.unlink(from, n);
@@ -478,18 +497,29 @@ impl Cache {
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
         }
-        self.jumps.remove(&mut self.region, key.mode.view(), key.rip, entry);
+        // The jump table may hold it under any number of addresses: whoever is sent there goes on to the engine.
+        self.emitter.restart(entry);
+        self.emitter.jmp_to(self.miss);
+        let offset = (entry - self.emitter.layout().code()) as usize;
+        self.region.write_code(offset, self.emitter.code());
     }
 
     /// Takes a debugger's points, and drops the blocks that are not as they want them.
     pub fn set_debug_points(&mut self, points: &Arc<DebugPoints>) {
         let former = std::mem::replace(&mut self.points, points.clone());
-        for linear in former.changed_breakpoints(points) {
-            let stale = |block: &Block| block.valid && block.covers(linear);
-            let stale: Vec<_> = (0..).zip(&self.blocks).filter(|(_, block)| stale(block)).collect();
-            let stale: Vec<_> = stale.into_iter().map(|(n, _)| BlockId(n)).collect();
-            stale.into_iter().for_each(|id| self.drop_block(id));
+        if former.has_breakpoints() != points.has_breakpoints() {
+            self.drop_where(|block| block.key.mode.is_relocatable());
         }
+        for linear in former.changed_breakpoints(points) {
+            self.drop_where(|block| block.covers(linear));
+        }
+    }
+
+    fn drop_where(&mut self, stale: impl Fn(&Block) -> bool) {
+        let blocks = (0..).zip(&self.blocks);
+        let stale: Vec<_> = blocks.filter(|(_, block)| block.valid && stale(block)).collect();
+        let stale: Vec<_> = stale.into_iter().map(|(n, _)| BlockId(n)).collect();
+        stale.into_iter().for_each(|id| self.drop_block(id));
     }
 
     /// What has gone through it so far.
@@ -520,6 +550,7 @@ impl Cache {
         let offset = self.region.code_bytes() - BOUNCE_ROOM;
         let entry = self.emitter.layout().code() + offset as u64;
         let frame = Frame {
+            floats: false,
             rip: insn.instruction.ip(),
             linear: 0,
             physical: 0,
@@ -531,7 +562,7 @@ impl Cache {
             xsave_size: self.xsave.size,
             syscall: None,
             miss: self.miss,
-            second_chance: self.miss,
+            second_chance: self.second_chance,
             apart: true,
             bounce: Some(buffer),
         };

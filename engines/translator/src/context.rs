@@ -8,7 +8,7 @@
 //! +KICK       the kick word
 //! +BOUNCE     guard page, two bounce pages, guard page
 //! +TLB        one software TLB per memory view
-//! +JUMP       one jump table per memory view
+//! +JUMP       one jump table per memory view: pairs of a guest address and the host's
 //! +VICTIM     one victim table behind each jump table
 //! +HINTS      the hints
 //! +CODE       the translation cache, executable; written through a second mapping elsewhere
@@ -31,6 +31,9 @@ pub const JUMP_ENTRIES: usize = 8192;
 /// Entries of the victim table behind each jump table.
 pub const VICTIM_ENTRIES: usize = 2048;
 
+/// Bytes of an entry of either: the guest address of a block, and the host address of its entry for indirect jumps.
+pub const JUMP_ENTRY_BYTES: usize = 16;
+
 /// Offset of the kick word, which other threads set: not zero when the engine is to leave guest code.
 pub const KICK_OFFSET: usize = 0x2000;
 /// Offset of the bounce pages' leading guard.
@@ -42,11 +45,11 @@ pub const TLB_BYTES: usize = TLB_ENTRIES << TLB_ENTRY_SHIFT;
 /// Offset of the jump tables.
 pub const JUMP_OFFSET: usize = TLB_OFFSET + VIEWS * TLB_BYTES;
 /// Bytes of one jump table.
-pub const JUMP_BYTES: usize = JUMP_ENTRIES * 8;
+pub const JUMP_BYTES: usize = JUMP_ENTRIES * JUMP_ENTRY_BYTES;
 /// Offset of the victim tables.
 pub const VICTIM_OFFSET: usize = JUMP_OFFSET + VIEWS * JUMP_BYTES;
 /// Bytes of one victim table.
-pub const VICTIM_BYTES: usize = VICTIM_ENTRIES * 16;
+pub const VICTIM_BYTES: usize = VICTIM_ENTRIES * JUMP_ENTRY_BYTES;
 /// Offset of the hints.
 pub const HINTS_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
 /// Offset of the translation cache.
@@ -124,6 +127,9 @@ pub struct Context {
     pub mode: u64,
     /// Not zero when CS and SS are those of SYSCALL (1) or SYSRET (2) and `CpuState` does not know yet.
     pub ring_change: u64,
+    /// Linear address of the page in which the running block begins, if it is one that is good at any address; see
+    /// [`crate::block::Place`].
+    pub block_page: u64,
     /// Segment selectors.
     pub selector: [u64; 6],
     /// What SWAPGS exchanges with the base of GS.
@@ -186,6 +192,7 @@ pub enum ContextField {
     Window,
     Mode,
     RingChange,
+    BlockPage,
     Selector(u8),
     KernelGsBase,
     TscAux,
@@ -225,6 +232,7 @@ impl ContextField {
             Self::Window => offset_of!(Context, window),
             Self::Mode => offset_of!(Context, mode),
             Self::RingChange => offset_of!(Context, ring_change),
+            Self::BlockPage => offset_of!(Context, block_page),
             Self::Selector(i) => array(offset_of!(Context, selector), i),
             Self::KernelGsBase => offset_of!(Context, kernel_gs_base),
             Self::TscAux => offset_of!(Context, tsc_aux),

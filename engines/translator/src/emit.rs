@@ -78,6 +78,11 @@ impl Mem {
         Self { base: Some(base), index: None, disp: 0 }
     }
 
+    /// `[address]`, below 2 GiB.
+    pub fn absolute(address: u64) -> Self {
+        Self { base: None, index: None, disp: address as i32 }
+    }
+
     /// `[base+disp]`
     pub fn at(base: Reg, disp: i32) -> Self {
         Self { base: Some(base), index: None, disp }
@@ -222,6 +227,17 @@ impl Emitter {
             self.rex(true, 0, 0, reg.0);
             self.code.push(0xb8 | reg.0 & 7);
             self.bytes(&value.to_le_bytes());
+        }
+    }
+
+    /// `mov reg, [field]`, then adds `value`; flags are untouched.
+    pub fn load_and_add(&mut self, reg: Reg, field: ContextField, value: u64) {
+        self.op_ctx(Op::Load, true, reg, field);
+        let mut left = value as i64;
+        while left != 0 {
+            let step = left.clamp(i32::MIN.into(), i32::MAX.into());
+            self.lea(true, reg, Mem::at(reg, step as i32));
+            left -= step;
         }
     }
 
@@ -387,23 +403,11 @@ impl Emitter {
         self.code[fixup.at..fixup.at + 4].copy_from_slice(&relative.to_le_bytes());
     }
 
-    /// `jmp reg`.
-    pub fn jmp_reg(&mut self, reg: Reg) {
-        self.rex(false, 0, 0, reg.0);
-        self.bytes(&[0xff, 0xe0 | reg.0 & 7]);
-    }
-
-    /// `jmp [table + reg*8]` with the table below 2 GiB.
-    pub fn jmp_table(&mut self, table: u64, reg: Reg) {
-        self.rex(false, 0, reg.0, 0);
-        self.bytes(&[0xff, 0x24, 0xc0 | (reg.0 & 7) << 3 | 5]);
-        self.imm32(table as i32);
-    }
-
-    /// `jmp [address]` with the address below 2 GiB.
-    pub fn jmp_absolute(&mut self, address: u64) {
-        self.bytes(&[0xff, 0x24, 0x25]);
-        self.imm32(address as i32);
+    /// `jmp [mem]`.
+    pub fn jmp_mem(&mut self, mem: Mem) {
+        self.rex(false, 0, mem.index.map_or(0, |(r, _)| r.0), mem.base.map_or(0, |r| r.0));
+        self.code.push(0xff);
+        self.modrm_mem(4, mem);
     }
 
     /// Status flags into ax: `lahf; seto al`.

@@ -182,7 +182,7 @@ impl Translator {
                         return (Exit::Exception(fault), rip);
                     }
                     match self.block_for(cpu, rip, false) {
-                        Ok(id) => self.enter_block(id),
+                        Ok(id) => self.enter_block(id, rip),
                         Err(exit) => return (exit, rip),
                     }
                 }
@@ -192,8 +192,10 @@ impl Translator {
         }
     }
 
-    fn enter_block(&mut self, id: BlockId) -> u64 {
-        self.cache.publish(id);
+    /// Makes a block ready that has been found for `rip`; gives the host address at which it begins.
+    fn enter_block(&mut self, id: BlockId, rip: u64) -> u64 {
+        self.cache.publish(id, rip);
+        self.cache.region.context().block_page = rip & !0xfff;
         self.last = Some((id, self.cache.generation()));
         self.cache.block(id).map_or(self.cache.crossings.exit, |block| block.body)
     }
@@ -201,7 +203,8 @@ impl Translator {
     /// The block at `rip`, translated if need be; the one without groups if they are to be `apart`.
     fn block_for(&mut self, cpu: &CpuState, rip: u64, apart: bool) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
-        let key = Key { physical: page.physical, rip, mode: self.mode, apart };
+        let place = self.cache.place(rip, self.mode);
+        let key = Key { physical: page.physical, place, mode: self.mode, apart };
         let found = self.cache.find(&key);
         let second = found.and_then(|id| self.cache.block(id)).and_then(|block| block.second_page);
         if let (Some(id), None) = (found, second) {

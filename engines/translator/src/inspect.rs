@@ -5,6 +5,7 @@
 
 use iced_x86::{FlowControl, Mnemonic, OpKind, Register};
 use vcpu::{BlockView, PieceView};
+use x86::paging::{self, Access, AccessKind};
 
 use crate::block::Block;
 use crate::context::VIEWS;
@@ -23,8 +24,12 @@ const BYTES: usize = 3 << 10;
 impl Translator {
     /// See [`vcpu::Engine::blocks_at`]: the blocks that go over the instruction, those that begin there first.
     pub(crate) fn view_blocks(&mut self, rip: u64) -> Vec<BlockView> {
-        let mut found: Vec<_> = self.cache.blocks_over(rip).collect();
-        found.sort_by_key(|id| self.cache.block(*id).is_none_or(|block| block.key.rip != rip));
+        let page = rip & !0xfff;
+        let access = Access::explicit(AccessKind::Execute, true);
+        let user_page = paging::walk(&self.paging, &self.guest, page, access).ok();
+        let user_page = user_page.map(|found| found.physical & !0xfff);
+        let mut found: Vec<_> = self.cache.blocks_over(rip, user_page).collect();
+        found.sort_by_key(|id| self.cache.block(*id).is_none_or(|block| block.key.rip(page) != rip));
         found.truncate(BLOCKS);
         let mut views = Vec::new();
         for id in found {
@@ -37,27 +42,26 @@ impl Translator {
                 code.extend(self.guest.code(range.start, usize::MAX).unwrap_or_default());
             }
             let limit = block.map.len();
-            let list = self.cache.decode_list(&code, key.rip, key.mode, limit);
+            let list = self.cache.decode_list(&code, key.rip(page), key.mode, limit);
             if let Some(block) = self.cache.block(id) {
-                views.push(self.view(block, &list, &code));
+                views.push(self.view(block, page, &list, &code));
             }
         }
         views
     }
 
-    fn view(&self, block: &Block, list: &[GuestInsn], code: &[u8]) -> BlockView {
+    fn view(&self, block: &Block, page: u64, list: &[GuestInsn], code: &[u8]) -> BlockView {
+        let start_rip = block.key.rip(page);
         let mode = block.key.mode;
         let host = |from: u64, to: u64| self.cache.host_code(from, to);
         let at = |offset: u32| block.entry + u64::from(offset);
         let first = block.map.first().map_or(block.tail, |(offset, _)| at(*offset));
         let mut pieces = vec![PieceView {
-            rip: block.key.rip,
+            rip: start_rip,
             guest: Vec::new(),
             address: block.entry,
             host: host(block.entry, first),
-            reason:
-                "entry: is it this block that an indirect jump meant, and does another thread want the vCPU?"
-                    .into(),
+            reason: entry_reason(block).into(),
         }];
         for (n, (start, offset)) in block.map.iter().enumerate() {
             let end = block.map.get(n + 1).map_or(block.tail, |(next, _)| at(*next));
@@ -68,12 +72,12 @@ impl Translator {
             let bytes = host(at(*start), end);
             let same = bytes == guest;
             let reason = insn.filter(|_| !same).map_or_else(String::new, |insn| reason(insn, mode));
-            let rip = block.key.rip.wrapping_add(u64::from(*offset));
+            let rip = start_rip.wrapping_add(u64::from(*offset));
             pieces.push(PieceView { rip, guest, address: at(*start), host: bytes, reason });
         }
         if block.tail < block.end {
             pieces.push(PieceView {
-                rip: block.key.rip,
+                rip: start_rip,
                 guest: Vec::new(),
                 address: block.tail,
                 host: host(block.tail, block.end),
@@ -89,7 +93,7 @@ impl Translator {
         let omitted = (pieces.len() - shown) as u64;
         pieces.truncate(shown);
         BlockView {
-            rip: block.key.rip,
+            rip: start_rip,
             physical: block.key.physical,
             bits: mode.bits(),
             circumstances: circumstances(mode),
@@ -121,6 +125,14 @@ impl Translator {
             ("of these for writing", writable),
             ("of these from large pages", large),
         ]
+    }
+}
+
+fn entry_reason(block: &Block) -> &'static str {
+    if block.key.floats() {
+        "entry of indirect jumps: notes which page this is, since the block is good wherever that is mapped; does another thread want the vCPU?"
+    } else {
+        "entry of indirect jumps: does another thread want the vCPU?"
     }
 }
 

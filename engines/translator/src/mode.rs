@@ -184,6 +184,13 @@ impl ModeWord {
         Self(self.0 | STEP)
     }
 
+    /// Whether blocks of this mode are made so that they are good wherever their page is mapped. Ring 3's programs and
+    /// libraries are at other addresses in each process, and linear addresses are rips there; a kernel stays
+    /// where it is.
+    pub fn is_relocatable(self) -> bool {
+        self.is_long() && self.view() == VIEW_USER && !self.steps()
+    }
+
     /// Whether any floating-point or vector instruction would trap, so that each must be looked at.
     pub fn restricts_fpu(self) -> bool {
         self.0 & (NO_X87 | NO_SSE | NO_AVX | NO_AVX512 | FWAIT_TRAPS) != 0

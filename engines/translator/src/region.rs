@@ -78,14 +78,14 @@ impl Region {
         unsafe { &mut *self.reservation.as_ptr().add(TLB_OFFSET + view * TLB_BYTES).cast() }
     }
 
-    /// A view's jump table: host addresses of blocks' indirect entries.
-    pub fn jump_table(&mut self, view: usize) -> &mut [u64; JUMP_ENTRIES] {
+    /// A view's jump table: guest address and host address of blocks' entries for indirect jumps.
+    pub fn jump_table(&mut self, view: usize) -> &mut [[u64; 2]; JUMP_ENTRIES] {
         assert!(view < VIEWS);
         // SAFETY: as for `tlb`.
         unsafe { &mut *self.reservation.as_ptr().add(JUMP_OFFSET + view * JUMP_BYTES).cast() }
     }
 
-    /// A view's victim table: guest address and host address of indirect entries that lost their slot.
+    /// A view's victim table: entries that lost their slot in the jump table.
     pub fn victims(&mut self, view: usize) -> &mut [[u64; 2]; VICTIM_ENTRIES] {
         assert!(view < VIEWS);
         // SAFETY: as for `tlb`.

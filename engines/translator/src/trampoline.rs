@@ -4,7 +4,7 @@
 //! `Context::enter_target`; exiting is the mirror image. While the guest runs the host's rsp holds the guest's:
 //! nothing may push, and host signals run on an alternate stack.
 
-use crate::context::{ContextField as F, VICTIM_ENTRIES};
+use crate::context::{ContextField as F, JUMP_ENTRIES, JUMP_ENTRY_BYTES, VICTIM_ENTRIES};
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::regs::SPILLED;
 
@@ -98,7 +98,7 @@ pub fn emit_leave(e: &mut Emitter, index: u32) {
 
 /// Slot of a jump table that `pc` hashes to; the engine's mirror of [`emit_jump_hash`].
 pub fn jump_slot(pc: u64) -> usize {
-    ((pc as u32) >> 12 ^ pc as u32) as usize & (crate::context::JUMP_ENTRIES - 1)
+    ((pc as u32) >> 12 ^ pc as u32) as usize & (JUMP_ENTRIES - 1)
 }
 
 /// Slot of a victim table that `pc` hashes to; the engine's mirror of [`emit_second_chance`].
@@ -106,33 +106,40 @@ pub fn victim_slot(pc: u64) -> usize {
     ((pc as u32) >> 7 ^ pc as u32) as usize & (VICTIM_ENTRIES - 1)
 }
 
-/// Where an indirect jump goes that the jump table sent to the wrong block: tries the victim table for the guest
-/// address in r9, and else goes to `miss`.
+/// Where a jump goes whose slot of the jump table holds another block: tries the victim table for the guest address
+/// in r9, and else goes to `miss`.
 pub fn emit_second_chance(e: &mut Emitter, view: usize, miss: u64) -> u64 {
     e.align(64);
     let entry = e.here();
-    let table = e.layout().victim_table(view) as i32;
-    e.mov32(Reg::R10, Reg::R9);
-    e.shift(5, false, Reg::R10, 7);
-    e.op_reg(Op::Xor, false, Reg::R10, Reg::R9);
-    e.group1(4, false, Reg::R10, VICTIM_ENTRIES as i32 - 1);
-    e.shift(4, false, Reg::R10, 4);
-    e.op_mem(Op::Cmp, true, Reg::R9, Mem::at(Reg::R10, table));
-    let unknown = e.jcc(Cond::NotEqual);
-    e.fix_to(unknown, miss);
-    e.op_mem(Op::Load, true, Reg::R10, Mem::at(Reg::R10, table + 8));
-    e.jmp_reg(Reg::R10);
+    let table = e.layout().victim_table(view);
+    emit_slot(e, 7, VICTIM_ENTRIES);
+    emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32), miss);
     entry
 }
 
-/// Jumps through a view's table to the block for the guest address in r9. Clobbers r10 and flags.
-pub fn emit_jump_hash(e: &mut Emitter, view: usize) {
-    e.mov32(Reg::R10, Reg::R9);
-    e.shift(5, false, Reg::R10, 12);
-    e.op_reg(Op::Xor, false, Reg::R10, Reg::R9);
-    e.group1(4, false, Reg::R10, crate::context::JUMP_ENTRIES as i32 - 1);
+/// Jumps through a view's table to the block for the guest address in r9. Where it is not there, `second_chance` of the
+/// view is tried. Clobbers r10 and flags.
+pub fn emit_jump_hash(e: &mut Emitter, view: usize, second_chance: u64) {
     let table = e.layout().jump_table(view);
-    e.jmp_table(table, Reg::R10);
+    emit_slot(e, 12, JUMP_ENTRIES);
+    emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32), second_chance);
+}
+
+/// The offset in a table of the entry for the guest address in r9 into r10.
+fn emit_slot(e: &mut Emitter, shift: u8, entries: usize) {
+    e.mov32(Reg::R10, Reg::R9);
+    e.shift(5, false, Reg::R10, shift);
+    e.op_reg(Op::Xor, false, Reg::R10, Reg::R9);
+    e.group1(4, false, Reg::R10, entries as i32 - 1);
+    e.shift(4, false, Reg::R10, JUMP_ENTRY_BYTES.trailing_zeros() as u8);
+}
+
+/// Jumps where an entry says if it is that of the guest address in r9.
+fn emit_jump_by_entry(e: &mut Emitter, entry: Mem, else_to: u64) {
+    e.op_mem(Op::Cmp, true, Reg::R9, entry);
+    let other = e.jcc(Cond::NotEqual);
+    e.fix_to(other, else_to);
+    e.jmp_mem(Mem { disp: entry.disp + 8, ..entry });
 }
 
 /// The status flags into `Context::jump_flags`. Clobbers r11.
@@ -152,8 +159,8 @@ pub fn emit_flags_from_context(e: &mut Emitter) {
 }
 
 /// Jumps through a view's table to the block for a known guest address, with the flags in the context.
-pub fn emit_jump_through_table(e: &mut Emitter, view: usize, target: u64) {
+pub fn emit_jump_to_known(e: &mut Emitter, view: usize, target: u64, second_chance: u64) {
     e.mov_imm(Reg::R9, target);
-    let table = e.layout().jump_table(view);
-    e.jmp_absolute(table + jump_slot(target) as u64 * 8);
+    let slot = e.layout().jump_table(view) + (jump_slot(target) * JUMP_ENTRY_BYTES) as u64;
+    emit_jump_by_entry(e, Mem::absolute(slot), second_chance);
 }

@@ -6,6 +6,7 @@ use crate::block::Range;
 use crate::decode::{self, End, GuestInsn};
 use crate::flags;
 use crate::guest::Guest;
+use crate::lower::is_narrow;
 
 /// The guest bytes a block stands for. At an invalid end, the bytes that made it invalid count too.
 pub(super) fn sources_of(source: &Source, list: &[GuestInsn], end: End) -> Vec<Range> {
@@ -39,6 +40,9 @@ pub(super) fn live_at_end(
     if last.routine.is_some() || mode.steps() || source.next_page.is_some() {
         return flags::ALL;
     }
+    if source.key.floats() && is_narrow(i) {
+        return flags::ALL;
+    }
     let targets = match (end, i.flow_control()) {
         (End::Limit, _) => [Some(i.next_ip()), None],
         (End::Transfer, C::UnconditionalBranch | C::Call) => [Some(i.near_branch_target()), None],
@@ -47,7 +51,7 @@ pub(super) fn live_at_end(
     };
     let mut live = 0;
     for target in targets.into_iter().flatten() {
-        let linear = source.linear.wrapping_add(target.wrapping_sub(source.key.rip));
+        let linear = source.linear.wrapping_add(target.wrapping_sub(source.key.rip(0)));
         if linear >> 12 != source.linear >> 12 {
             return flags::ALL;
         }

@@ -6,10 +6,12 @@ use crate::decode::{self, GuestInsn};
 use crate::mode::ModeWord;
 
 impl Cache {
-    /// The good blocks that hold an instruction which begins at this guest rip.
-    pub fn blocks_over(&self, rip: u64) -> impl Iterator<Item = BlockId> {
+    /// The good blocks that hold an instruction which begins at this guest rip, where ring 3 has this physical page.
+    pub fn blocks_over(&self, rip: u64, user_page: Option<u64>) -> impl Iterator<Item = BlockId> {
         let over = move |(n, block): (usize, &crate::block::Block)| {
-            (block.valid && block.resume_point(rip).is_some()).then_some(BlockId(n as u32))
+            let mapped = !block.key.floats() || user_page == Some(block.key.physical & !0xfff);
+            let found = block.valid && mapped && block.resume_point(rip & !0xfff, rip).is_some();
+            found.then_some(BlockId(n as u32))
         };
         self.blocks.iter().enumerate().filter_map(over)
     }

@@ -54,11 +54,12 @@ impl Translator {
             return Next::Exit(unsupported(*rip, "an exit from a dropped block".into()));
         };
         self.last = Some((site.block, self.cache.generation()));
-        let at = block.key.rip.wrapping_add(u64::from(site.offset));
+        let page = self.cache.region.context_ref().block_page;
+        let at = block.key.rip(page).wrapping_add(u64::from(site.offset));
         match site.kind {
             SiteKind::Link(n) => {
                 self.counters.links += 1;
-                let target = block.links.get(usize::from(n)).map_or(at, |link| link.target);
+                let target = block.links.get(usize::from(n)).map_or(at, |link| block.target(page, link));
                 *rip = target;
                 self.follow(cpu, site.block, n, target)
             }
@@ -93,7 +94,7 @@ impl Translator {
                 *rip = at;
                 // The instruction in the shadow runs alone; `stepped` ends it.
                 match self.block_for(cpu, at, false) {
-                    Ok(id) => Next::In(self.enter_block(id)),
+                    Ok(id) => Next::In(self.enter_block(id, at)),
                     Err(exit) => Next::Exit(exit),
                 }
             }
@@ -140,7 +141,7 @@ impl Translator {
                 if self.cache.generation() == generation {
                     self.cache.lead_apart(from, group, to);
                 }
-                Next::In(self.enter_block(to))
+                Next::In(self.enter_block(to, rip))
             }
             Err(exit) => Next::Exit(exit),
         }
@@ -155,7 +156,8 @@ impl Translator {
         if let Some(site) = site
             && let Some(block) = self.cache.block(site.block)
         {
-            let at = block.key.rip.wrapping_add(u64::from(site.offset));
+            let page = self.cache.region.context_ref().block_page;
+            let at = block.key.rip(page).wrapping_add(u64::from(site.offset));
             let code = self.fetch_instruction(cpu, at).unwrap_or_default();
             if let Some(insn) = self.cache.decode_one(&code, at, self.mode) {
                 self.take_back(&insn.instruction);
@@ -173,7 +175,7 @@ impl Translator {
                 if self.cache.generation() == generation {
                     self.cache.link(from, n, to);
                 }
-                Next::In(self.enter_block(to))
+                Next::In(self.enter_block(to, target))
             }
             Err(exit) => Next::Exit(exit),
         }
@@ -244,9 +246,10 @@ impl Translator {
     /// A host signal in guest code.
     pub(super) fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
         let signal = self.signal();
+        let page = self.cache.region.context_ref().block_page;
         let block = self.cache.block_at(signal.pc);
         let parked = block.is_some_and(|block| block.is_parked(signal.pc));
-        let Some(at) = block.and_then(|block| block.guest_rip(signal.pc)) else {
+        let Some(at) = block.and_then(|block| block.guest_rip(page, signal.pc)) else {
             return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
         };
         *rip = at;

@@ -259,6 +259,14 @@ impl Lowering<'_> {
             return Err(NoLowering);
         }
         let by_rip = matches!(base, Register::RIP | Register::EIP);
+        if by_rip && self.frame.floats {
+            self.held.lose(to);
+            self.rip_into(to, disp);
+            if base == Register::EIP {
+                self.e.mov32(to, to);
+            }
+            return Ok(());
+        }
         if by_rip || base == Register::None && index == Register::None {
             let disp = if base == Register::EIP { disp & 0xffff_ffff } else { disp };
             self.held.lose(to);

@@ -2,7 +2,7 @@
 //!
 //! A direct transfer inside the block's linkable range is a jump that is patched once its target is
 //! translated. Every other transfer goes through the view's jump table by the guest address, with the flags in
-//! the context, since the comparison that confirms the target destroys them.
+//! the context, since the comparison that finds the target there destroys them.
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
@@ -14,9 +14,24 @@ use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Fixup, Mem, Op, Reg};
 use crate::regs::{SPILLED, is_spilled, number};
-use crate::trampoline::{emit_jump_hash, emit_jump_through_table};
+use crate::trampoline::{emit_jump_hash, emit_jump_to_known};
 
 const SCRATCH: Scratch = SPILLED;
+
+/// Where a direct jump leads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    /// Guest rip, as it counts in the block.
+    pub rip: u64,
+    /// Only 16 bits of it count, once it is known where the block is.
+    narrow: bool,
+}
+
+impl From<u64> for Target {
+    fn from(rip: u64) -> Self {
+        Self { rip, narrow: false }
+    }
+}
 
 impl Lowering<'_> {
     /// Lowers a control transfer; `false` if this is none.
@@ -60,8 +75,17 @@ impl Lowering<'_> {
         Ok(true)
     }
 
-    fn direct_target(&self, i: &Instruction) -> u64 {
-        i.near_branch_target()
+    pub(super) fn direct_target(&self, i: &Instruction) -> Target {
+        Target { rip: i.near_branch_target(), narrow: self.frame.floats && is_narrow(i) }
+    }
+
+    /// A rip as it counts in the block into a register; no flag is touched.
+    pub(super) fn rip_into(&mut self, reg: Reg, rip: u64) {
+        if self.frame.floats {
+            self.e.load_and_add(reg, F::BlockPage, rip);
+        } else {
+            self.e.mov_imm(reg, rip);
+        }
     }
 
     /// The linear address of a guest rip.
@@ -70,13 +94,15 @@ impl Lowering<'_> {
     }
 
     /// Whether a jump to this guest rip may be linked.
-    pub(super) fn is_linkable(&self, target: u64) -> bool {
-        let linear = self.linear_of(target);
-        !self.frame.mode.steps() && (self.frame.linkable.0..self.frame.linkable.1).contains(&linear)
+    pub(super) fn is_linkable(&self, target: Target) -> bool {
+        let linear = self.linear_of(target.rip);
+        let reach = self.frame.linkable.0..self.frame.linkable.1;
+        !self.frame.mode.steps() && !target.narrow && reach.contains(&linear)
     }
 
     /// Goes on at a known guest rip.
-    pub(super) fn jump(&mut self, target: u64) {
+    pub(super) fn jump(&mut self, target: impl Into<Target>) {
+        let target = target.into();
         if self.is_linkable(target) {
             let jump = self.e.jmp();
             self.link_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
@@ -86,7 +112,7 @@ impl Lowering<'_> {
     }
 
     /// Lets a jump that has been emitted go on at a known guest rip.
-    fn jump_from(&mut self, jump: Fixup, target: u64) {
+    fn jump_from(&mut self, jump: Fixup, target: Target) {
         if self.is_linkable(target) {
             self.link_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
         } else {
@@ -94,15 +120,35 @@ impl Lowering<'_> {
         }
     }
 
-    /// Goes on at a known guest rip by way of the table, whose slot is known too.
-    pub(super) fn jump_through_table(&mut self, target: u64) {
+    /// Goes on at a guest rip that counts in the block by way of the table, whose slot may be known too.
+    pub(super) fn jump_through_table(&mut self, target: impl Into<Target>) {
+        let Target { rip, narrow } = target.into();
         self.flags_to_context();
-        if self.frame.mode.steps() {
-            self.e.mov_imm(Reg::R9, target);
-            self.e.jmp_to(self.frame.miss);
-        } else {
-            emit_jump_through_table(self.e, self.frame.mode.view(), target);
+        if !self.frame.floats && !self.frame.mode.steps() {
+            self.jump_to_known(rip);
+            return;
         }
+        self.rip_into(Reg::R9, rip);
+        if narrow {
+            self.e.movzx16(Reg::R9, Reg::R9);
+        }
+        self.jump_by_r9();
+    }
+
+    /// Goes on at a guest rip known here, with the flags in the context.
+    pub(super) fn jump_to_known(&mut self, rip: u64) {
+        let view = self.frame.mode.view();
+        emit_jump_to_known(self.e, view, rip, self.frame.second_chance[view]);
+    }
+
+    /// Goes on at the guest rip in r9, with the flags in the context.
+    pub(super) fn jump_by_r9(&mut self) {
+        if self.frame.mode.steps() {
+            self.e.jmp_to(self.frame.miss);
+            return;
+        }
+        let view = self.frame.mode.view();
+        emit_jump_hash(self.e, view, self.frame.second_chance[view]);
     }
 
     /// Goes on at the guest rip in r9. Should nothing be able to be there, this instruction is at fault.
@@ -111,11 +157,7 @@ impl Lowering<'_> {
         let site = Site { kind: SiteKind::Indirect, block: self.frame.block, offset: insn.offset };
         let source = self.sites.add(site);
         self.e.mov_imm(Reg::R11, source.into());
-        if self.frame.mode.steps() {
-            self.e.jmp_to(self.frame.miss);
-            return;
-        }
-        emit_jump_hash(self.e, self.frame.mode.view());
+        self.jump_by_r9();
     }
 
     /// The target of an indirect jump or call into r9.
@@ -162,7 +204,14 @@ impl Lowering<'_> {
     fn push_return_address(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         let width = Width::of(&insn.instruction, self.frame.mode)?;
         let place = self.push_slot(insn, width)?;
-        self.store_immediate(width, place, insn.instruction.next_ip())?;
+        let next = insn.instruction.next_ip();
+        if self.frame.floats {
+            let temp = self.spare(&place.registers())?;
+            self.rip_into(temp, next);
+            self.store_sized(width.bytes, temp, place.mem());
+        } else {
+            self.store_immediate(width, place, next)?;
+        }
         self.move_stack_pointer(width, -i64::from(width.bytes));
         Ok(())
     }
@@ -230,6 +279,11 @@ impl Lowering<'_> {
         self.e.bytes(restore);
         zero
     }
+}
+
+/// Whether this jumps to an offset of 16 bits, which AMD's processors have in 64-bit mode too.
+pub fn is_narrow(i: &Instruction) -> bool {
+    i.op0_kind() == OpKind::NearBranch16
 }
 
 /// LOOP and JCXZ count in the register that the address size names.

@@ -19,19 +19,21 @@ mod transition;
 
 use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
 
+pub use control::is_narrow;
 pub use encode::widen;
 pub use special::{fpu_exception, masks_components};
 pub use transition::{ENTERED, RETURNED, selectors};
 
 use crate::access::{Accesses, Operands};
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
-use crate::context::ContextField as F;
+use crate::context::{ContextField as F, VIEWS};
 use crate::decode::{End, GuestInsn};
-use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
+use crate::emit::{Cond, Emitter, Fixup, Mem, Op, Reg};
 use crate::hint::{HintId, Hints};
 use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
 
+use control::Target;
 use group::{Plan, Role};
 use held::Held;
 use page::HintStub;
@@ -51,6 +53,8 @@ pub struct SyscallTarget {
 /// What lowering needs to know of the block as a whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
+    /// The block is good wherever its page is mapped: addresses of its code count from the beginning of that page.
+    pub floats: bool,
     /// Guest rip of the first instruction.
     pub rip: u64,
     /// Linear address of the first instruction.
@@ -74,8 +78,8 @@ pub struct Frame {
     pub syscall: Option<SyscallTarget>,
     /// Where an indirect jump goes that finds no block.
     pub miss: u64,
-    /// Where it goes from a block that is not the one it meant.
-    pub second_chance: u64,
+    /// Where it goes when the jump table of its view holds another block.
+    pub second_chance: [u64; VIEWS],
     /// Whether each access is to be checked by itself.
     pub apart: bool,
     /// For the slow path: the host address that stands for the memory operand's, unchecked.
@@ -142,7 +146,7 @@ struct SlowStub {
 
 struct LinkStub {
     jump: Fixup,
-    target: u64,
+    target: Target,
     mode: ModeWord,
 }
 
@@ -233,19 +237,18 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The two ways in. An indirect jump arrives with its target in r9 and the flags in the context, and the
-    /// table may have sent it to the wrong block. A direct jump backwards arrives with the flags in place.
+    /// The two ways in. An indirect jump arrives with its target in r9, which is this block, and the flags in the
+    /// context. A direct jump backwards arrives with the flags in place.
     fn entries(&mut self) {
-        let rip = self.frame.rip;
-        if let Ok(rip) = i32::try_from(rip as i64) {
-            self.e.group1(7, true, Reg::R9, rip);
-        } else {
-            self.e.mov_imm(Reg::R10, rip);
-            self.e.op_reg(Op::Cmp, true, Reg::R9, Reg::R10);
+        match self.frame.rip as i32 {
+            _ if !self.frame.floats => {}
+            0 => self.e.op_ctx(Op::Store, true, Reg::R9, F::BlockPage),
+            offset => {
+                self.e.lea(true, Reg::R10, Mem::at(Reg::R9, -offset));
+                self.e.op_ctx(Op::Store, true, Reg::R10, F::BlockPage);
+            }
         }
         let miss = self.frame.miss;
-        let wrong = self.e.jcc(Cond::NotEqual);
-        self.e.fix_to(wrong, self.frame.second_chance);
         if self.frame.live_in == 0 {
             // Flags are dead here, so both ways in share one check.
             self.out.checked = self.e.offset() as u32;
@@ -390,9 +393,9 @@ impl<'a> Lowering<'a> {
             self.out.links.push(Link {
                 at: stub.jump.at as u32,
                 stub: self.e.offset() as u32,
-                target: stub.target,
+                target: stub.target.rip,
                 mode: stub.mode,
-                backward: stub.target <= self.frame.rip.wrapping_add(u64::from(next_offset)),
+                backward: stub.target.rip <= self.frame.rip.wrapping_add(u64::from(next_offset)),
             });
             self.leave(SiteKind::Link(link as u16), 0);
         }

@@ -45,13 +45,13 @@ impl Lowering<'_> {
         let i = &last.instruction;
         let by_table = match (end, i.flow_control()) {
             (End::Transfer, FlowControl::Call | FlowControl::UnconditionalBranch) => {
-                !self.is_linkable(i.near_branch_target())
+                !self.is_linkable(self.direct_target(i))
             }
             (
                 End::Transfer,
                 FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall,
             ) => true,
-            (End::Limit | End::Page, _) => !self.is_linkable(i.next_ip()),
+            (End::Limit | End::Page, _) => !self.is_linkable(i.next_ip().into()),
             _ => false,
         };
         if !by_table || mode.steps() || mode.restricts_fpu() {

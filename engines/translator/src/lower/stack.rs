@@ -212,7 +212,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn store_sized(&mut self, bytes: u8, reg: Reg, mem: Mem) {
+    pub(super) fn store_sized(&mut self, bytes: u8, reg: Reg, mem: Mem) {
         if bytes == 2 {
             self.e.bytes(&[0x66]);
         }

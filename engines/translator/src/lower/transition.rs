@@ -11,8 +11,7 @@ use super::{Lowering, SiteKind, SlowStub, SyscallTarget};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Op, Reg};
-use crate::mode::{ModeWord, VIEW_USER};
-use crate::trampoline::{emit_jump_hash, jump_slot};
+use crate::mode::ModeWord;
 
 /// `Context::ring_change` after SYSCALL.
 pub const ENTERED: u32 = 1;
@@ -51,7 +50,7 @@ impl Lowering<'_> {
         self.e.group1(4, false, Reg::RAX, !(Rflags::RF.bits() as i32));
         self.e.op_ctx(Op::Store, true, Reg::RAX, F::Gpr(Reg::R11.0));
         self.e.mov(Reg::RAX, Reg::R11);
-        self.e.mov_imm(Reg::RCX, insn.instruction.next_ip());
+        self.rip_into(Reg::RCX, insn.instruction.next_ip());
         let kept = !(mask | Rflags::RF).bits() as u32 as i32;
         self.e.op_ctx(Op::Load, false, Reg::R10, F::SystemFlags);
         self.e.group1(4, false, Reg::R10, kept);
@@ -60,9 +59,7 @@ impl Lowering<'_> {
         self.set_flag(F::DirectionFlag, 0);
         self.set_flag(F::JumpFlags, NO_FLAGS);
         self.change_ring(ENTERED, target, self.frame.mode.in_kernel());
-        self.e.mov_imm(Reg::R9, target.rip);
-        let table = self.e.layout().jump_table(self.frame.mode.view());
-        self.e.jmp_absolute(table + jump_slot(target.rip) as u64 * 8);
+        self.jump_to_known(target.rip);
         true
     }
 
@@ -107,7 +104,7 @@ impl Lowering<'_> {
         self.e.op_ctx(Op::Store, true, Reg::R9, F::JumpFlags);
         self.change_ring(RETURNED, target, self.frame.mode.in_user());
         self.e.mov(Reg::R9, Reg::RCX);
-        emit_jump_hash(self.e, VIEW_USER);
+        self.jump_by_r9();
         true
     }
 
