@@ -17,7 +17,10 @@ use crate::fault;
 #[derive(Clone, Copy)]
 enum Seen {
     /// At this host address in the translation cache, in a block that begins in this page.
-    Code { host: u64, page: u64 },
+    Code {
+        host: u64,
+        page: u64,
+    },
     Engine,
     Monitor,
 }

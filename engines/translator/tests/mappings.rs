@@ -2,67 +2,15 @@
 
 mod common;
 
-use common::{Bench, CODE, DATA, assemble};
+use common::pages::*;
+use common::{CODE, DATA, assemble};
 use iced_x86::code_asm::*;
-use vcpu::{Engine, Exit, Invalidation};
-use x86::classify::Routine;
+use vcpu::{Engine, Invalidation};
 use x86::register::gpr::*;
 use x86::{Cr4, Exception, Vector};
 
-/// Behind the identity-mapped gigabyte: 4 KiB pages as the tests map them.
-const VIRTUAL: u64 = 1 << 30;
-/// Their page table.
-const TABLE: u64 = 0xb000;
-/// The page directory above it.
-const DIRECTORY: u64 = 0xa000;
 /// Where the two sets of tables for two address spaces begin.
 const OTHER: u64 = 0xc000;
-
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 2;
-const USER: u64 = 4;
-const LARGE: u64 = 0x80;
-const GLOBAL: u64 = 0x100;
-
-fn bench() -> Bench {
-    let bench = Bench::long_mode();
-    bench.ram.write_u64(0x9008, DIRECTORY | 7).unwrap();
-    bench.ram.write_u64(DIRECTORY, TABLE | 7).unwrap();
-    bench
-}
-
-fn map(bench: &Bench, page: u64, to: u64, flags: u64) {
-    bench.ram.write_u64(TABLE + page * 8, to | flags | PRESENT | WRITABLE | USER).unwrap();
-}
-
-/// `mov eax, n; ret`
-fn function(bench: &Bench, physical: u64, n: u32) {
-    let code = assemble(64, physical, |a| {
-        a.mov(eax, n).unwrap();
-        a.ret().unwrap();
-    });
-    bench.ram.write(physical, &code).unwrap();
-}
-
-/// Runs the program from its start to its HLT.
-fn again(bench: &mut Bench) {
-    bench.cpu.rip = CODE;
-    bench.cpu.gpr[RSP] = common::STACK;
-    loop {
-        match bench.exit() {
-            Exit::Kicked => {}
-            Exit::Sensitive(insn) if insn.routine == Routine::Hlt => return,
-            other => panic!("{other:?} at {:#x}", bench.cpu.rip),
-        }
-    }
-}
-
-/// In ring 3, HLT still comes to the monitor.
-fn to_ring3(bench: &mut Bench) {
-    for segment in &mut bench.cpu.segments {
-        segment.attributes |= 3 << 5;
-    }
-}
 
 const FLUSHES: [Invalidation; 3] =
     [Invalidation::Page { linear: VIRTUAL }, Invalidation::AddressSpace, Invalidation::AllPages];

@@ -1,6 +1,8 @@
 //! A bare vCPU with flat memory, for running short programs under the translator.
 #![allow(dead_code)] // Each test crate uses a part of it.
 
+pub mod pages;
+
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestRam;
 use translator::{Options, Translator};
