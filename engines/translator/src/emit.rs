@@ -241,6 +241,13 @@ impl Emitter {
         }
     }
 
+    /// `imul to, from, factor`, 32 bits.
+    pub fn imul32(&mut self, to: Reg, from: Reg, factor: u32) {
+        self.rex(false, to.0, 0, from.0);
+        self.bytes(&[0x69, 0xc0 | (to.0 & 7) << 3 | from.0 & 7]);
+        self.bytes(&factor.to_le_bytes());
+    }
+
     /// `lea reg, [mem]`; in 32 bits the result is zero-extended.
     pub fn lea(&mut self, wide: bool, reg: Reg, mem: Mem) {
         self.op_mem(Op::Lea, wide, reg, mem);

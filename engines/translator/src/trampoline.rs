@@ -96,14 +96,24 @@ pub fn emit_leave(e: &mut Emitter, index: u32) {
     e.jmp_to(exit);
 }
 
+/// What a guest address is multiplied with to get its slot in a jump table or a victim table: odd, with bits all over, and
+/// unlike each other, so that those who meet in one part in the other.
+const JUMP_HASH: u32 = 0x9e37_79b1;
+const VICTIM_HASH: u32 = 0x85eb_ca6b;
+
+/// The upper bits of the product, of which there are as many as it takes; the engine's mirror of [`emit_slot`].
+fn slot(pc: u64, factor: u32, entries: usize) -> usize {
+    ((pc as u32).wrapping_mul(factor) >> (32 - entries.trailing_zeros())) as usize
+}
+
 /// Slot of a jump table that `pc` hashes to; the engine's mirror of [`emit_jump_hash`].
 pub fn jump_slot(pc: u64) -> usize {
-    ((pc as u32) >> 12 ^ pc as u32) as usize & (JUMP_ENTRIES - 1)
+    slot(pc, JUMP_HASH, JUMP_ENTRIES)
 }
 
 /// Slot of a victim table that `pc` hashes to; the engine's mirror of [`emit_second_chance`].
 pub fn victim_slot(pc: u64) -> usize {
-    ((pc as u32) >> 7 ^ pc as u32) as usize & (VICTIM_ENTRIES - 1)
+    slot(pc, VICTIM_HASH, VICTIM_ENTRIES)
 }
 
 /// Where a jump goes whose slot of the jump table holds another block: tries the victim table for the guest address
@@ -112,7 +122,7 @@ pub fn emit_second_chance(e: &mut Emitter, view: usize, miss: u64) -> u64 {
     e.align(64);
     let entry = e.here();
     let table = e.layout().victim_table(view);
-    emit_slot(e, 7, VICTIM_ENTRIES);
+    emit_slot(e, VICTIM_HASH, VICTIM_ENTRIES);
     emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32), miss);
     entry
 }
@@ -121,17 +131,16 @@ pub fn emit_second_chance(e: &mut Emitter, view: usize, miss: u64) -> u64 {
 /// view is tried. Clobbers r10 and flags.
 pub fn emit_jump_hash(e: &mut Emitter, view: usize, second_chance: u64) {
     let table = e.layout().jump_table(view);
-    emit_slot(e, 12, JUMP_ENTRIES);
+    emit_slot(e, JUMP_HASH, JUMP_ENTRIES);
     emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32), second_chance);
 }
 
 /// The offset in a table of the entry for the guest address in r9 into r10.
-fn emit_slot(e: &mut Emitter, shift: u8, entries: usize) {
-    e.mov32(Reg::R10, Reg::R9);
-    e.shift(5, false, Reg::R10, shift);
-    e.op_reg(Op::Xor, false, Reg::R10, Reg::R9);
-    e.group1(4, false, Reg::R10, entries as i32 - 1);
-    e.shift(4, false, Reg::R10, JUMP_ENTRY_BYTES.trailing_zeros() as u8);
+fn emit_slot(e: &mut Emitter, factor: u32, entries: usize) {
+    e.imul32(Reg::R10, Reg::R9, factor);
+    let bytes = entries * JUMP_ENTRY_BYTES;
+    e.shift(5, false, Reg::R10, 32 - bytes.trailing_zeros() as u8);
+    e.group1(4, false, Reg::R10, (bytes - JUMP_ENTRY_BYTES) as i32);
 }
 
 /// Jumps where an entry says if it is that of the guest address in r9.

@@ -14,9 +14,9 @@ use x86::classify::Routine;
 use x86::register::gpr::*;
 use x86::{Efer, Exception, Rflags, Vector};
 
-/// Where the same tables show the mapped pages once more: in the same slots of the jump table, and where no 32-bit
-/// displacement reaches.
-const SAME_SLOT: u64 = VIRTUAL + (32 << 20);
+/// Where the same tables show the mapped pages once more. The second is where no 32-bit displacement reaches, and has the
+/// same lower half, so that it has the same slots of the jump table and the victim table.
+const ELSEWHERE: u64 = VIRTUAL + (32 << 20);
 const FAR: u64 = VIRTUAL + 0x7f00_0000_0000;
 
 /// The code under test; what it calls and reads in other pages lies behind it.
@@ -92,7 +92,7 @@ fn what_depends_on_the_address_is_right_at_each() {
     });
     let mut blocks = Vec::new();
     for _ in 0..2 {
-        for (start, n) in [(VIRTUAL, 1), (VIRTUAL + 40 * 0x1000, 2), (SAME_SLOT, 1), (FAR, 1)] {
+        for (start, n) in [(VIRTUAL, 1), (VIRTUAL + 40 * 0x1000, 2), (ELSEWHERE, 1), (FAR, 1)] {
             bench.engine.invalidate(Invalidation::AddressSpace);
             let own = DATA + (n << 16);
             let before = bench.ram.read_u64(own + 0x1010).unwrap();
@@ -126,7 +126,7 @@ fn a_branch_beyond_what_a_displacement_reaches_from_the_page() {
 /// The caller is in ring 3 too; it calls the same code at one address, then at the other, many times.
 #[test]
 fn two_addresses_in_turns() {
-    for other in [SAME_SLOT, FAR, VIRTUAL + 0x7000] {
+    for other in [ELSEWHERE, FAR, VIRTUAL + 0x7000] {
         let mut bench = ring3();
         map(&bench, 0, SHARED, 0);
         map(&bench, 7, SHARED, 0);
@@ -158,12 +158,12 @@ fn two_addresses_in_turns() {
 /// A block that is dropped is entered at none of its addresses, whichever table has it.
 #[test]
 fn changed_code_is_changed_at_each_address() {
-    for writes_at in [VIRTUAL, SAME_SLOT, FAR] {
+    for writes_at in [VIRTUAL, ELSEWHERE, FAR] {
         let mut bench = ring3();
         map(&bench, 0, SHARED, 0);
         function(&bench, SHARED, 1);
         bench.load(|a| {
-            // What was called last is in the jump table, what before that in the victim table.
+            // In between, one of them is in the victim table.
             for (n, address) in [rbx, rsi, rdi, rdi, rsi, rbx].into_iter().enumerate() {
                 if n == 3 {
                     a.mov(byte_ptr(rbp + 1), 2).unwrap();
@@ -177,7 +177,7 @@ fn changed_code_is_changed_at_each_address() {
             function(&bench, SHARED, 1);
             bench.engine.invalidate(Invalidation::Code { gpa: SHARED, len: 6 });
             let gpr = &mut bench.cpu.gpr;
-            (gpr[RBX], gpr[RSI], gpr[RDI]) = (VIRTUAL, SAME_SLOT, FAR);
+            (gpr[RBX], gpr[RSI], gpr[RDI]) = (VIRTUAL, ELSEWHERE, FAR);
             (gpr[RBP], gpr[RDX]) = (writes_at, 0);
             again(&mut bench);
             let expected = [1, 1, 1, 2, 2, 2].iter().fold(0, |sum, n| sum * 9 + n);
@@ -232,7 +232,7 @@ fn exits_are_where_the_code_is() {
         a.inc(rax).unwrap();
         a.jmp(top).unwrap();
     });
-    for base in [VIRTUAL, FAR, SAME_SLOT] {
+    for base in [VIRTUAL, FAR, ELSEWHERE] {
         bench.cpu.rip = base;
         assert_eq!(bench.fault(), Exception::new(Vector::DivideError));
         assert_eq!(bench.cpu.rip, base + 2);
@@ -277,7 +277,7 @@ fn a_system_call_returns_to_where_it_was_made() {
         lea(a, Register::RDX, VIRTUAL + 2);
         a.hlt().unwrap();
     });
-    for base in [VIRTUAL, FAR, SAME_SLOT, VIRTUAL] {
+    for base in [VIRTUAL, FAR, ELSEWHERE, VIRTUAL] {
         bench.cpu.load_flat_segments(0x33, 0x2b, vcpu::Width::Long, 3);
         run_from(&mut bench, base);
         assert_eq!((bench.cpu.gpr[RCX], bench.cpu.gpr[RDX]), (base + 2, base + 2));
