@@ -1,5 +1,6 @@
 //! Translated blocks and the places from which guest code leaves to the engine.
 
+use crate::cache::{CellId, PageSlot};
 use crate::hint::{Hint, HintId};
 use crate::mode::ModeWord;
 
@@ -21,17 +22,24 @@ pub struct Key {
 }
 
 impl Key {
-    /// Guest rip of the first byte; `page` is that of the running block, see [`Place::Anywhere`].
+    /// Guest rip of the first byte; `page` is where its page is, see [`Place::Anywhere`].
     pub fn rip(&self, page: u64) -> u64 {
         match self.place {
             Place::At(rip) => rip,
-            Place::Anywhere => page.wrapping_add(self.physical & 0xfff),
+            Place::Anywhere(_) => page.wrapping_add(self.physical & 0xfff),
         }
+    }
+
+    /// Whether code of the one may always lead to the other: if they are good wherever their pages are mapped, that has
+    /// to be the same page.
+    pub fn shares_page(&self, other: &Self) -> bool {
+        let same = self.physical >> 12 == other.physical >> 12;
+        self.floats() == other.floats() && (same || !self.floats())
     }
 
     /// Whether it is good wherever its page is mapped.
     pub fn floats(&self) -> bool {
-        self.place == Place::Anywhere
+        matches!(self.place, Place::Anywhere(_))
     }
 }
 
@@ -40,9 +48,9 @@ impl Key {
 pub enum Place {
     /// At this guest rip only.
     At(u64),
-    /// Wherever its page is mapped: each rip in it counts from the beginning of the page, which is
-    /// `Context::block_page` while the block runs.
-    Anywhere,
+    /// Wherever its page is mapped: each rip in it counts from the beginning of the page, and this slot says where that
+    /// is now.
+    Anywhere(PageSlot),
 }
 
 /// A range of guest-physical bytes.
@@ -75,6 +83,10 @@ pub struct LinkState {
     pub mode: ModeWord,
     /// Whether it must enter at the kick check.
     pub backward: bool,
+    /// The cell that it goes through, if it does not go straight.
+    pub cell: Option<CellId>,
+    /// Whether it leaves the flags in `Context::jump_flags`.
+    pub parked: bool,
 }
 
 /// Accesses of a block that are checked together, by the first of them.
@@ -119,6 +131,8 @@ pub struct Block {
     pub groups: Box<[Option<Group>]>,
     /// Host addresses of the words by which others' groups lead here.
     pub straddlers: Vec<u64>,
+    /// Cells that lead here.
+    pub cells: Vec<CellId>,
     /// Jumps in: the block and which of its links.
     pub incoming: Vec<(BlockId, u16)>,
     /// False once a source has changed.

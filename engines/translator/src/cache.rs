@@ -9,25 +9,31 @@ use vcpu::DebugPoints;
 
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Group, Key, LinkState, Place, Range, Sites};
-use crate::context::{ContextField, VIEWS};
+use crate::context::{ContextField, PAGE_SLOTS, VIEWS};
 use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
 use crate::flags;
 use crate::guest::Guest;
 use crate::hint::{Hint, HintId, Hints};
 use crate::lower::{self, Frame, SyscallTarget, Tools};
-use crate::mode::ModeWord;
+use crate::mode::{ModeWord, VIEW_USER};
 use crate::refill;
 use crate::region::Region;
 use crate::tlb::Tlb;
 use crate::trampoline::{self, Crossings, XsaveFeatures};
 
+mod anchors;
 mod breakpoints;
+mod cells;
 mod hash;
 mod jumps;
 mod sources;
 mod view;
 
+pub use anchors::PageSlot;
+pub use cells::{CellId, Cells};
+
+use anchors::{Anchored, Anchors};
 use hash::KeyHasher;
 use jumps::Jumps;
 use sources::{live_at_end, sources_of};
@@ -90,6 +96,8 @@ pub struct Cache {
     accesses: Accesses,
     hints: Hints,
     jumps: Jumps,
+    cells: Cells,
+    anchors: Anchors,
     blocks: Vec<Block>,
     by_key: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
     by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
@@ -148,6 +156,8 @@ impl Cache {
             accesses: Accesses::new(),
             hints: Hints::new(),
             jumps: Jumps::new(miss),
+            cells: Cells::default(),
+            anchors: Anchors::default(),
             blocks: Vec::new(),
             by_key: HashMap::default(),
             by_page: HashMap::default(),
@@ -174,11 +184,29 @@ impl Cache {
         self.blocks.get(id.0 as usize)
     }
 
-    /// Where a block is good that is translated at this rip. A debugger's breakpoints are at linear addresses, so that
-    /// they bind the blocks to theirs.
-    pub fn place(&self, rip: u64, mode: ModeWord) -> Place {
-        let floats = mode.is_relocatable() && !self.points.has_breakpoints();
-        if floats { Place::Anywhere } else { Place::At(rip) }
+    /// Where a block is good whose code is at this rip, which is this guest-physical address. A debugger's breakpoints are at
+    /// linear addresses, so that they bind the blocks to theirs.
+    pub fn place(&mut self, physical: u64, rip: u64, mode: ModeWord) -> Place {
+        if !mode.is_relocatable() || self.points.has_breakpoints() {
+            return Place::At(rip);
+        }
+        let (page, linear) = (physical & !0xfff, rip & !0xfff);
+        match self.anchors.anchor(&mut self.region, page, linear) {
+            Anchored::At(slot) => return Place::Anywhere(slot),
+            Anchored::BoundNow => {
+                self.drop_where(|block| block.key.floats() && block.key.physical & !0xfff == page);
+            }
+            Anchored::Bound => {}
+        }
+        Place::At(rip)
+    }
+
+    /// Linear address of the page that a block begins in, if it is good at any; see [`Key::rip`].
+    pub fn page_of(&self, key: &Key) -> u64 {
+        match key.place {
+            Place::At(_) => 0,
+            Place::Anywhere(slot) => self.region.page_bases_ref()[usize::from(slot) % PAGE_SLOTS],
+        }
     }
 
     /// A block by identity.
@@ -216,6 +244,10 @@ impl Cache {
     /// Empties one jump table.
     pub fn clear_view(&mut self, view: usize) {
         self.jumps.clear(&mut self.region, view);
+        if view == VIEW_USER {
+            self.cells.forget(&mut self.region);
+            self.anchors.begin_epoch();
+        }
     }
 
     /// Empties all jump tables and undoes links that rest on a larger mapping than their own page.
@@ -287,8 +319,12 @@ impl Cache {
             None if floats => (0, 0x1000),
             None => source.linkable,
         };
+        let page = match source.key.place {
+            Place::At(_) => None,
+            Place::Anywhere(slot) => Some(slot),
+        };
         let frame = Frame {
-            floats,
+            page,
             rip: source.key.rip(0),
             linear,
             physical: source.key.physical,
@@ -314,6 +350,8 @@ impl Cache {
             target: link.target,
             mode: link.mode,
             backward: link.backward,
+            cell: link.cell,
+            parked: link.parked,
         });
         let groups = lowered.groups.iter().map(|group| {
             let apart = entry + u64::from(group.apart);
@@ -330,6 +368,7 @@ impl Cache {
             end: code_start + self.used as u64,
             map: lowered.map.into_boxed_slice(),
             links: links.collect(),
+            cells: Vec::new(),
             groups: groups.collect(),
             straddlers: Vec::new(),
             incoming: Vec::new(),
@@ -337,6 +376,11 @@ impl Cache {
             second_page: source.next_page,
             sources,
         };
+        for link in &block.links {
+            if let Some(cell) = link.cell {
+                self.cells.own(&mut self.region, cell, link.stub);
+            }
+        }
         for range in &block.sources {
             let pages = self.by_page.entry(range.start & !0xfff).or_default();
             if pages.last() != Some(&id) {
@@ -354,6 +398,7 @@ impl Cache {
             encoder: &mut self.encoder,
             sites: &mut self.sites,
             hints: &mut self.hints,
+            cells: &mut self.cells,
             accesses: &mut self.accesses,
         }
     }
@@ -367,12 +412,24 @@ impl Cache {
         let Some(link) = source.links.get(usize::from(n)).copied() else {
             return;
         };
-        let same_place = target.key.floats() == source.key.floats() && target.key.rip(0) == link.target;
-        if !source.valid || !target.valid || link.mode != target.key.mode || !same_place {
+        if let Some(cell) = link.cell {
+            if source.valid && target.valid && link.mode == target.key.mode {
+                let goal = match link {
+                    LinkState { parked: true, .. } => target.entry,
+                    LinkState { backward: true, .. } => target.checked,
+                    _ => target.body,
+                };
+                self.cells.fill(&mut self.region, cell, goal);
+                self.blocks[to.0 as usize].cells.push(cell);
+            }
             return;
         }
-        if source.key.floats() && source.key.physical >> 12 != target.key.physical >> 12 {
-            // The page has been mapped elsewhere meanwhile; what it was is still good there.
+        if !source.valid || !target.valid || link.mode != target.key.mode || target.key.rip(0) != link.target
+        {
+            return;
+        }
+        // If not, the page has been mapped elsewhere meanwhile; what it was is still good there.
+        if !source.key.shares_page(&target.key) {
             return;
         }
         if target.second_page.is_some() {
@@ -380,8 +437,7 @@ impl Cache {
                 return;
             }
             // Only the table notices when the second page's mapping changes.
-            let floats = source.key.floats();
-            let stub = self.table_stub(link.mode.view(), floats, link.target);
+            let stub = self.table_stub(link.mode.view(), source.key.place, link.target);
             self.patch(link.at, stub);
             return;
         }
@@ -394,20 +450,22 @@ impl Cache {
     }
 
     /// Where to go on in a block: see [`Block::resume_after`].
-    pub fn resume_after(&mut self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
+    pub fn resume_after(&self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
         let block = self.blocks.get(id.0 as usize).filter(|block| block.valid && block.key.mode == mode)?;
-        let page = self.region.context_ref().block_page;
-        block.resume_after(page, done, rip, &self.region.hints().hints)
+        let page = self.page_of(&block.key);
+        block.resume_after(page, done, rip, &self.region.hints_ref().hints)
     }
 
     /// Lets a group of a block lead to another block where it straddles pages.
     pub fn lead_apart(&mut self, from: BlockId, group: u8, to: BlockId) {
-        let group = self.block(from).and_then(|block| *block.groups.get(usize::from(group))?);
-        let target = self.block(to).filter(|block| block.valid).map(|block| block.body);
-        if let (Some(group), Some(body)) = (group, target) {
-            self.write_word(group.apart, body as u32);
-            self.blocks[to.0 as usize].straddlers.push(group.apart);
-        }
+        let (Some(source), Some(target)) = (self.block(from), self.block(to)) else { return };
+        let group = source.groups.get(usize::from(group)).copied().flatten();
+        let Some(group) = group.filter(|_| target.valid && source.key.shares_page(&target.key)) else {
+            return;
+        };
+        let body = target.body as u32;
+        self.write_word(group.apart, body);
+        self.blocks[to.0 as usize].straddlers.push(group.apart);
     }
 
     fn write_word(&mut self, at: u64, value: u32) {
@@ -416,16 +474,17 @@ impl Cache {
     }
 
     /// Code that goes through the jump table, for a jump that cannot be linked.
-    fn table_stub(&mut self, view: usize, floats: bool, target: u64) -> u64 {
+    fn table_stub(&mut self, view: usize, place: Place, target: u64) -> u64 {
         let stub = self.emitter.layout().code() + self.used as u64;
         self.emitter.restart(stub);
         let second_chance = self.second_chance[view];
         trampoline::emit_flags_to_context(&mut self.emitter);
-        if floats {
-            self.emitter.load_and_add(Reg::R9, ContextField::BlockPage, target);
-            trampoline::emit_jump_hash(&mut self.emitter, view, second_chance);
-        } else {
-            trampoline::emit_jump_to_known(&mut self.emitter, view, target, second_chance);
+        match place {
+            Place::Anywhere(slot) => {
+                self.emitter.load_and_add(Reg::R9, ContextField::PageBase(slot), target);
+                trampoline::emit_jump_hash(&mut self.emitter, view, second_chance);
+            }
+            Place::At(_) => trampoline::emit_jump_to_known(&mut self.emitter, view, target, second_chance),
         }
         self.region.write_code(self.used, self.emitter.code());
         self.used += self.emitter.code().len();
@@ -490,10 +549,12 @@ impl Cache {
         }
         let (key, entry) = (block.key, block.entry);
         let straddlers = std::mem::take(&mut block.straddlers);
+        let cells = std::mem::take(&mut block.cells);
         for (from, n) in std::mem::take(&mut block.incoming) {
             self.unlink(from, n);
         }
         straddlers.into_iter().for_each(|word| self.write_word(word, 0));
+        cells.into_iter().for_each(|cell| self.cells.empty(&mut self.region, cell));
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
         }
@@ -536,6 +597,8 @@ impl Cache {
         self.by_page.clear();
         self.sites.clear();
         self.hints.clear();
+        self.cells.clear();
+        self.anchors.clear();
         self.far_links.clear();
         self.used = self.start;
         self.generation += 1;
@@ -550,7 +613,7 @@ impl Cache {
         let offset = self.region.code_bytes() - BOUNCE_ROOM;
         let entry = self.emitter.layout().code() + offset as u64;
         let frame = Frame {
-            floats: false,
+            page: None,
             rip: insn.instruction.ip(),
             linear: 0,
             physical: 0,

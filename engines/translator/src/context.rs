@@ -11,11 +11,14 @@
 //! +JUMP       one jump table per memory view: pairs of a guest address and the host's
 //! +VICTIM     one victim table behind each jump table
 //! +HINTS      the hints
+//! +PAGES      linear addresses of ring 3's code pages
+//! +CELLS      where ring 3's jumps to other pages lead
 //! +CODE       the translation cache, executable; written through a second mapping elsewhere
 //! ```
 
 use std::mem::offset_of;
 
+use crate::cache::{CellId, PageSlot};
 use crate::hint::{GROUP, Hint, HintId, HintTable};
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
@@ -52,8 +55,16 @@ pub const VICTIM_OFFSET: usize = JUMP_OFFSET + VIEWS * JUMP_BYTES;
 pub const VICTIM_BYTES: usize = VICTIM_ENTRIES * JUMP_ENTRY_BYTES;
 /// Offset of the hints.
 pub const HINTS_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
+/// Offset of the addresses of code pages.
+pub const PAGES_OFFSET: usize = (HINTS_OFFSET + size_of::<HintTable>()).next_multiple_of(4096);
+/// How many code pages may have one.
+pub const PAGE_SLOTS: usize = 8192;
+/// Offset of the cells.
+pub const CELLS_OFFSET: usize = PAGES_OFFSET + PAGE_SLOTS * 8;
+/// How many cells there are.
+pub const CELLS: usize = 32768;
 /// Offset of the translation cache.
-pub const CODE_OFFSET: usize = (HINTS_OFFSET + size_of::<HintTable>()).next_multiple_of(4096);
+pub const CODE_OFFSET: usize = CELLS_OFFSET + CELLS * 8;
 
 /// Addresses generated code refers to.
 #[derive(Clone, Copy, Debug)]
@@ -127,9 +138,6 @@ pub struct Context {
     pub mode: u64,
     /// Not zero when CS and SS are those of SYSCALL (1) or SYSRET (2) and `CpuState` does not know yet.
     pub ring_change: u64,
-    /// Linear address of the page in which the running block begins, if it is one that is good at any address; see
-    /// [`crate::block::Place`].
-    pub block_page: u64,
     /// Segment selectors.
     pub selector: [u64; 6],
     /// What SWAPGS exchanges with the base of GS.
@@ -192,7 +200,8 @@ pub enum ContextField {
     Window,
     Mode,
     RingChange,
-    BlockPage,
+    PageBase(PageSlot),
+    Cell(CellId),
     Selector(u8),
     KernelGsBase,
     TscAux,
@@ -232,7 +241,8 @@ impl ContextField {
             Self::Window => offset_of!(Context, window),
             Self::Mode => offset_of!(Context, mode),
             Self::RingChange => offset_of!(Context, ring_change),
-            Self::BlockPage => offset_of!(Context, block_page),
+            Self::PageBase(n) => PAGES_OFFSET + usize::from(n) * 8,
+            Self::Cell(n) => CELLS_OFFSET + usize::from(n) * 8,
             Self::Selector(i) => array(offset_of!(Context, selector), i),
             Self::KernelGsBase => offset_of!(Context, kernel_gs_base),
             Self::TscAux => offset_of!(Context, tsc_aux),

@@ -49,8 +49,6 @@ pub enum Op {
     Or = 0x0b,
     /// reg -= r/m
     Sub = 0x2b,
-    /// reg ^= r/m
-    Xor = 0x33,
     /// compare reg with r/m
     Cmp = 0x3b,
     /// reg = r/m

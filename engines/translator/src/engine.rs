@@ -195,7 +195,6 @@ impl Translator {
     /// Makes a block ready that has been found for `rip`; gives the host address at which it begins.
     fn enter_block(&mut self, id: BlockId, rip: u64) -> u64 {
         self.cache.publish(id, rip);
-        self.cache.region.context().block_page = rip & !0xfff;
         self.last = Some((id, self.cache.generation()));
         self.cache.block(id).map_or(self.cache.crossings.exit, |block| block.body)
     }
@@ -203,7 +202,7 @@ impl Translator {
     /// The block at `rip`, translated if need be; the one without groups if they are to be `apart`.
     fn block_for(&mut self, cpu: &CpuState, rip: u64, apart: bool) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
-        let place = self.cache.place(rip, self.mode);
+        let place = self.cache.place(page.physical, rip, self.mode);
         let key = Key { physical: page.physical, place, mode: self.mode, apart };
         let found = self.cache.find(&key);
         let second = found.and_then(|id| self.cache.block(id)).and_then(|block| block.second_page);

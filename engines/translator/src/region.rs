@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use host::{DualMapping, HostError, Protection, Reservation};
 
 use crate::context::{
-    BOUNCE_OFFSET, CODE_OFFSET, Context, HINTS_OFFSET, JUMP_BYTES, JUMP_ENTRIES, JUMP_OFFSET, KICK_OFFSET,
-    Layout, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET, VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
+    BOUNCE_OFFSET, CELLS, CELLS_OFFSET, CODE_OFFSET, Context, HINTS_OFFSET, JUMP_BYTES, JUMP_ENTRIES,
+    JUMP_OFFSET, KICK_OFFSET, Layout, PAGE_SLOTS, PAGES_OFFSET, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET,
+    VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
 };
 use crate::hint::HintTable;
 use crate::tlb_entry::TlbEntry;
@@ -96,6 +97,30 @@ impl Region {
     pub fn hints(&mut self) -> &mut HintTable {
         // SAFETY: as for `tlb`.
         unsafe { &mut *self.reservation.as_ptr().add(HINTS_OFFSET).cast() }
+    }
+
+    /// The hints, to read.
+    pub fn hints_ref(&self) -> &HintTable {
+        // SAFETY: as for `tlb`; nobody writes while `self` is borrowed.
+        unsafe { &*self.reservation.as_ptr().add(HINTS_OFFSET).cast() }
+    }
+
+    /// The linear addresses of ring 3's code pages.
+    pub fn page_bases(&mut self) -> &mut [u64; PAGE_SLOTS] {
+        // SAFETY: as for `tlb`.
+        unsafe { &mut *self.reservation.as_ptr().add(PAGES_OFFSET).cast() }
+    }
+
+    /// The same, to read.
+    pub fn page_bases_ref(&self) -> &[u64; PAGE_SLOTS] {
+        // SAFETY: as for `tlb`; nobody writes while `self` is borrowed.
+        unsafe { &*self.reservation.as_ptr().add(PAGES_OFFSET).cast() }
+    }
+
+    /// The cells.
+    pub fn cells(&mut self) -> &mut [u64; CELLS] {
+        // SAFETY: as for `tlb`.
+        unsafe { &mut *self.reservation.as_ptr().add(CELLS_OFFSET).cast() }
     }
 
     /// The two bounce pages.

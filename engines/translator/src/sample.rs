@@ -16,11 +16,8 @@ use crate::fault;
 
 #[derive(Clone, Copy)]
 enum Seen {
-    /// At this host address in the translation cache, in a block that begins in this page.
-    Code {
-        host: u64,
-        page: u64,
-    },
+    /// At this host address in the translation cache.
+    Code(u64),
     Engine,
     Monitor,
 }
@@ -37,9 +34,7 @@ pub fn observe(rip: u64) {
             // stands behind it, aligned, and is touched by atomic operations only.
             let kick = unsafe { &*running.context.cast::<u8>().add(KICK_OFFSET).cast::<AtomicU32>() };
             kick.store(1, Ordering::Relaxed);
-            // SAFETY: as before; guest code was running, so that nothing refers to the context.
-            let page = unsafe { (&raw const (*running.context).block_page).read_volatile() };
-            Seen::Code { host: rip, page }
+            Seen::Code(rip)
         }
         Some(_) => Seen::Engine,
         None => Seen::Monitor,
@@ -52,11 +47,12 @@ impl Translator {
     pub(crate) fn take_sighting(&self) -> Option<Sighting> {
         Some(match SEEN.take()? {
             // The crossings' own code, and blocks that have gone since, are the engine.
-            Seen::Code { host, page } => {
-                match self.cache.block_at(host).and_then(|block| block.guest_rip(page, host)) {
-                    Some(rip) => Sighting::Guest(rip),
-                    None => Sighting::Engine,
-                }
+            Seen::Code(host) => {
+                let rip = self.cache.block_at(host).and_then(|block| {
+                    let page = self.cache.page_of(&block.key);
+                    block.guest_rip(page, host)
+                });
+                rip.map_or(Sighting::Engine, Sighting::Guest)
             }
             Seen::Engine => Sighting::Engine,
             Seen::Monitor => Sighting::Monitor,

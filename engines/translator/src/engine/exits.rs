@@ -8,7 +8,7 @@ use x86::register::gpr;
 use x86::{Exception, Rflags, Vector};
 
 use super::Translator;
-use crate::block::{BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
+use crate::block::{Block, BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::decode::is_too_long;
 use crate::guest::refused;
 use crate::hint::{BUDGET, HintId, is_counted};
@@ -54,7 +54,7 @@ impl Translator {
             return Next::Exit(unsupported(*rip, "an exit from a dropped block".into()));
         };
         self.last = Some((site.block, self.cache.generation()));
-        let page = self.cache.region.context_ref().block_page;
+        let page = self.cache.page_of(&block.key);
         let at = block.key.rip(page).wrapping_add(u64::from(site.offset));
         match site.kind {
             SiteKind::Link(n) => {
@@ -156,7 +156,7 @@ impl Translator {
         if let Some(site) = site
             && let Some(block) = self.cache.block(site.block)
         {
-            let page = self.cache.region.context_ref().block_page;
+            let page = self.cache.page_of(&block.key);
             let at = block.key.rip(page).wrapping_add(u64::from(site.offset));
             let code = self.fetch_instruction(cpu, at).unwrap_or_default();
             if let Some(insn) = self.cache.decode_one(&code, at, self.mode) {
@@ -246,10 +246,10 @@ impl Translator {
     /// A host signal in guest code.
     pub(super) fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
         let signal = self.signal();
-        let page = self.cache.region.context_ref().block_page;
         let block = self.cache.block_at(signal.pc);
         let parked = block.is_some_and(|block| block.is_parked(signal.pc));
-        let Some(at) = block.and_then(|block| block.guest_rip(page, signal.pc)) else {
+        let guest_rip = |block: &Block| block.guest_rip(self.cache.page_of(&block.key), signal.pc);
+        let Some(at) = block.and_then(guest_rip) else {
             return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
         };
         *rip = at;

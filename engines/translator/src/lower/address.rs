@@ -259,7 +259,7 @@ impl Lowering<'_> {
             return Err(NoLowering);
         }
         let by_rip = matches!(base, Register::RIP | Register::EIP);
-        if by_rip && self.frame.floats {
+        if by_rip && self.frame.page.is_some() {
             self.held.lose(to);
             self.rip_into(to, disp);
             if base == Register::EIP {

@@ -9,10 +9,11 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 use super::address::{Scratch, segment_of};
 use super::page::Extent;
 use super::stack::Width;
-use super::{LinkStub, Lowering, NoLowering, Site, SiteKind};
+use super::{FarStub, LinkStub, Lowering, NoLowering, Site, SiteKind};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Fixup, Mem, Op, Reg};
+use crate::mode::VIEW_USER;
 use crate::regs::{SPILLED, is_spilled, number};
 use crate::trampoline::{emit_jump_hash, emit_jump_to_known};
 
@@ -76,15 +77,14 @@ impl Lowering<'_> {
     }
 
     pub(super) fn direct_target(&self, i: &Instruction) -> Target {
-        Target { rip: i.near_branch_target(), narrow: self.frame.floats && is_narrow(i) }
+        Target { rip: i.near_branch_target(), narrow: self.frame.page.is_some() && is_narrow(i) }
     }
 
     /// A rip as it counts in the block into a register; no flag is touched.
     pub(super) fn rip_into(&mut self, reg: Reg, rip: u64) {
-        if self.frame.floats {
-            self.e.load_and_add(reg, F::BlockPage, rip);
-        } else {
-            self.e.mov_imm(reg, rip);
+        match self.frame.page {
+            Some(slot) => self.e.load_and_add(reg, F::PageBase(slot), rip),
+            None => self.e.mov_imm(reg, rip),
         }
     }
 
@@ -105,18 +105,36 @@ impl Lowering<'_> {
         let target = target.into();
         if self.is_linkable(target) {
             let jump = self.e.jmp();
-            self.link_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
+            self.link_from(jump, target);
         } else {
-            self.jump_through_table(target);
+            self.jump_far(target);
         }
+    }
+
+    fn link_from(&mut self, jump: Fixup, target: Target) {
+        let (mode, parked) = (self.frame.mode, false);
+        self.link_stubs.push(LinkStub { jump: Some(jump), target, mode, cell: None, parked });
+    }
+
+    /// Goes on at a known guest rip to which no jump may be linked.
+    pub(super) fn jump_far(&mut self, target: Target) {
+        let mode = self.frame.mode;
+        let has_cell = mode.view() == VIEW_USER && !mode.steps() && !target.narrow;
+        let Some(cell) = has_cell.then(|| self.cells.assign()).flatten() else {
+            self.jump_through_table(target);
+            return;
+        };
+        self.e.jmp_ctx(F::Cell(cell));
+        let (cell, parked) = (Some(cell), self.parked);
+        self.link_stubs.push(LinkStub { jump: None, target, mode, cell, parked });
     }
 
     /// Lets a jump that has been emitted go on at a known guest rip.
     fn jump_from(&mut self, jump: Fixup, target: Target) {
         if self.is_linkable(target) {
-            self.link_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
+            self.link_from(jump, target);
         } else {
-            self.far_stubs.push(LinkStub { jump, target, mode: self.frame.mode });
+            self.far_stubs.push(FarStub { jump, target, mode: self.frame.mode });
         }
     }
 
@@ -124,7 +142,7 @@ impl Lowering<'_> {
     pub(super) fn jump_through_table(&mut self, target: impl Into<Target>) {
         let Target { rip, narrow } = target.into();
         self.flags_to_context();
-        if !self.frame.floats && !self.frame.mode.steps() {
+        if !self.frame.page.is_some() && !self.frame.mode.steps() {
             self.jump_to_known(rip);
             return;
         }
@@ -205,7 +223,7 @@ impl Lowering<'_> {
         let width = Width::of(&insn.instruction, self.frame.mode)?;
         let place = self.push_slot(insn, width)?;
         let next = insn.instruction.next_ip();
-        if self.frame.floats {
+        if self.frame.page.is_some() {
             let temp = self.spare(&place.registers())?;
             self.rip_into(temp, next);
             self.store_sized(width.bytes, temp, place.mem());

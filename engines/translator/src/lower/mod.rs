@@ -26,9 +26,10 @@ pub use transition::{ENTERED, RETURNED, selectors};
 
 use crate::access::{Accesses, Operands};
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
+use crate::cache::{CellId, Cells, PageSlot};
 use crate::context::{ContextField as F, VIEWS};
 use crate::decode::{End, GuestInsn};
-use crate::emit::{Cond, Emitter, Fixup, Mem, Op, Reg};
+use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
 use crate::hint::{HintId, Hints};
 use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
@@ -53,8 +54,9 @@ pub struct SyscallTarget {
 /// What lowering needs to know of the block as a whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
-    /// The block is good wherever its page is mapped: addresses of its code count from the beginning of that page.
-    pub floats: bool,
+    /// If the block is good wherever its page is mapped, the slot that says where that is. Addresses of its code count from the
+    /// beginning of that page then.
+    pub page: Option<PageSlot>,
     /// Guest rip of the first instruction.
     pub rip: u64,
     /// Linear address of the first instruction.
@@ -99,6 +101,10 @@ pub struct Link {
     pub mode: ModeWord,
     /// Whether it leads backwards, and so has to pass the kick check.
     pub backward: bool,
+    /// The cell that it goes through, if it does not go straight.
+    pub cell: Option<CellId>,
+    /// Whether it leaves the flags in the context.
+    pub parked: bool,
 }
 
 /// What lowering a block gives beside code.
@@ -145,6 +151,15 @@ struct SlowStub {
 }
 
 struct LinkStub {
+    /// Where the jump goes that nothing has linked, unless it goes through a cell.
+    jump: Option<Fixup>,
+    target: Target,
+    mode: ModeWord,
+    cell: Option<CellId>,
+    parked: bool,
+}
+
+struct FarStub {
     jump: Fixup,
     target: Target,
     mode: ModeWord,
@@ -155,12 +170,13 @@ pub(crate) struct Lowering<'a> {
     encoder: &'a mut Encoder,
     sites: &'a mut Sites,
     hints: &'a mut Hints,
+    cells: &'a mut Cells,
     frame: Frame,
     code: &'a [u8],
     slow: Vec<SlowStub>,
     hint_stubs: Vec<HintStub>,
     link_stubs: Vec<LinkStub>,
-    far_stubs: Vec<LinkStub>,
+    far_stubs: Vec<FarStub>,
     held: Held,
     plan: Plan,
     /// How many instructions have been lowered, this one included.
@@ -182,6 +198,8 @@ pub struct Tools<'a> {
     pub sites: &'a mut Sites,
     /// Gives accesses their hints.
     pub hints: &'a mut Hints,
+    /// Gives jumps their cells.
+    pub cells: &'a mut Cells,
     /// Knows what instructions do.
     pub accesses: &'a mut Accesses,
 }
@@ -216,12 +234,13 @@ pub fn lower_bounce(tools: Tools, frame: Frame, insn: &GuestInsn, code: &[u8]) -
 
 impl<'a> Lowering<'a> {
     fn new(tools: Tools<'a>, frame: Frame, code: &'a [u8]) -> Self {
-        let Tools { emitter, encoder, sites, hints, accesses: _ } = tools;
+        let Tools { emitter, encoder, sites, hints, cells, accesses: _ } = tools;
         Self {
             e: emitter,
             encoder,
             sites,
             hints,
+            cells,
             frame,
             code,
             slow: Vec::new(),
@@ -237,18 +256,9 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The two ways in. An indirect jump arrives with its target in r9, which is this block, and the flags in the
-    /// context. A direct jump backwards arrives with the flags in place.
+    /// The two ways in. An indirect jump arrives with the flags in the context. A direct jump backwards arrives with the flags
+    /// in place.
     fn entries(&mut self) {
-        match self.frame.rip as i32 {
-            _ if !self.frame.floats => {}
-            0 => self.e.op_ctx(Op::Store, true, Reg::R9, F::BlockPage),
-            offset => {
-                self.e.lea(true, Reg::R10, Mem::at(Reg::R9, -offset));
-                self.e.op_ctx(Op::Store, true, Reg::R10, F::BlockPage);
-            }
-        }
-        let miss = self.frame.miss;
         if self.frame.live_in == 0 {
             // Flags are dead here, so both ways in share one check.
             self.out.checked = self.e.offset() as u32;
@@ -264,7 +274,8 @@ impl<'a> Lowering<'a> {
         } else {
             self.e.cmp_ctx8(F::Kick, 0);
             let kicked = self.e.jcc(Cond::NotEqual);
-            self.e.fix_to(kicked, miss);
+            let (fixups, saved) = ([Some(kicked), None], Saved::Context);
+            self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Kick, offset: 0 });
             self.e.mov(Reg::R11, Reg::RAX);
             self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
             self.e.flags_from_ax();
@@ -362,7 +373,7 @@ impl<'a> Lowering<'a> {
         match end {
             End::Transfer => {}
             // An instruction that straddles pages has a block of its own, which no link may lead to.
-            End::Page if self.linear_of(next) & 0xfff != 0 => self.jump_through_table(next),
+            End::Page if self.linear_of(next) & 0xfff != 0 => self.jump_far(next.into()),
             End::Limit | End::Page => self.jump(next),
             End::Invalid => self.leave(SiteKind::Invalid, next_offset),
             End::Breakpoint => self.leave(SiteKind::Breakpoint, next_offset),
@@ -375,7 +386,7 @@ impl<'a> Lowering<'a> {
         for stub in std::mem::take(&mut self.far_stubs) {
             self.e.fix_here(stub.jump);
             self.frame.mode = stub.mode;
-            self.jump_through_table(stub.target);
+            self.jump_far(stub.target);
         }
         for stub in std::mem::take(&mut self.slow) {
             for fixup in stub.fixups.into_iter().flatten() {
@@ -388,15 +399,22 @@ impl<'a> Lowering<'a> {
             self.hint_stub(stub);
         }
         for stub in std::mem::take(&mut self.link_stubs) {
-            self.e.fix_here(stub.jump);
+            if let Some(jump) = stub.jump {
+                self.e.fix_here(jump);
+            }
             let link = self.out.links.len();
             self.out.links.push(Link {
-                at: stub.jump.at as u32,
+                at: stub.jump.map_or(0, |jump| jump.at as u32),
                 stub: self.e.offset() as u32,
                 target: stub.target.rip,
                 mode: stub.mode,
                 backward: stub.target.rip <= self.frame.rip.wrapping_add(u64::from(next_offset)),
+                cell: stub.cell,
+                parked: stub.parked,
             });
+            if stub.parked {
+                self.flags_from_context();
+            }
             self.leave(SiteKind::Link(link as u16), 0);
         }
     }

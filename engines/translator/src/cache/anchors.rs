@@ -1,0 +1,78 @@
+//! Where the pages of ring 3's code are mapped now.
+//!
+//! A block that is good at any address asks a slot of its physical page for the linear address of the page. The slot is
+//! filled when the engine looks for code in the page, and that comes before any of its blocks can run: whatever leads to
+//! ring 3's code (jump table, cells) is emptied when mappings may change, which begins a new *epoch*. So nothing has to be
+//! kept up to date while code runs. The price: within an epoch a page may be at one address only. One that is met at two is
+//! *bound*: its blocks are made for one address each, like those of a kernel.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use super::hash::KeyHasher;
+use crate::context::PAGE_SLOTS;
+use crate::region::Region;
+
+/// The number of a slot.
+pub type PageSlot = u16;
+
+struct Anchor {
+    slot: PageSlot,
+    epoch: u64,
+    bound: bool,
+}
+
+/// What is known of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchored {
+    /// Its slot says where it is.
+    At(PageSlot),
+    /// It is at more than one address, since just now: blocks that ask its slot must not run again.
+    BoundNow,
+    /// It has been known to be, or there are no slots left.
+    Bound,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Anchors {
+    pages: HashMap<u64, Anchor, BuildHasherDefault<KeyHasher>>,
+    epoch: u64,
+}
+
+impl Anchors {
+    /// Mappings may change.
+    pub fn begin_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// Takes note that this physical page is at this linear address now.
+    pub fn anchor(&mut self, region: &mut Region, physical: u64, linear: u64) -> Anchored {
+        let free = self.pages.len();
+        if let Some(anchor) = self.pages.get_mut(&physical) {
+            let base = &mut region.page_bases()[usize::from(anchor.slot) % PAGE_SLOTS];
+            if anchor.bound {
+                return Anchored::Bound;
+            }
+            if anchor.epoch == self.epoch && *base != linear {
+                anchor.bound = true;
+                return Anchored::BoundNow;
+            }
+            (anchor.epoch, *base) = (self.epoch, linear);
+            return Anchored::At(anchor.slot);
+        }
+        if free >= PAGE_SLOTS {
+            return Anchored::Bound;
+        }
+        let slot = free as PageSlot;
+        self.pages.insert(physical, Anchor { slot, epoch: self.epoch, bound: false });
+        region.page_bases()[free] = linear;
+        Anchored::At(slot)
+    }
+
+    /// All code is gone.
+    pub fn clear(&mut self) {
+        self.pages.clear();
+        self.epoch += 1;
+    }
+}

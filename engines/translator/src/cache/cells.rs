@@ -1,0 +1,61 @@
+//! Cells: where ring 3's direct jumps to other pages lead.
+//!
+//! Such a jump cannot be linked, since the mapping of the page may change with each process switch, and undoing links in
+//! code is slow. It jumps through a cell of its own instead: a word that holds the target's host address while the mapping
+//! is known, and else leads to the jump's way out. Forgetting mappings writes the words that have been filled. Neither
+//! flags nor a register are touched.
+
+use crate::context::CELLS;
+use crate::region::Region;
+
+/// The number of a cell.
+pub type CellId = u16;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Cells {
+    /// Per cell that has an owner, host address of its way out.
+    stubs: Vec<u64>,
+    filled: Vec<CellId>,
+}
+
+impl Cells {
+    /// A cell for a jump, if any is left.
+    pub fn assign(&mut self) -> Option<CellId> {
+        let free = self.stubs.len();
+        (free < CELLS).then(|| {
+            self.stubs.push(0);
+            free as CellId
+        })
+    }
+
+    /// Tells where a cell's jump leaves its block.
+    pub fn own(&mut self, region: &mut Region, cell: CellId, stub: u64) {
+        self.stubs[usize::from(cell)] = stub;
+        region.cells()[usize::from(cell)] = stub;
+    }
+
+    /// Lets a cell's jump lead to a host address.
+    pub fn fill(&mut self, region: &mut Region, cell: CellId, host: u64) {
+        region.cells()[usize::from(cell)] = host;
+        self.filled.push(cell);
+    }
+
+    /// Lets it lead to its way out.
+    pub fn empty(&self, region: &mut Region, cell: CellId) {
+        region.cells()[usize::from(cell)] = self.stubs[usize::from(cell)];
+    }
+
+    /// The same for all.
+    pub fn forget(&mut self, region: &mut Region) {
+        for cell in self.filled.drain(..) {
+            region.cells()[usize::from(cell)] = self.stubs[usize::from(cell)];
+        }
+    }
+
+    /// All code is gone.
+    pub fn clear(&mut self) {
+        self.stubs.clear();
+        self.filled.clear();
+    }
+}
