@@ -1,7 +1,7 @@
 //! Translated blocks and the places from which guest code leaves to the engine.
 
 use crate::cache::{CellId, PageSlot};
-use crate::hint::{Hint, HintId};
+use crate::hint_table::{HintId, HintTable};
 use crate::mode::ModeWord;
 
 /// A block's number in its cache.
@@ -174,15 +174,14 @@ impl Block {
     /// Host address at which to go on at `rip`, when the block begins in `page`, now that the instruction at `done` has been
     /// dealt with outside of it: done, or not begun if the two are the same. None inside of a group, unless its first
     /// instruction ran before `done` and its hint has known its page since.
-    pub fn resume_after(&self, page: u64, done: u64, rip: u64, hints: &[Hint]) -> Option<u64> {
+    pub fn resume_after(&self, page: u64, done: u64, rip: u64, hints: &HintTable) -> Option<u64> {
         let host = self.resume_point(page, rip)?;
         let offset = |rip: u64| rip.wrapping_sub(self.key.rip(page)) as u16;
         let (done, next) = (offset(done), offset(rip));
         let follows = self.map.windows(2).any(|pair| pair[0].1 == done && pair[1].1 == next);
         let stands = |group: &Group| {
             let open = group.first < next && next <= group.last;
-            let known = hints.get(usize::from(group.hint)).is_some_and(Hint::is_filled);
-            !open || (done == next || follows) && group.first < done && known
+            !open || (done == next || follows) && group.first < done && hints.is_filled(group.hint)
         };
         self.groups.iter().flatten().all(stands).then_some(host)
     }

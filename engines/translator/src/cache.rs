@@ -14,7 +14,8 @@ use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
 use crate::flags;
 use crate::guest::Guest;
-use crate::hint::{Hint, HintId, Hints};
+use crate::hint::Hints;
+use crate::hint_table::HintId;
 use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::refill;
@@ -453,7 +454,7 @@ impl Cache {
     pub fn resume_after(&self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
         let block = self.blocks.get(id.0 as usize).filter(|block| block.valid && block.key.mode == mode)?;
         let page = self.page_of(&block.key);
-        block.resume_after(page, done, rip, &self.region.hints_ref().hints)
+        block.resume_after(page, done, rip, self.region.hints_ref())
     }
 
     /// Lets a group of a block lead to another block where it straddles pages.
@@ -534,7 +535,7 @@ impl Cache {
 
     /// The hint of an instruction at this place has missed too often: translates the block without, if it misses fast.
     pub fn roams(&mut self, id: BlockId, offset: u16, hint: HintId) {
-        self.region.hints().hints[usize::from(hint)] = Hint::EMPTY;
+        self.region.hints().forget(hint);
         let Some(block) = self.block(id) else { return };
         let physical = block.key.physical.wrapping_add(u64::from(offset));
         if self.hints.is_roaming(hint, physical, host::cpu::rdtsc()) {

@@ -19,7 +19,7 @@
 use std::mem::offset_of;
 
 use crate::cache::{CellId, PageSlot};
-use crate::hint::{GROUP, Hint, HintId, HintTable};
+use crate::hint_table::{GROUP, HintId, HintTable};
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
 pub const VIEWS: usize = 3;
@@ -93,15 +93,14 @@ impl Layout {
         self.context + (VICTIM_OFFSET + view * VICTIM_BYTES) as u64
     }
 
-    /// Where a hint stands.
-    pub fn hint(&self, hint: HintId) -> u64 {
-        self.context + (HINTS_OFFSET + usize::from(hint) * Hint::BYTES) as u64
+    /// Where one of the arrays of the hints stands, by its offset in [`HintTable`].
+    pub fn hints(&self, array: usize) -> u64 {
+        self.context + (HINTS_OFFSET + array) as u64
     }
 
     /// Where the mark of a hint's group stands.
     pub fn hint_mark(&self, hint: HintId) -> u64 {
-        let marks = HINTS_OFFSET + offset_of!(HintTable, filled);
-        self.context + (marks + usize::from(hint) / GROUP) as u64
+        self.hints(HintTable::FILLED) + (usize::from(hint) / GROUP) as u64
     }
 
     /// The first byte of the two bounce pages; the pages before and after are inaccessible.
@@ -229,7 +228,7 @@ impl ContextField {
     /// Offset from the context's beginning.
     pub fn offset(self) -> usize {
         let array = |base: usize, i: u8| base + usize::from(i) * 8;
-        let hint = |n: HintId| HINTS_OFFSET + usize::from(n) * Hint::BYTES;
+        let hint = |array: usize, n: HintId| HINTS_OFFSET + array + usize::from(n) * 8;
         match self {
             Self::Gpr(i) => array(offset_of!(Context, gpr), i),
             Self::Flags => offset_of!(Context, flags),
@@ -262,8 +261,8 @@ impl ContextField {
             Self::Fpu => offset_of!(Context, fpu),
             Self::HostRsp => offset_of!(Context, host_rsp),
             Self::HostMxcsr => offset_of!(Context, host_mxcsr),
-            Self::HintTag(n) => hint(n) + offset_of!(Hint, tag),
-            Self::HintDelta(n) => hint(n) + offset_of!(Hint, delta),
+            Self::HintTag(n) => hint(HintTable::TAGS, n),
+            Self::HintDelta(n) => hint(HintTable::DELTAS, n),
         }
     }
 }

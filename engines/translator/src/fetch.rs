@@ -8,6 +8,7 @@ use x86::paging::{self, Access, AccessKind};
 use crate::engine::Translator;
 
 const ENTRIES: usize = 256;
+const SEEN_WORDS: usize = 1024;
 
 /// Where code lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +32,9 @@ struct Entry {
 pub struct FetchCache {
     entries: Box<[Option<Entry>; ENTRIES]>,
     generation: u64,
-    /// Bit per 4 KiB page number modulo 4096: code was fetched there. One set for ring 3, one
+    /// Bit per 4 KiB page number modulo 65536: code was fetched there. One set for ring 3, one
     /// for the others.
-    seen: Box<[[u64; 64]; 2]>,
+    seen: Box<[[u64; SEEN_WORDS]; 2]>,
     /// The same per 1 GiB, for code in larger pages.
     seen_large: [u64; 2],
     /// A ring other than 3 has fetched code through a mapping that ends with its address space.
@@ -46,7 +47,7 @@ impl FetchCache {
         Self {
             entries: Box::new([None; ENTRIES]),
             generation: 0,
-            seen: Box::new([[0; 64]; 2]),
+            seen: Box::new([[0; SEEN_WORDS]; 2]),
             seen_large: [0; 2],
             local_kernel: false,
         }
@@ -62,7 +63,7 @@ impl FetchCache {
     pub fn flush(&mut self, seen: bool) {
         self.generation += 1;
         if seen {
-            *self.seen = [[0; 64]; 2];
+            *self.seen = [[0; SEEN_WORDS]; 2];
             self.seen_large = [0; 2];
         }
     }
@@ -70,7 +71,7 @@ impl FetchCache {
     /// Whether ring 3, or another ring, may have fetched code through the mapping of this page.
     pub fn may_hold_code(&self, linear: u64, user: bool) -> bool {
         let (set, page) = (usize::from(user), linear >> 12);
-        self.seen[set][(page >> 6 & 63) as usize] >> (page & 63) & 1 != 0
+        self.seen[set][(page >> 6) as usize % SEEN_WORDS] >> (page & 63) & 1 != 0
             || self.seen_large[set] >> (linear >> 30 & 63) & 1 != 0
     }
 
@@ -79,7 +80,7 @@ impl FetchCache {
         if large {
             self.seen_large[set] |= 1 << (linear >> 30 & 63);
         } else {
-            self.seen[set][(page >> 6 & 63) as usize] |= 1 << (page & 63);
+            self.seen[set][(page >> 6) as usize % SEEN_WORDS] |= 1 << (page & 63);
         }
     }
 }

@@ -27,6 +27,7 @@ mod fetch;
 mod flags;
 mod guest;
 mod hint;
+mod hint_table;
 mod inlining;
 mod inspect;
 mod lower;

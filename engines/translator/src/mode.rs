@@ -29,6 +29,8 @@ const SMAP: u32 = 1 << 21;
 const TSD: u32 = 1 << 22;
 const PASS: u32 = 1 << 23;
 
+/// The view of rings 0 to 2.
+pub const VIEW_KERNEL: View = 0;
 /// The view of ring 3.
 pub const VIEW_USER: View = 1;
 /// The view of rings 0 to 2 while EFLAGS.AC lifts supervisor-mode access prevention.
@@ -44,7 +46,7 @@ impl ModeWord {
         let view = match (cpl, lifts) {
             (3, _) => VIEW_USER,
             (_, true) => VIEW_KERNEL_AC,
-            _ => 0,
+            _ => VIEW_KERNEL,
         };
         word |= (view as u32) << VIEW_SHIFT;
         let mut set = |bit, on: bool| word |= if on { bit } else { 0 };

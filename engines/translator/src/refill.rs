@@ -7,14 +7,14 @@
 
 use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT, VIEWS};
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
-use crate::hint::Hint;
+use crate::hint_table::HintTable;
 use crate::mode::View;
 use crate::regs::SPILLED;
 use crate::tlb_entry::TlbEntry;
 use crate::trampoline::emit_flags_from_context;
 
 /// Bytes from one routine to the next.
-const STRIDE: usize = 320;
+const STRIDE: usize = 384;
 /// Ways in which flags may be kept meanwhile.
 const KEPT: usize = 2 + SPILLED.len();
 /// How many routines there are.
@@ -72,7 +72,7 @@ impl Refill {
 /// What a routine is told of an access, as it lies in the translation cache. The layout is known to generated code.
 #[derive(Clone, Copy, Debug)]
 pub struct Note {
-    /// Address of the hint.
+    /// Offset of the hint in the arrays of hints.
     pub hint: u32,
     /// Address of the mark of its group.
     pub filled: u32,
@@ -110,7 +110,7 @@ pub fn emit(e: &mut Emitter) -> u64 {
     for refill in Refill::all() {
         let begin = e.offset();
         emit_one(e, refill);
-        debug_assert!(e.offset() - begin <= STRIDE, "{} bytes", e.offset() - begin);
+        assert!(e.offset() - begin <= STRIDE, "{} bytes", e.offset() - begin);
         while e.offset() - begin < STRIDE {
             e.bytes(&[0xcc]); // int3
         }
@@ -122,6 +122,8 @@ pub fn emit(e: &mut Emitter) -> u64 {
 fn emit_one(e: &mut Emitter, refill: Refill) {
     let [note, hint, address] = SPILLED;
     let place = Reg::RCX;
+    let layout = *e.layout();
+    let part = |array: usize| Mem::at(hint, layout.hints(array) as i32);
     let field = |n: i32| Mem::at(note, 4 * n);
     let tag = if refill.write { TlbEntry::WRITE } else { TlbEntry::READ };
     let table = e.layout().tlb(refill.view) as i32;
@@ -132,10 +134,10 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     e.mov(address, refill.rest);
     e.op_ctx(Op::Load, false, note, F::Note);
     e.op_mem(Op::Load, false, hint, field(0));
-    e.op_mem(Op::Add, true, address, Mem::at(hint, Hint::TAG));
+    e.op_mem(Op::Add, true, address, part(HintTable::TAGS));
     // What is tried again begins with the linear address.
     e.op_ctx(Op::Store, true, address, F::Put(refill.rest.0));
-    e.raw_mem(&[0x83], 5, true, Mem::at(hint, Hint::BUDGET), &[1]); // sub qword [budget], 1
+    e.raw_mem(&[0x83], 5, true, part(HintTable::BUDGETS), &[1]); // sub qword [budget], 1
     let spent = e.jcc(Cond::Below);
     e.mov32(place, address);
     e.shift(5, false, place, 12 - TLB_ENTRY_SHIFT as u8);
@@ -146,10 +148,10 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     e.op_mem(Op::Cmp, false, address, field(2));
     let straddles = e.jcc(Cond::Above);
     e.op_mem(Op::Load, true, address, entry(tag));
-    e.op_mem(Op::Store, true, address, Mem::at(hint, Hint::TAG));
+    e.op_mem(Op::Store, true, address, part(HintTable::TAGS));
     e.op_mem(Op::Load, true, place, entry(TlbEntry::ADDEND));
     e.op_reg(Op::Sub, true, place, address);
-    e.op_mem(Op::Store, true, place, Mem::at(hint, Hint::DELTA));
+    e.op_mem(Op::Store, true, place, part(HintTable::DELTAS));
     e.op_mem(Op::Load, false, address, field(1));
     e.raw_mem(&[0xc6], 0, false, Mem::base(address), &[1]); // mov byte [filled], 1
     e.op_mem(Op::Load, false, place, field(3));

@@ -14,7 +14,7 @@ use crate::context::{
     JUMP_OFFSET, KICK_OFFSET, Layout, PAGE_SLOTS, PAGES_OFFSET, TLB_BYTES, TLB_ENTRIES, TLB_OFFSET,
     VICTIM_BYTES, VICTIM_ENTRIES, VICTIM_OFFSET, VIEWS,
 };
-use crate::hint::HintTable;
+use crate::hint_table::HintTable;
 use crate::tlb_entry::TlbEntry;
 
 const PAGE: usize = 4096;

@@ -11,7 +11,8 @@ use super::Translator;
 use crate::block::{Block, BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::decode::is_too_long;
 use crate::guest::refused;
-use crate::hint::{BUDGET, HintId, is_counted};
+use crate::hint::is_counted;
+use crate::hint_table::HintId;
 use crate::slow::{Pending, Slow};
 
 /// How the engine goes on after an exit from guest code.
@@ -125,12 +126,7 @@ impl Translator {
 
     /// Whether the budget of a hint that has missed is spent, so that its access had better do without.
     fn is_spent(&mut self, hint: HintId) -> bool {
-        let budget = &mut self.cache.region.hints().hints[usize::from(hint)].budget;
-        let spent = *budget > BUDGET;
-        if spent {
-            *budget = BUDGET;
-        }
-        spent && is_counted(hint)
+        self.cache.region.hints().take_spent(hint) && is_counted(hint)
     }
 
     /// Goes on where each access is checked by itself.

@@ -142,7 +142,7 @@ impl Lowering<'_> {
     pub(super) fn jump_through_table(&mut self, target: impl Into<Target>) {
         let Target { rip, narrow } = target.into();
         self.flags_to_context();
-        if !self.frame.page.is_some() && !self.frame.mode.steps() {
+        if self.frame.page.is_none() && !self.frame.mode.steps() {
             self.jump_to_known(rip);
             return;
         }

@@ -10,7 +10,7 @@
 //! it back, so that it is forgotten before any instruction at which, or behind which, code may be entered.
 
 use crate::emit::Reg;
-use crate::hint::HintId;
+use crate::hint_table::HintId;
 use crate::regs::SPILLED;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

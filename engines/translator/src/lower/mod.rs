@@ -30,7 +30,8 @@ use crate::cache::{CellId, Cells, PageSlot};
 use crate::context::{ContextField as F, VIEWS};
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Cond, Emitter, Fixup, Op, Reg};
-use crate::hint::{HintId, Hints};
+use crate::hint::Hints;
+use crate::hint_table::HintId;
 use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
 

@@ -5,7 +5,7 @@ use super::saved::Saved;
 use super::{Lowering, SiteKind};
 use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT};
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
-use crate::hint::HintId;
+use crate::hint_table::HintId;
 use crate::mode::View;
 use crate::refill::{Note, Refill};
 use crate::tlb_entry::TlbEntry;
@@ -108,7 +108,7 @@ impl Lowering<'_> {
         }
         let (layout, exit) = (*self.e.layout(), self.site(SiteKind::Hinted(hint, group), offset));
         let note = Note {
-            hint: layout.hint(hint) as u32,
+            hint: u32::from(hint) * 8,
             filled: layout.hint_mark(hint) as u32,
             limit: 4096 - extent.size,
             back: (origin + back as u64) as u32,

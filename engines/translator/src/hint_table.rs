@@ -1,0 +1,167 @@
+//! The hints as they lie in memory, where generated code looks at them and fills them.
+//!
+//! One array for each of their parts: a page that is flushed is looked for among the tags alone, many at a time. A process
+//! switch forgets them all, so that it matters which have been filled at all: code that fills one marks its group.
+
+use std::mem::offset_of;
+
+/// Hints in all; a power of two. Few are not enough: two busy accesses that share one throw each other's page out at 20
+/// cycles each time.
+pub const HINTS: usize = 16384;
+/// Hints that are forgotten together, if one of them has been filled.
+pub const GROUP: usize = 64;
+const GROUPS: usize = HINTS / GROUP;
+/// How often a hint may miss before the engine is asked.
+pub const BUDGET: u64 = 128;
+/// A page that no access can be in: its addresses are not canonical. Should the guest compute such an address all the same,
+/// it meets the processor's own check of it, because then nothing is added to it.
+const NOWHERE: u64 = 0x8000_5a5a_5a5a_5000;
+
+/// The number of a hint.
+pub type HintId = u16;
+
+/// See the module's documentation.
+#[derive(Debug)]
+#[repr(C)]
+pub struct HintTable {
+    /// Linear address of the page that each knows.
+    tags: [u64; HINTS],
+    /// What is to be added to an address in it to get the host's.
+    deltas: [u64; HINTS],
+    /// Misses left before the engine is to be asked.
+    budgets: [u64; HINTS],
+    /// Per group, not zero if one may be filled.
+    filled: [u8; GROUPS],
+}
+
+impl HintTable {
+    /// Offset of the tags.
+    pub const TAGS: usize = offset_of!(Self, tags);
+    /// Offset of the deltas.
+    pub const DELTAS: usize = offset_of!(Self, deltas);
+    /// Offset of the budgets.
+    pub const BUDGETS: usize = offset_of!(Self, budgets);
+    /// Offset of the groups' marks.
+    pub const FILLED: usize = offset_of!(Self, filled);
+
+    /// Forgets all pages, whatever is marked.
+    pub fn empty(&mut self) {
+        self.filled.fill(1);
+        self.budgets.fill(BUDGET);
+        self.forget_all();
+    }
+
+    /// Forgets all pages.
+    pub fn forget_all(&mut self) {
+        for group in 0..GROUPS {
+            if std::mem::take(&mut self.filled[group]) != 0 {
+                let hints = group * GROUP..(group + 1) * GROUP;
+                self.tags[hints.clone()].fill(NOWHERE);
+                self.deltas[hints].fill(0);
+            }
+        }
+    }
+
+    /// Forgets one page.
+    pub fn forget_page(&mut self, linear: u64) {
+        let page = linear & !0xfff;
+        for group in 0..GROUPS {
+            let hints = group * GROUP..(group + 1) * GROUP;
+            // All are compared before any is looked at, so that it takes few instructions.
+            let meets = |tags: &[u64]| tags.iter().fold(false, |met, tag| met | (*tag == page));
+            if self.filled[group] == 0 || !meets(&self.tags[hints.clone()]) {
+                continue;
+            }
+            for hint in hints {
+                if self.tags[hint] == page {
+                    self.forget(hint as HintId);
+                }
+            }
+        }
+    }
+
+    /// Forgets the page of one hint.
+    pub fn forget(&mut self, hint: HintId) {
+        self.tags[usize::from(hint)] = NOWHERE;
+        self.deltas[usize::from(hint)] = 0;
+    }
+
+    /// Whether a hint knows a page.
+    pub fn is_filled(&self, hint: HintId) -> bool {
+        self.tags[usize::from(hint)] != NOWHERE
+    }
+
+    /// Whether a hint has missed so often that the engine is to be asked. From now on it may miss as often again.
+    pub fn take_spent(&mut self, hint: HintId) -> bool {
+        let budget = &mut self.budgets[usize::from(hint)];
+        let spent = *budget > BUDGET;
+        if spent {
+            *budget = BUDGET;
+        }
+        spent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Box<HintTable> {
+        let mut table = Box::new(HintTable {
+            tags: [0; HINTS],
+            deltas: [0; HINTS],
+            budgets: [0; HINTS],
+            filled: [0; GROUPS],
+        });
+        table.empty();
+        table
+    }
+
+    impl HintTable {
+        /// As generated code does it.
+        fn fill(&mut self, n: usize, page: u64) {
+            (self.tags[n], self.deltas[n]) = (page, 9);
+            self.filled[n / GROUP] = 1;
+        }
+
+        fn known(&self) -> Vec<usize> {
+            (0..HINTS).filter(|n| self.is_filled(*n as HintId)).collect()
+        }
+    }
+
+    #[test]
+    fn all_that_were_filled_are_forgotten() {
+        let mut table = table();
+        for n in [0, GROUP - 1, GROUP, HINTS - 1] {
+            table.fill(n, 0x5000);
+        }
+        assert_eq!(table.known().len(), 4);
+        table.forget_all();
+        assert!(table.known().is_empty());
+        assert!(table.filled.iter().all(|filled| *filled == 0));
+        table.tags[7] = 0x5000;
+        table.empty();
+        assert!(table.known().is_empty(), "one that is not marked");
+    }
+
+    #[test]
+    fn a_page_is_forgotten() {
+        let mut table = table();
+        table.fill(3, 0x5000);
+        table.fill(4, 0x6000);
+        table.fill(HINTS - 1, 0x5000);
+        table.forget_page(0x5abc);
+        assert_eq!(table.known(), [4]);
+        assert_eq!((table.deltas[3], table.deltas[4]), (0, 9));
+        assert!((NOWHERE as i64) << 16 >> 16 != NOWHERE as i64, "not canonical");
+    }
+
+    #[test]
+    fn a_budget_is_spent_once() {
+        let mut table = table();
+        table.budgets[5] = u64::MAX;
+        assert!(table.take_spent(5));
+        assert!(!table.take_spent(5));
+        assert!(!table.take_spent(6));
+    }
+}
