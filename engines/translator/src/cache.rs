@@ -191,6 +191,8 @@ impl Cache {
         if !mode.is_relocatable() || self.points.has_breakpoints() {
             return Place::At(rip);
         }
+        // Making the tables ready may begin an epoch, which this page has to be anchored in.
+        self.prepare_view(mode);
         let (page, linear) = (physical & !0xfff, rip & !0xfff);
         match self.anchors.anchor(&mut self.region, page, linear) {
             Anchored::At(slot) => return Place::Anywhere(slot),
@@ -261,11 +263,16 @@ impl Cache {
         }
     }
 
-    /// Translates, registers and publishes nothing: the caller does that.
-    pub fn translate(&mut self, guest: &Guest, tlb: &mut Tlb, source: Source) -> Result<BlockId, NoBlock> {
+    /// Makes room for another block, if need be by emptying the cache. That comes before the block's key is made, of which
+    /// nothing is good any more then.
+    pub fn make_room(&mut self, guest: &Guest) {
         if self.used + BLOCK_ROOM + BOUNCE_ROOM > self.region.code_bytes() {
             self.clear(guest);
         }
+    }
+
+    /// Translates, registers and publishes nothing: the caller does that. There must be room.
+    pub fn translate(&mut self, guest: &Guest, tlb: &mut Tlb, source: Source) -> Result<BlockId, NoBlock> {
         let code = self.fetch(guest, tlb, &source)?;
         let mode = source.key.mode;
         let limit = if mode.steps() || source.next_page.is_some() { 1 } else { decode::MAX_INSTRUCTIONS };

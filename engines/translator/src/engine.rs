@@ -202,6 +202,7 @@ impl Translator {
     /// The block at `rip`, translated if need be; the one without groups if they are to be `apart`.
     fn block_for(&mut self, cpu: &CpuState, rip: u64, apart: bool) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
+        self.cache.make_room(&self.guest);
         let place = self.cache.place(page.physical, rip, self.mode);
         let key = Key { physical: page.physical, place, mode: self.mode, apart };
         let found = self.cache.find(&key);

@@ -9,6 +9,7 @@ use common::pages::*;
 use common::{Bench, CODE, DATA, STACK, assemble};
 use iced_x86::code_asm::*;
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
+use translator::Options;
 use vcpu::{DebugEvent, DebugPoints, Engine, Entry, Exit, Invalidation};
 use x86::classify::Routine;
 use x86::register::gpr::*;
@@ -345,5 +346,49 @@ fn a_branch_with_an_operand_size_prefix() {
         bench.cpu.gpr[RBX] = base;
         again(&mut bench);
         assert_eq!(bench.cpu.gpr[RAX], if amd { 10 + n } else { n });
+    }
+}
+
+/// Emptying the cache gives all away anew, in the middle of looking for a block.
+#[test]
+fn addresses_are_right_while_the_cache_is_emptied() {
+    const LIST: u64 = 0x60_0000;
+    let functions = |first: u64, count: u64| (0..count).map(move |n| VIRTUAL + (first << 12) + n * 0x100);
+    for others in (300..700).step_by(20) {
+        let options = Options { cache_bytes: 256 << 10, ..Options::default() };
+        let mut bench = with_small_pages(Bench::long_mode_with(options));
+        to_ring3(&mut bench);
+        for page in 0..80 {
+            map(&bench, page, 0x80_0000 + (page << 12), 0);
+        }
+        let calls: Vec<_> = [0, 1, 2].into_iter().flat_map(|_| functions(0, 128)).collect();
+        // One of each page first.
+        let pages = (0..8).map(|page| VIRTUAL + (page << 12));
+        let calls: Vec<_> = pages.chain(functions(16, others)).chain(calls).collect();
+        for at in functions(0, 128).chain(functions(16, others)) {
+            place(&bench, 0x80_0000 + (at - VIRTUAL), at, |a| {
+                lea(a, Register::RAX, at);
+                a.ret().unwrap();
+            });
+        }
+        for (n, at) in (0..).zip(&calls) {
+            bench.ram.write_u64(LIST + n * 8, *at).unwrap();
+        }
+        bench.load(|a| {
+            let (mut top, mut right) = (a.create_label(), a.create_label());
+            a.set_label(&mut top).unwrap();
+            a.call(qword_ptr(rsi)).unwrap();
+            a.cmp(rax, qword_ptr(rsi)).unwrap();
+            a.je(right).unwrap();
+            a.inc(rdx).unwrap();
+            a.set_label(&mut right).unwrap();
+            a.add(rsi, 8).unwrap();
+            a.dec(rcx).unwrap();
+            a.jnz(top).unwrap();
+        });
+        let gpr = &mut bench.cpu.gpr;
+        (gpr[RSI], gpr[RCX], gpr[RDX]) = (LIST, calls.len() as u64, 0);
+        again(&mut bench);
+        assert_eq!(bench.cpu.gpr[RDX], 0, "after {others} other functions");
     }
 }

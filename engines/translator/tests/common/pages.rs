@@ -22,7 +22,11 @@ pub const GLOBAL: u64 = 0x100;
 
 /// A vCPU whose second gigabyte has page tables, empty as yet.
 pub fn bench() -> Bench {
-    let bench = Bench::long_mode();
+    with_small_pages(Bench::long_mode())
+}
+
+/// The same for one that is there.
+pub fn with_small_pages(bench: Bench) -> Bench {
     bench.ram.write_u64(0x9008, DIRECTORY | 7).unwrap();
     bench.ram.write_u64(DIRECTORY, TABLE | 7).unwrap();
     bench
