@@ -1,8 +1,7 @@
 //! What is in the jump tables, so that they can be emptied by what was put in: at a change of address space that is
 //! a small part of them.
 //!
-//! A block may be in its view's tables under several guest addresses. One that is dropped stays there, because its entry
-//! then leads to the engine.
+//! A block that is dropped stays there, because its entry then leads to the engine.
 
 use crate::context::{JUMP_ENTRIES, VICTIM_ENTRIES, VIEWS};
 use crate::region::Region;
