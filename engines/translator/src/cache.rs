@@ -286,7 +286,31 @@ impl Cache {
         decode::mark_live_flags(&mut list, mode, live);
         self.instructions += list.len() as u64;
         let live_in = list.first().map_or(flags::ALL, |i| i.live_before);
-        Ok(self.install(&source, &code, &list, end, live_in, sources))
+        let id = self.install(&source, &code, &list, end, live_in, sources);
+        self.link_to_known(id);
+        Ok(id)
+    }
+
+    /// Links a new block's jumps to blocks of its own page that are there already, so that they need not be met first.
+    fn link_to_known(&mut self, id: BlockId) {
+        let Some(block) = self.block(id).filter(|block| block.second_page.is_none()) else { return };
+        let (key, linear) = (block.key, block.linear);
+        let near = block.links.iter().enumerate().filter_map(|(n, link)| {
+            let there = linear.wrapping_add(link.target.wrapping_sub(key.rip(0)));
+            let physical = key.physical & !0xfff | there & 0xfff;
+            let place = match key.place {
+                Place::At(_) => Place::At(link.target),
+                anywhere => anywhere,
+            };
+            let inside = link.cell.is_none() && there >> 12 == linear >> 12;
+            inside.then_some((n as u16, Key { physical, place, mode: link.mode, apart: false }))
+        });
+        let known: Vec<_> = near.filter_map(|(n, key)| self.find(&key).map(|to| (n, to))).collect();
+        for (n, to) in known {
+            if self.block(to).is_some_and(|target| target.second_page.is_none()) {
+                self.link(id, n, to);
+            }
+        }
     }
 
     /// The guest's bytes, with writes to them watched from before they are read.

@@ -1,6 +1,8 @@
 //! Instruction fetch: from a linear address to guest-physical code, with a small cache of page walks, since
 //! every jump-table miss asks.
 
+use std::collections::HashSet;
+
 use vcpu::CpuState;
 use x86::Exception;
 use x86::paging::{self, Access, AccessKind};
@@ -35,8 +37,8 @@ pub struct FetchCache {
     /// Bit per 4 KiB page number modulo 65536: code was fetched there. One set for ring 3, one
     /// for the others.
     seen: Box<[[u64; SEEN_WORDS]; 2]>,
-    /// The same per 1 GiB, for code in larger pages.
-    seen_large: [u64; 2],
+    /// For code in larger pages, the numbers of the 1 GiB regions they are in.
+    seen_large: [HashSet<u64>; 2],
     /// A ring other than 3 has fetched code through a mapping that ends with its address space.
     local_kernel: bool,
 }
@@ -48,7 +50,7 @@ impl FetchCache {
             entries: Box::new([None; ENTRIES]),
             generation: 0,
             seen: Box::new([[0; SEEN_WORDS]; 2]),
-            seen_large: [0; 2],
+            seen_large: Default::default(),
             local_kernel: false,
         }
     }
@@ -64,7 +66,7 @@ impl FetchCache {
         self.generation += 1;
         if seen {
             *self.seen = [[0; SEEN_WORDS]; 2];
-            self.seen_large = [0; 2];
+            self.seen_large.iter_mut().for_each(HashSet::clear);
         }
     }
 
@@ -72,13 +74,13 @@ impl FetchCache {
     pub fn may_hold_code(&self, linear: u64, user: bool) -> bool {
         let (set, page) = (usize::from(user), linear >> 12);
         self.seen[set][(page >> 6) as usize % SEEN_WORDS] >> (page & 63) & 1 != 0
-            || self.seen_large[set] >> (linear >> 30 & 63) & 1 != 0
+            || self.seen_large[set].contains(&(linear >> 30))
     }
 
     fn note(&mut self, linear: u64, user: bool, large: bool) {
         let (set, page) = (usize::from(user), linear >> 12);
         if large {
-            self.seen_large[set] |= 1 << (linear >> 30 & 63);
+            self.seen_large[set].insert(linear >> 30);
         } else {
             self.seen[set][(page >> 6) as usize % SEEN_WORDS] |= 1 << (page & 63);
         }

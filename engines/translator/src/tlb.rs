@@ -5,6 +5,8 @@
 //! whose dirty bit is clear for writes) are never entered. The hints know less than it does: whatever is dropped here
 //! is forgotten there.
 
+use std::collections::HashSet;
+
 use crate::context::{TLB_ENTRIES, VIEWS};
 use crate::mode::View;
 use crate::region::Region;
@@ -33,8 +35,8 @@ pub struct Page {
 pub struct Tlb {
     /// Slots filled from pages that are not global, since the last flush.
     local: [Vec<u16>; VIEWS],
-    /// Which 1 GiB regions (modulo 64) have entries from larger pages: a hint for single-page flushes.
-    large: u64,
+    /// Numbers of the 1 GiB regions that have entries from larger pages: a flush of one page there is one of them all.
+    large: HashSet<u64>,
     /// Bit per guest-physical page number modulo 65536: entered for writing since the last complete flush.
     written: Box<[u64; 1024]>,
 }
@@ -43,7 +45,7 @@ impl Tlb {
     /// Empties the region's tables.
     pub fn new(region: &mut Region) -> Self {
         region.hints().empty();
-        let mut tlb = Self { local: Default::default(), large: 0, written: Box::new([0; 1024]) };
+        let mut tlb = Self { local: Default::default(), large: HashSet::new(), written: Box::new([0; 1024]) };
         tlb.flush_all(region);
         tlb
     }
@@ -70,7 +72,7 @@ impl Tlb {
             self.written[word] |= bit;
         }
         if page.large {
-            self.large |= region_bit(page.linear);
+            self.large.insert(page.linear >> 30);
         }
     }
 
@@ -82,7 +84,7 @@ impl Tlb {
             }
             self.local[view].clear();
         }
-        self.large = 0;
+        self.large.clear();
         self.written.fill(0);
         region.hints().forget_all();
     }
@@ -109,7 +111,7 @@ impl Tlb {
     /// Drops the page that holds `linear`, all of it if it is a large one.
     pub fn flush_page(&mut self, region: &mut Region, linear: u64) {
         let slot = slot_of(linear);
-        let large = self.large & region_bit(linear) != 0;
+        let large = self.large.contains(&(linear >> 30));
         if large {
             region.hints().forget_all();
         } else {
@@ -154,8 +156,4 @@ fn slot_of(linear: u64) -> usize {
 fn written_bit(physical: u64) -> (usize, u64) {
     let page = physical >> 12;
     ((page >> 6 & 1023) as usize, 1 << (page & 63))
-}
-
-fn region_bit(linear: u64) -> u64 {
-    1 << (linear >> 30 & 63)
 }
