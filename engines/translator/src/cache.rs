@@ -43,7 +43,7 @@ use sources::{live_at_end, sources_of};
 const BLOCK_ROOM: usize = 32 << 10;
 /// Room at the end for the code of a bounce.
 const BOUNCE_ROOM: usize = 4096;
-const ENTRY_ALIGN: usize = 64;
+const ENTRY_ALIGN: usize = 32;
 
 /// Guest code about to be translated.
 #[derive(Clone, Copy, Debug)]

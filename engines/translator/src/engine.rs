@@ -40,7 +40,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, physical_bits: 40 }
+        Self { cache_bytes: 128 << 20, physical_bits: 40 }
     }
 }
 
