@@ -282,9 +282,9 @@ fn stack_disp(i: &Instruction, mode: ModeWord) -> Option<i64> {
     Some(if i.stack_pointer_increment() < 0 { -8 } else { 0 })
 }
 
-/// Whether an instruction goes by the stack's hint.
+/// Whether an instruction goes by the stack's hint; half of the stack pointer may be in another page than all of it.
 fn touches_stack(i: &Instruction) -> bool {
-    i.is_stack_instruction() || has_memory(i) && i.memory_base() == Register::RSP
+    i.is_stack_instruction() || has_memory(i) && matches!(i.memory_base(), Register::RSP | Register::ESP)
 }
 
 /// The register that an instruction moves by a constant, and how far.
