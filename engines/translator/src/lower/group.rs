@@ -140,7 +140,7 @@ pub(super) fn plan(
     accesses: &mut Accesses,
 ) -> Plan {
     let mut plan = Plan::default();
-    if !mode.is_long() || mode.restricts_fpu() || list.len() < 2 {
+    if !mode.is_long() || list.len() < 2 {
         return plan;
     }
     let mut open: Vec<Open> = Vec::new();

@@ -54,7 +54,7 @@ impl Lowering<'_> {
             (End::Limit | End::Page, _) => !self.is_linkable(i.next_ip().into()),
             _ => false,
         };
-        if !by_table || mode.steps() || mode.restricts_fpu() {
+        if !by_table || mode.steps() {
             return None;
         }
         let touches = |insn: &GuestInsn| {
