@@ -207,7 +207,7 @@ pub struct Tools<'a> {
 
 /// Lowers one block whose guest bytes are `code`.
 pub fn lower(tools: Tools, frame: Frame, list: &[GuestInsn], end: End, code: &[u8]) -> Lowered {
-    let plan = match frame.apart || std::env::var_os("NOGROUP").is_some() {
+    let plan = match frame.apart {
         true => Plan::default(),
         false => group::plan(list, frame.mode, frame.physical, tools.hints, tools.accesses),
     };
