@@ -131,8 +131,6 @@ pub struct Block {
     pub groups: Box<[Option<Group>]>,
     /// Host addresses of the words by which others' groups lead here.
     pub straddlers: Vec<u64>,
-    /// Cells that lead here.
-    pub cells: Vec<CellId>,
     /// Jumps in: the block and which of its links.
     pub incoming: Vec<(BlockId, u16)>,
     /// False once a source has changed.

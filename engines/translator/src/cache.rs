@@ -15,7 +15,6 @@ use crate::emit::{Emitter, Op, Reg};
 use crate::flags;
 use crate::guest::Guest;
 use crate::hint::Hints;
-use crate::hint_table::HintId;
 use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::refill;
@@ -26,8 +25,10 @@ use crate::trampoline::{self, Crossings, XsaveFeatures};
 mod anchors;
 mod breakpoints;
 mod cells;
+mod drop;
 mod hash;
 mod jumps;
+mod links;
 mod sources;
 mod view;
 
@@ -291,28 +292,6 @@ impl Cache {
         Ok(id)
     }
 
-    /// Links a new block's jumps to blocks of its own page that are there already, so that they need not be met first.
-    fn link_to_known(&mut self, id: BlockId) {
-        let Some(block) = self.block(id).filter(|block| block.second_page.is_none()) else { return };
-        let (key, linear) = (block.key, block.linear);
-        let near = block.links.iter().enumerate().filter_map(|(n, link)| {
-            let there = linear.wrapping_add(link.target.wrapping_sub(key.rip(0)));
-            let physical = key.physical & !0xfff | there & 0xfff;
-            let place = match key.place {
-                Place::At(_) => Place::At(link.target),
-                anywhere => anywhere,
-            };
-            let inside = link.cell.is_none() && there >> 12 == linear >> 12;
-            inside.then_some((n as u16, Key { physical, place, mode: link.mode, apart: false }))
-        });
-        let known: Vec<_> = near.filter_map(|(n, key)| self.find(&key).map(|to| (n, to))).collect();
-        for (n, to) in known {
-            if self.block(to).is_some_and(|target| target.second_page.is_none()) {
-                self.link(id, n, to);
-            }
-        }
-    }
-
     /// The guest's bytes, with writes to them watched from before they are read.
     fn fetch(&mut self, guest: &Guest, tlb: &mut Tlb, source: &Source) -> Result<Vec<u8>, NoBlock> {
         const MOST: usize = decode::MAX_INSTRUCTIONS * 15;
@@ -400,7 +379,6 @@ impl Cache {
             end: code_start + self.used as u64,
             map: lowered.map.into_boxed_slice(),
             links: links.collect(),
-            cells: Vec::new(),
             groups: groups.collect(),
             straddlers: Vec::new(),
             incoming: Vec::new(),
@@ -435,184 +413,11 @@ impl Cache {
         }
     }
 
-    /// Lets a direct jump go straight to its target.
-    pub fn link(&mut self, from: BlockId, n: u16, to: BlockId) {
-        let (Some(source), Some(target)) = (self.blocks.get(from.0 as usize), self.blocks.get(to.0 as usize))
-        else {
-            return;
-        };
-        let Some(link) = source.links.get(usize::from(n)).copied() else {
-            return;
-        };
-        if let Some(cell) = link.cell {
-            if source.valid && target.valid && link.mode == target.key.mode {
-                let goal = match link {
-                    LinkState { parked: true, .. } => target.entry,
-                    LinkState { backward: true, .. } => target.checked,
-                    _ => target.body,
-                };
-                self.cells.fill(&mut self.region, cell, goal);
-                self.blocks[to.0 as usize].cells.push(cell);
-            }
-            return;
-        }
-        if !source.valid || !target.valid || link.mode != target.key.mode || target.key.rip(0) != link.target
-        {
-            return;
-        }
-        // If not, the page has been mapped elsewhere meanwhile; what it was is still good there.
-        if !source.key.shares_page(&target.key) {
-            return;
-        }
-        if target.second_page.is_some() {
-            if self.used + BLOCK_ROOM > self.region.code_bytes() {
-                return;
-            }
-            // Only the table notices when the second page's mapping changes.
-            let stub = self.table_stub(link.mode.view(), source.key.place, link.target);
-            self.patch(link.at, stub);
-            return;
-        }
-        let goal = if link.backward { target.checked } else { target.body };
-        if source.linear >> 12 != target.linear >> 12 {
-            self.far_links.push((from, n));
-        }
-        self.patch(link.at, goal);
-        self.blocks[to.0 as usize].incoming.push((from, n));
-    }
-
     /// Where to go on in a block: see [`Block::resume_after`].
     pub fn resume_after(&self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
         let block = self.blocks.get(id.0 as usize).filter(|block| block.valid && block.key.mode == mode)?;
         let page = self.page_of(&block.key);
         block.resume_after(page, done, rip, self.region.hints_ref())
-    }
-
-    /// Lets a group of a block lead to another block where it straddles pages.
-    pub fn lead_apart(&mut self, from: BlockId, group: u8, to: BlockId) {
-        let (Some(source), Some(target)) = (self.block(from), self.block(to)) else { return };
-        let group = source.groups.get(usize::from(group)).copied().flatten();
-        let Some(group) = group.filter(|_| target.valid && source.key.shares_page(&target.key)) else {
-            return;
-        };
-        let body = target.body as u32;
-        self.write_word(group.apart, body);
-        self.blocks[to.0 as usize].straddlers.push(group.apart);
-    }
-
-    fn write_word(&mut self, at: u64, value: u32) {
-        let offset = (at - self.emitter.layout().code()) as usize;
-        self.region.write_code(offset, &value.to_le_bytes());
-    }
-
-    /// Code that goes through the jump table, for a jump that cannot be linked.
-    fn table_stub(&mut self, view: usize, place: Place, target: u64) -> u64 {
-        let stub = self.emitter.layout().code() + self.used as u64;
-        self.emitter.restart(stub);
-        let second_chance = self.second_chance[view];
-        trampoline::emit_flags_to_context(&mut self.emitter);
-        match place {
-            Place::Anywhere(slot) => {
-                self.emitter.load_and_add(Reg::R9, ContextField::PageBase(slot), target);
-                trampoline::emit_jump_hash(&mut self.emitter, view, second_chance);
-            }
-            Place::At(_) => trampoline::emit_jump_to_known(&mut self.emitter, view, target, second_chance),
-        }
-        self.region.write_code(self.used, self.emitter.code());
-        self.used += self.emitter.code().len();
-        stub
-    }
-
-    fn unlink(&mut self, from: BlockId, n: u16) {
-        let link = self.blocks.get(from.0 as usize).and_then(|b| b.links.get(usize::from(n)));
-        if let Some(link) = link.copied() {
-            self.patch(link.at, link.stub);
-        }
-    }
-
-    fn patch(&mut self, at: u64, goal: u64) {
-        self.write_word(at, goal.wrapping_sub(at + 4) as u32);
-    }
-
-    /// Drops the blocks made from these guest-physical bytes.
-    pub fn invalidate(&mut self, guest: &Guest, written: Range) {
-        let last = written.start.saturating_add(written.len.saturating_sub(1));
-        for page in (written.start >> 12)..=(last >> 12) {
-            self.invalidate_in_page(guest, page << 12, written);
-        }
-    }
-
-    fn invalidate_in_page(&mut self, guest: &Guest, page: u64, written: Range) {
-        let Some(ids) = self.by_page.get_mut(&page) else {
-            return;
-        };
-        let mut stale = Vec::new();
-        let blocks = &self.blocks;
-        ids.retain(|id| {
-            let hit = blocks[id.0 as usize].sources.iter().any(|range| range.overlaps(written));
-            if hit {
-                stale.push(*id);
-            }
-            !hit
-        });
-        if ids.is_empty() {
-            self.by_page.remove(&page);
-            guest.watcher.unwatch(page);
-        }
-        for id in stale {
-            self.drop_block(id);
-        }
-    }
-
-    /// The hint of an instruction at this place has missed too often: translates the block without, if it misses fast.
-    pub fn roams(&mut self, id: BlockId, offset: u16, hint: HintId) {
-        self.region.hints().forget(hint);
-        let Some(block) = self.block(id) else { return };
-        let physical = block.key.physical.wrapping_add(u64::from(offset));
-        if self.hints.is_roaming(hint, physical, host::cpu::rdtsc()) {
-            self.drop_block(id);
-        }
-    }
-
-    fn drop_block(&mut self, id: BlockId) {
-        let block = &mut self.blocks[id.0 as usize];
-        if !std::mem::replace(&mut block.valid, false) {
-            return;
-        }
-        let (key, entry) = (block.key, block.entry);
-        let straddlers = std::mem::take(&mut block.straddlers);
-        let cells = std::mem::take(&mut block.cells);
-        for (from, n) in std::mem::take(&mut block.incoming) {
-            self.unlink(from, n);
-        }
-        straddlers.into_iter().for_each(|word| self.write_word(word, 0));
-        cells.into_iter().for_each(|cell| self.cells.empty(&mut self.region, cell));
-        if self.by_key.get(&key) == Some(&id) {
-            self.by_key.remove(&key);
-        }
-        // The jump table may hold it under any number of addresses: whoever is sent there goes on to the engine.
-        self.emitter.restart(entry);
-        self.emitter.jmp_to(self.miss);
-        let offset = (entry - self.emitter.layout().code()) as usize;
-        self.region.write_code(offset, self.emitter.code());
-    }
-
-    /// Takes a debugger's points, and drops the blocks that are not as they want them.
-    pub fn set_debug_points(&mut self, points: &Arc<DebugPoints>) {
-        let former = std::mem::replace(&mut self.points, points.clone());
-        if former.has_breakpoints() != points.has_breakpoints() {
-            self.drop_where(|block| block.key.mode.is_relocatable());
-        }
-        for linear in former.changed_breakpoints(points) {
-            self.drop_where(|block| block.covers(linear));
-        }
-    }
-
-    fn drop_where(&mut self, stale: impl Fn(&Block) -> bool) {
-        let blocks = (0..).zip(&self.blocks);
-        let stale: Vec<_> = blocks.filter(|(_, block)| block.valid && stale(block)).collect();
-        let stale: Vec<_> = stale.into_iter().map(|(n, _)| BlockId(n)).collect();
-        stale.into_iter().for_each(|id| self.drop_block(id));
     }
 
     /// What has gone through it so far.

@@ -62,7 +62,7 @@ pub const PAGE_SLOTS: usize = 8192;
 /// Offset of the cells.
 pub const CELLS_OFFSET: usize = PAGES_OFFSET + PAGE_SLOTS * 8;
 /// How many cells there are.
-pub const CELLS: usize = 32768;
+pub const CELLS: usize = 1 << 17;
 /// Offset of the translation cache.
 pub const CODE_OFFSET: usize = CELLS_OFFSET + CELLS * 8;
 
@@ -241,7 +241,7 @@ impl ContextField {
             Self::Mode => offset_of!(Context, mode),
             Self::RingChange => offset_of!(Context, ring_change),
             Self::PageBase(n) => PAGES_OFFSET + usize::from(n) * 8,
-            Self::Cell(n) => CELLS_OFFSET + usize::from(n) * 8,
+            Self::Cell(n) => CELLS_OFFSET + n as usize * 8,
             Self::Selector(i) => array(offset_of!(Context, selector), i),
             Self::KernelGsBase => offset_of!(Context, kernel_gs_base),
             Self::TscAux => offset_of!(Context, tsc_aux),

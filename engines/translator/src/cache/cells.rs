@@ -5,11 +5,13 @@
 //! is known, and else leads to the jump's way out. Forgetting mappings writes the words that have been filled. Neither
 //! flags nor a register are touched.
 
+use std::ops::Range;
+
 use crate::context::CELLS;
 use crate::region::Region;
 
 /// The number of a cell.
-pub type CellId = u16;
+pub type CellId = u32;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -31,25 +33,31 @@ impl Cells {
 
     /// Tells where a cell's jump leaves its block.
     pub fn own(&mut self, region: &mut Region, cell: CellId, stub: u64) {
-        self.stubs[usize::from(cell)] = stub;
-        region.cells()[usize::from(cell)] = stub;
+        self.stubs[cell as usize] = stub;
+        region.cells()[cell as usize] = stub;
     }
 
     /// Lets a cell's jump lead to a host address.
     pub fn fill(&mut self, region: &mut Region, cell: CellId, host: u64) {
-        region.cells()[usize::from(cell)] = host;
+        region.cells()[cell as usize] = host;
         self.filled.push(cell);
     }
 
-    /// Lets it lead to its way out.
-    pub fn empty(&self, region: &mut Region, cell: CellId) {
-        region.cells()[usize::from(cell)] = self.stubs[usize::from(cell)];
+    /// Lets all jumps that lead to a block, whose host code this is, lead to their ways out.
+    pub fn forget_into(&self, region: &mut Region, block: Range<u64>) {
+        let cells = region.cells();
+        for cell in self.filled.iter().map(|cell| *cell as usize) {
+            if block.contains(&cells[cell]) {
+                cells[cell] = self.stubs[cell];
+            }
+        }
     }
 
-    /// The same for all.
+    /// The same for all jumps.
     pub fn forget(&mut self, region: &mut Region) {
-        for cell in self.filled.drain(..) {
-            region.cells()[usize::from(cell)] = self.stubs[usize::from(cell)];
+        let cells = region.cells();
+        for cell in self.filled.drain(..).map(|cell| cell as usize) {
+            cells[cell] = self.stubs[cell];
         }
     }
 

@@ -2,9 +2,6 @@
 
 use iced_x86::{Code, Instruction, Register};
 
-use crate::emit::Mem;
-use crate::regs::full;
-
 /// Turns forms that 64-bit mode lacks into ones it has. Operand sizes need no care: iced-x86 codes name them,
 /// and the encoder chooses the prefixes.
 pub fn widen(i: &mut Instruction) {
@@ -34,11 +31,11 @@ pub fn widen(i: &mut Instruction) {
     i.set_code(code);
 }
 
-/// Lets the memory operand be `delta` beyond a guest's address without index: that which it names, or one that stands for
-/// it.
-pub fn displace(i: &mut Instruction, guest: Mem, delta: Register) {
+/// Lets the memory operand be `delta` beyond the address that it names; if that has an index, beyond `base`, which stands
+/// for it.
+pub fn displace(i: &mut Instruction, base: Register, delta: Register) {
     if i.memory_index() != Register::None {
-        rebase(i, guest.base.map_or(Register::None, full));
+        rebase(i, base);
     }
     i.set_memory_index(delta);
     i.set_memory_index_scale(1);

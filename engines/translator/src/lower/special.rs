@@ -3,7 +3,8 @@
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use x86::Exception;
 
-use super::address::{Place, Scratch, segment_of};
+use super::address::{Scratch, segment_of};
+use super::operand::Place;
 use super::page::Extent;
 use super::{Lowering, NoLowering, SiteKind, address_bytes, has_memory};
 use crate::context::ContextField as F;

@@ -4,7 +4,8 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::SegmentRegister;
 
-use super::address::{Place, segment_of};
+use super::address::segment_of;
+use super::operand::Place;
 use super::page::Extent;
 use super::{Lowering, NoLowering};
 use crate::context::ContextField as F;

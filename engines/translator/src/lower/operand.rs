@@ -1,0 +1,230 @@
+//! Operands in memory: from what an instruction names to a place where the host finds it, by itself or in a group.
+
+use iced_x86::{Instruction, Register};
+use x86::SegmentRegister;
+
+use super::address::segment_of;
+use super::encode::{displace, rebase};
+use super::group::Role;
+use super::page::Extent;
+use super::saved::Saved;
+use super::{Lowering, NoLowering};
+use crate::context::ContextField as F;
+use crate::decode::GuestInsn;
+use crate::emit::{Mem, Op, Reg};
+use crate::hint;
+use crate::regs::{SPILLED, full, is_high_byte, is_spilled, number};
+
+/// A flat one of 64-bit code.
+const DS: u8 = SegmentRegister::Ds as u8;
+
+/// Where host code finds bytes that have been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the address in this register.
+    At(Reg),
+    /// At the guest's address, `disp` from a register, and the delta in another register beyond.
+    Beyond { base: Reg, disp: i32, delta: Reg },
+}
+
+impl Place {
+    pub(super) fn mem(self) -> Mem {
+        match self {
+            Self::At(reg) => Mem::base(reg),
+            Self::Beyond { base, disp, delta } => Mem { base: Some(base), index: Some((delta, 1)), disp },
+        }
+    }
+
+    /// The registers that it is made of.
+    pub(super) fn registers(self) -> Vec<Reg> {
+        let mem = self.mem();
+        mem.base.into_iter().chain(mem.index.map(|(reg, _)| reg)).collect()
+    }
+}
+
+impl Lowering<'_> {
+    /// An instruction with one explicit memory operand of `size` bytes; `form` is what to execute.
+    pub(super) fn with_memory(
+        &mut self,
+        insn: &GuestInsn,
+        form: &Instruction,
+        size: u32,
+    ) -> Result<(), NoLowering> {
+        let extent = Extent { size, write: insn.direction.writes() };
+        let place = match self.plain_operand(&insn.instruction) {
+            Some(operand) => self.place(insn, operand, extent)?,
+            None => {
+                self.held.lose_deltas();
+                self.computed(insn, extent)?
+            }
+        };
+        self.load_operands(insn.operands);
+        self.execute_at(form, place)?;
+        self.store_operands(insn.operands);
+        Ok(())
+    }
+
+    /// An operand whose address is made of 64-bit registers alone, as host code can name it.
+    fn plain_operand(&self, i: &Instruction) -> Option<Mem> {
+        let plain = self.frame.bounce.is_none()
+            && self.frame.mode.is_long()
+            && self.frame.mode.is_flat(usize::from(segment_of(i)))
+            && i.memory_base().is_gpr64()
+            && (i.memory_index() == Register::None || i.memory_index().is_gpr64());
+        let index = number(i.memory_index()).map(|reg| (reg, i.memory_index_scale() as u8));
+        let disp = i.memory_displacement64() as i32;
+        plain.then_some(Mem { base: number(i.memory_base()), index, disp })
+    }
+
+    /// Where the host finds the bytes that `operand` names, now that they have been checked, with others of the same group
+    /// if there is one.
+    pub(super) fn place(
+        &mut self,
+        insn: &GuestInsn,
+        operand: Mem,
+        extent: Extent,
+    ) -> Result<Place, NoLowering> {
+        let role = self.role();
+        let led = match role {
+            Role::Follows(group) => self.out.groups[usize::from(group)].hint,
+            _ => None,
+        };
+        let Some(hint) = led else {
+            self.held.lose_deltas();
+            return self.checked_place(insn, operand, extent, role);
+        };
+        let (base, disp) = self.simple(insn, operand)?;
+        let taken = self.taken(insn, Mem::base(base));
+        let delta = match self.held.delta(hint).filter(|reg| !taken.contains(reg)) {
+            Some(reg) => reg,
+            None => {
+                let reg = self.spare(&taken)?;
+                self.e.op_ctx(Op::Load, true, reg, F::HintDelta(hint));
+                self.held.add_delta(reg, hint);
+                reg
+            }
+        };
+        Ok(Place::Beyond { base, disp, delta })
+    }
+
+    fn checked_place(
+        &mut self,
+        insn: &GuestInsn,
+        operand: Mem,
+        extent: Extent,
+        role: Role,
+    ) -> Result<Place, NoLowering> {
+        let view = self.frame.mode.view();
+        let (group, low, extent) = match role {
+            Role::Leads(n) => {
+                let group = self.plan.group(n);
+                (Some(n), group.low, Extent { size: group.span, write: group.write })
+            }
+            _ => (None, 0, extent),
+        };
+        let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
+        let hint = match operand.index.is_none() && operand.base == Some(Reg::RSP) {
+            true => Some(hint::of_stack(view, extent.write)),
+            false => self.hints.assign(view, extent.write, physical),
+        };
+        let crowded = match operand.index {
+            Some(_) => insn.operands.spilled() > 1,
+            None => self.taken(insn, operand).len() > 2,
+        };
+        let Some(hint) = hint.filter(|_| !crowded) else {
+            return self.by_address(insn, operand, extent);
+        };
+        let (base, disp) = self.simple(insn, operand)?;
+        let delta = self.spare(&self.taken(insn, Mem::base(base)))?;
+        match disp.wrapping_add(low) {
+            0 => self.e.mov(delta, base),
+            first => self.e.lea(true, delta, Mem::at(base, first)),
+        }
+        let saved = match insn.live_before {
+            0 => Saved::Dead,
+            live => {
+                let rax = self.spare(&[base, delta])?;
+                self.save_flags(live, rax)
+            }
+        };
+        let stub = self.look_at_hint(hint, delta, extent, saved, insn.offset).leading(group);
+        self.hint_stubs.push(stub);
+        self.e.op_ctx(Op::Load, true, delta, F::HintDelta(hint));
+        self.restore_flags(saved);
+        if let Some(group) = group {
+            self.out.groups[usize::from(group)].hint = Some(hint);
+            self.held.add_delta(delta, hint);
+        }
+        Ok(Place::Beyond { base, disp, delta })
+    }
+
+    /// An operand's address as a register and a distance from it, with the registers in their places.
+    fn simple(&mut self, insn: &GuestInsn, operand: Mem) -> Result<(Reg, i32), NoLowering> {
+        let index = operand.index.map(|(reg, _)| reg);
+        for reg in [operand.base, index].into_iter().flatten().filter(|reg| is_spilled(*reg)) {
+            self.load_spilled(reg);
+        }
+        if index.is_none() {
+            return Ok((operand.base.ok_or(NoLowering)?, operand.disp));
+        }
+        let to = self.scratch(insn.operands)?[0];
+        self.held.lose(to);
+        self.e.lea(true, to, operand);
+        Ok((to, 0))
+    }
+
+    /// Scratch registers that an instruction needs itself.
+    fn taken(&self, insn: &GuestInsn, operand: Mem) -> Vec<Reg> {
+        let index = operand.index.map(|(reg, _)| reg);
+        let uses = |reg: &Reg| insn.operands.uses(*reg) || operand.base == Some(*reg) || index == Some(*reg);
+        SPILLED.into_iter().filter(uses).collect()
+    }
+
+    /// The same by computing the address first.
+    fn by_address(&mut self, insn: &GuestInsn, operand: Mem, extent: Extent) -> Result<Place, NoLowering> {
+        let s = self.scratch(insn.operands)?;
+        let index = operand.index.map(|(reg, _)| reg);
+        for reg in [operand.base, index].into_iter().flatten().filter(|reg| is_spilled(*reg)) {
+            self.load_spilled(reg);
+        }
+        self.held.lose(s[0]);
+        self.e.lea(true, s[0], operand);
+        self.check_segment_and_page(insn, DS, s, extent);
+        Ok(Place::At(s[0]))
+    }
+
+    /// The same for any operand in memory.
+    fn computed(&mut self, insn: &GuestInsn, extent: Extent) -> Result<Place, NoLowering> {
+        let i = &insn.instruction;
+        let s = self.scratch(insn.operands)?;
+        self.effective_address(i, s[0])?;
+        self.check_segment_and_page(insn, segment_of(i), s, extent);
+        Ok(Place::At(s[0]))
+    }
+
+    /// `form` with its memory operand at a checked place.
+    pub(super) fn execute_at(&mut self, form: &Instruction, place: Place) -> Result<(), NoLowering> {
+        let mut host = *form;
+        super::widen(&mut host);
+        let high = (0..host.op_count()).any(|n| is_high_byte(host.op_register(n)));
+        if !high {
+            match place {
+                Place::At(reg) => rebase(&mut host, full(reg)),
+                Place::Beyond { base, delta, .. } => displace(&mut host, full(base), full(delta)),
+            }
+            return self.encode(&host);
+        }
+        // ah, ch, dh and bh cannot be named beside r9: lend the address a register that needs no REX.
+        let lent = [Reg::RBX, Reg::RSI, Reg::RDI, Reg::RCX, Reg::RDX, Reg::RAX]
+            .into_iter()
+            .find(|reg| (0..host.op_count()).all(|n| number(host.op_register(n)) != Some(*reg)))
+            .ok_or(NoLowering)?;
+        let keep = self.spare(&place.registers())?;
+        self.e.mov(keep, lent);
+        self.e.lea(true, lent, place.mem());
+        rebase(&mut host, full(lent));
+        self.encode(&host)?;
+        self.e.mov(lent, keep);
+        Ok(())
+    }
+}
