@@ -1,6 +1,6 @@
 //! Translated blocks and the places from which guest code leaves to the engine.
 
-use crate::cache::{CellId, PageSlot};
+use crate::context::{CellId, PageSlot};
 use crate::hint_table::{HintId, HintTable};
 use crate::mode::ModeWord;
 

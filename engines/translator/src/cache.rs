@@ -9,6 +9,7 @@ use vcpu::DebugPoints;
 
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Group, Key, LinkState, Place, Range, Sites};
+use crate::cells::Cells;
 use crate::context::{ContextField, PAGE_SLOTS, VIEWS};
 use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
@@ -24,16 +25,12 @@ use crate::trampoline::{self, Crossings, XsaveFeatures};
 
 mod anchors;
 mod breakpoints;
-mod cells;
 mod drop;
 mod hash;
 mod jumps;
 mod links;
 mod sources;
 mod view;
-
-pub use anchors::PageSlot;
-pub use cells::{CellId, Cells};
 
 use anchors::{Anchored, Anchors};
 use hash::KeyHasher;

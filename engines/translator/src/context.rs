@@ -18,7 +18,6 @@
 
 use std::mem::offset_of;
 
-use crate::cache::{CellId, PageSlot};
 use crate::hint_table::{GROUP, HintId, HintTable};
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
@@ -59,10 +58,14 @@ pub const HINTS_OFFSET: usize = VICTIM_OFFSET + VIEWS * VICTIM_BYTES;
 pub const PAGES_OFFSET: usize = (HINTS_OFFSET + size_of::<HintTable>()).next_multiple_of(4096);
 /// How many code pages may have one.
 pub const PAGE_SLOTS: usize = 8192;
+/// The number of a code page's slot.
+pub type PageSlot = u16;
 /// Offset of the cells.
 pub const CELLS_OFFSET: usize = PAGES_OFFSET + PAGE_SLOTS * 8;
 /// How many cells there are.
 pub const CELLS: usize = 1 << 17;
+/// The number of a cell.
+pub type CellId = u32;
 /// Offset of the translation cache.
 pub const CODE_OFFSET: usize = CELLS_OFFSET + CELLS * 8;
 

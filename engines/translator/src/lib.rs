@@ -18,6 +18,7 @@
 mod access;
 mod block;
 mod cache;
+mod cells;
 mod context;
 mod decode;
 mod emit;

@@ -8,6 +8,9 @@ use crate::emit::Reg;
 /// They are the least used: r10 and r11 appear in about one instruction in a hundred, r9 in two.
 pub const SPILLED: [Reg; 3] = [Reg::R9, Reg::R10, Reg::R11];
 
+/// The three scratch registers in the order a check uses them: address, table index, rax.
+pub type Scratch = [Reg; 3];
+
 /// The number of a general register, or of the one an 8-, 16- or 32-bit name is part of.
 pub fn number(register: Register) -> Option<Reg> {
     register.is_gpr().then(|| Reg(register.full_register().number() as u8))

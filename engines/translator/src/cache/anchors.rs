@@ -10,11 +10,8 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use super::hash::KeyHasher;
-use crate::context::PAGE_SLOTS;
+use crate::context::{PAGE_SLOTS, PageSlot};
 use crate::region::Region;
-
-/// The number of a slot.
-pub type PageSlot = u16;
 
 struct Anchor {
     slot: PageSlot,

@@ -10,12 +10,9 @@ use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::hint;
-use crate::regs::{SPILLED, is_spilled, number};
+use crate::regs::{SPILLED, Scratch, is_spilled, number};
 
 const CS: u8 = SegmentRegister::Cs as u8;
-
-/// The three scratch registers in the order a check uses them: address, table index, rax.
-pub(super) type Scratch = [Reg; 3];
 
 impl Lowering<'_> {
     /// Scratch registers for an instruction, the first of them none of its operands; those first that hold nothing.

@@ -6,7 +6,7 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
-use super::address::{Scratch, segment_of};
+use super::address::segment_of;
 use super::page::Extent;
 use super::stack::Width;
 use super::{FarStub, LinkStub, Lowering, NoLowering, Site, SiteKind};
@@ -14,7 +14,7 @@ use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Fixup, Mem, Op, Reg};
 use crate::mode::VIEW_USER;
-use crate::regs::{SPILLED, is_spilled, number};
+use crate::regs::{SPILLED, Scratch, is_spilled, number};
 use crate::trampoline::{emit_jump_hash, emit_jump_to_known};
 
 const SCRATCH: Scratch = SPILLED;

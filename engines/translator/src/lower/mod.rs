@@ -28,8 +28,8 @@ pub use transition::{ENTERED, RETURNED, selectors};
 
 use crate::access::{Accesses, Operands};
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
-use crate::cache::{CellId, Cells, PageSlot};
-use crate::context::{ContextField as F, VIEWS};
+use crate::cells::Cells;
+use crate::context::{CellId, ContextField as F, PageSlot, VIEWS};
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
 use crate::hint::Hints;

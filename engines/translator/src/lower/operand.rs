@@ -6,7 +6,7 @@ use x86::SegmentRegister;
 use super::address::segment_of;
 use super::encode::{displace, rebase};
 use super::group::Role;
-use super::page::Extent;
+use super::page::{Extent, Place};
 use super::saved::Saved;
 use super::{Lowering, NoLowering};
 use crate::context::ContextField as F;
@@ -17,30 +17,6 @@ use crate::regs::{SPILLED, full, is_high_byte, is_spilled, number};
 
 /// A flat one of 64-bit code.
 const DS: u8 = SegmentRegister::Ds as u8;
-
-/// Where host code finds bytes that have been checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// At the address in this register.
-    At(Reg),
-    /// At the guest's address, `disp` from a register, and the delta in another register beyond.
-    Beyond { base: Reg, disp: i32, delta: Reg },
-}
-
-impl Place {
-    pub(super) fn mem(self) -> Mem {
-        match self {
-            Self::At(reg) => Mem::base(reg),
-            Self::Beyond { base, disp, delta } => Mem { base: Some(base), index: Some((delta, 1)), disp },
-        }
-    }
-
-    /// The registers that it is made of.
-    pub(super) fn registers(self) -> Vec<Reg> {
-        let mem = self.mem();
-        mem.base.into_iter().chain(mem.index.map(|(reg, _)| reg)).collect()
-    }
-}
 
 impl Lowering<'_> {
     /// An instruction with one explicit memory operand of `size` bytes; `form` is what to execute.

@@ -1,6 +1,5 @@
 //! From a linear address to the host's, by a hint or by the software TLB.
 
-use super::address::Scratch;
 use super::saved::Saved;
 use super::{Lowering, SiteKind};
 use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT};
@@ -8,6 +7,7 @@ use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::hint_table::HintId;
 use crate::mode::View;
 use crate::refill::{Note, Refill};
+use crate::regs::Scratch;
 use crate::tlb_entry::TlbEntry;
 
 /// What is checked at once.
@@ -17,6 +17,30 @@ pub(super) struct Extent {
     pub size: u32,
     /// Whether they must be writable.
     pub write: bool,
+}
+
+/// Where host code finds bytes that have been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the address in this register.
+    At(Reg),
+    /// At the guest's address, `disp` from a register, and the delta in another register beyond.
+    Beyond { base: Reg, disp: i32, delta: Reg },
+}
+
+impl Place {
+    pub(super) fn mem(self) -> Mem {
+        match self {
+            Self::At(reg) => Mem::base(reg),
+            Self::Beyond { base, disp, delta } => Mem { base: Some(base), index: Some((delta, 1)), disp },
+        }
+    }
+
+    /// The registers that it is made of.
+    pub(super) fn registers(self) -> Vec<Reg> {
+        let mem = self.mem();
+        mem.base.into_iter().chain(mem.index.map(|(reg, _)| reg)).collect()
+    }
 }
 
 /// A hint that is looked at, and what becomes of it if it does not know the page.

@@ -3,15 +3,14 @@
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use x86::Exception;
 
-use super::address::{Scratch, segment_of};
-use super::operand::Place;
-use super::page::Extent;
+use super::address::segment_of;
+use super::page::{Extent, Place};
 use super::{Lowering, NoLowering, SiteKind, address_bytes, has_memory};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Mem, Op, Reg};
 use crate::mode::ModeWord;
-use crate::regs::{SPILLED, full, is_spilled, number, sized};
+use crate::regs::{SPILLED, Scratch, full, is_spilled, number, sized};
 
 const SCRATCH: Scratch = SPILLED;
 

@@ -5,8 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::SegmentRegister;
 
 use super::address::segment_of;
-use super::operand::Place;
-use super::page::Extent;
+use super::page::{Extent, Place};
 use super::{Lowering, NoLowering};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;

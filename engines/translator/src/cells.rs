@@ -7,11 +7,8 @@
 
 use std::ops::Range;
 
-use crate::context::CELLS;
+use crate::context::{CELLS, CellId};
 use crate::region::Region;
-
-/// The number of a cell.
-pub type CellId = u32;
 
 /// See the module's documentation.
 #[derive(Default)]
