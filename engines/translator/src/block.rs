@@ -176,10 +176,10 @@ impl Block {
         let host = self.resume_point(page, rip)?;
         let offset = |rip: u64| rip.wrapping_sub(self.key.rip(page)) as u16;
         let (done, next) = (offset(done), offset(rip));
-        let follows = self.map.windows(2).any(|pair| pair[0].1 == done && pair[1].1 == next);
+        let follows = || self.map.windows(2).any(|pair| pair[0].1 == done && pair[1].1 == next);
         let stands = |group: &Group| {
             let open = group.first < next && next <= group.last;
-            !open || (done == next || follows) && group.first < done && hints.is_filled(group.hint)
+            !open || (done == next || follows()) && group.first < done && hints.is_filled(group.hint)
         };
         self.groups.iter().flatten().all(stands).then_some(host)
     }

@@ -15,6 +15,7 @@ use crate::region::Region;
 pub struct Cells {
     /// Per cell that has an owner, host address of its way out.
     stubs: Vec<u64>,
+    /// Those that lead to a target, once each.
     filled: Vec<CellId>,
 }
 
@@ -34,20 +35,23 @@ impl Cells {
         region.cells()[cell as usize] = stub;
     }
 
-    /// Lets a cell's jump lead to a host address.
+    /// Lets the jump of a cell that is not filled lead to a host address.
     pub fn fill(&mut self, region: &mut Region, cell: CellId, host: u64) {
         region.cells()[cell as usize] = host;
         self.filled.push(cell);
     }
 
     /// Lets all jumps that lead to a block, whose host code this is, lead to their ways out.
-    pub fn forget_into(&self, region: &mut Region, block: Range<u64>) {
+    pub fn forget_into(&mut self, region: &mut Region, block: Range<u64>) {
         let cells = region.cells();
-        for cell in self.filled.iter().map(|cell| *cell as usize) {
-            if block.contains(&cells[cell]) {
+        self.filled.retain(|cell| {
+            let cell = *cell as usize;
+            let leads = block.contains(&cells[cell]);
+            if leads {
                 cells[cell] = self.stubs[cell];
             }
-        }
+            !leads
+        });
     }
 
     /// The same for all jumps.

@@ -5,13 +5,15 @@
 //! goes back to try again, or leaves guest code if the TLB does not know the page. One routine for all accesses would
 //! not do, since they differ in which register holds what: there is one for each way, at equal distances.
 
-use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT, VIEWS};
+use std::mem::offset_of;
+
+use crate::context::{ContextField as F, VIEWS};
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::hint_table::HintTable;
 use crate::mode::View;
 use crate::regs::SPILLED;
 use crate::tlb_entry::TlbEntry;
-use crate::trampoline::emit_flags_from_context;
+use crate::trampoline::{emit_flags_from_context, emit_tlb_place};
 
 /// Bytes from one routine to the next.
 const STRIDE: usize = 384;
@@ -71,6 +73,7 @@ impl Refill {
 
 /// What a routine is told of an access, as it lies in the translation cache. The layout is known to generated code.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Note {
     /// Offset of the hint in the arrays of hints.
     pub hint: u32,
@@ -88,9 +91,9 @@ pub struct Note {
 
 impl Note {
     /// Bytes of a note.
-    pub const BYTES: usize = 24;
+    pub const BYTES: usize = size_of::<Self>();
     /// Where [`Self::apart`] is in it.
-    pub const APART: usize = 20;
+    pub const APART: usize = offset_of!(Self, apart);
 
     /// As it lies in memory.
     pub fn bytes(self) -> [u8; Self::BYTES] {
@@ -124,7 +127,7 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     let place = Reg::RCX;
     let layout = *e.layout();
     let part = |array: usize| Mem::at(hint, layout.hints(array) as i32);
-    let field = |n: i32| Mem::at(note, 4 * n);
+    let field = |offset: usize| Mem::at(note, offset as i32);
     let tag = if refill.write { TlbEntry::WRITE } else { TlbEntry::READ };
     let table = e.layout().tlb(refill.view) as i32;
     let entry = |field: usize| Mem::at(place, table + field as i32);
@@ -133,28 +136,26 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     }
     e.mov(address, refill.rest);
     e.op_ctx(Op::Load, false, note, F::Note);
-    e.op_mem(Op::Load, false, hint, field(0));
+    e.op_mem(Op::Load, false, hint, field(offset_of!(Note, hint)));
     e.op_mem(Op::Add, true, address, part(HintTable::TAGS));
     // What is tried again begins with the linear address.
     e.op_ctx(Op::Store, true, address, F::Put(refill.rest.0));
     e.raw_mem(&[0x83], 5, true, part(HintTable::BUDGETS), &[1]); // sub qword [budget], 1
     let spent = e.jcc(Cond::Below);
-    e.mov32(place, address);
-    e.shift(5, false, place, 12 - TLB_ENTRY_SHIFT as u8);
-    e.group1(4, false, place, ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
+    emit_tlb_place(e, place, address);
     e.op_mem(Op::Sub, true, address, entry(tag));
     e.group1(7, true, address, 4095);
     let unknown = e.jcc(Cond::Above);
-    e.op_mem(Op::Cmp, false, address, field(2));
+    e.op_mem(Op::Cmp, false, address, field(offset_of!(Note, limit)));
     let straddles = e.jcc(Cond::Above);
     e.op_mem(Op::Load, true, address, entry(tag));
     e.op_mem(Op::Store, true, address, part(HintTable::TAGS));
     e.op_mem(Op::Load, true, place, entry(TlbEntry::ADDEND));
     e.op_reg(Op::Sub, true, place, address);
     e.op_mem(Op::Store, true, place, part(HintTable::DELTAS));
-    e.op_mem(Op::Load, false, address, field(1));
+    e.op_mem(Op::Load, false, address, field(offset_of!(Note, filled)));
     e.raw_mem(&[0xc6], 0, false, Mem::base(address), &[1]); // mov byte [filled], 1
-    e.op_mem(Op::Load, false, place, field(3));
+    e.op_mem(Op::Load, false, place, field(offset_of!(Note, back)));
     let put_back = |e: &mut Emitter| {
         for reg in [note, hint, address, place] {
             e.op_ctx(Op::Load, true, reg, F::Put(reg.0));
@@ -173,7 +174,7 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
         Kept::Context => emit_flags_from_context(e),
     };
     e.fix_here(straddles);
-    e.op_mem(Op::Load, false, place, field(5));
+    e.op_mem(Op::Load, false, place, field(Note::APART));
     e.op_ctx(Op::Store, true, place, F::Onward);
     e.op_reg(Op::Or, false, place, place);
     let nowhere = e.jcc(Cond::Equal);
@@ -184,7 +185,7 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     for fixup in [spent, unknown, nowhere] {
         e.fix_here(fixup);
     }
-    e.op_mem(Op::Load, false, place, field(4));
+    e.op_mem(Op::Load, false, place, field(offset_of!(Note, exit)));
     e.op_ctx(Op::Store, true, place, F::Onward);
     put_back(e);
     flags_back(e);

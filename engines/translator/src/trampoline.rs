@@ -4,7 +4,9 @@
 //! `Context::enter_target`; exiting is the mirror image. While the guest runs the host's rsp holds the guest's:
 //! nothing may push, and host signals run on an alternate stack.
 
-use crate::context::{ContextField as F, JUMP_ENTRIES, JUMP_ENTRY_BYTES, VICTIM_ENTRIES};
+use crate::context::{
+    ContextField as F, JUMP_ENTRIES, JUMP_ENTRY_BYTES, TLB_ENTRIES, TLB_ENTRY_SHIFT, VICTIM_ENTRIES,
+};
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::regs::SPILLED;
 
@@ -149,6 +151,13 @@ fn emit_jump_by_entry(e: &mut Emitter, entry: Mem, else_to: u64) {
     let other = e.jcc(Cond::NotEqual);
     e.fix_to(other, else_to);
     e.jmp_mem(Mem { disp: entry.disp + 8, ..entry });
+}
+
+/// From a linear address to the offset of its page's entry in a software TLB. Clobbers flags.
+pub fn emit_tlb_place(e: &mut Emitter, place: Reg, address: Reg) {
+    e.mov32(place, address);
+    e.shift(5, false, place, 12 - TLB_ENTRY_SHIFT as u8);
+    e.group1(4, false, place, ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
 }
 
 /// The status flags into `Context::jump_flags`. Clobbers r11.

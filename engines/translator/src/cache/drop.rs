@@ -80,6 +80,8 @@ impl Cache {
     pub fn set_debug_points(&mut self, points: &Arc<DebugPoints>) {
         let former = std::mem::replace(&mut self.points, points.clone());
         if former.has_breakpoints() != points.has_breakpoints() {
+            // At once, where each block would look for cells that lead to it.
+            self.clear_view(VIEW_USER);
             self.drop_where(|block| block.key.mode.is_relocatable());
         }
         for linear in former.changed_breakpoints(points) {

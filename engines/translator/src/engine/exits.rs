@@ -9,6 +9,7 @@ use x86::{Exception, Rflags, Vector};
 
 use super::Translator;
 use crate::block::{Block, BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
+use crate::cache::Cache;
 use crate::decode::is_too_long;
 use crate::guest::refused;
 use crate::hint::is_counted;
@@ -131,16 +132,7 @@ impl Translator {
 
     /// Goes on where each access is checked by itself.
     fn go_apart(&mut self, cpu: &CpuState, from: BlockId, group: u8, rip: u64) -> Next {
-        let generation = self.cache.generation();
-        match self.block_for(cpu, rip, true) {
-            Ok(to) => {
-                if self.cache.generation() == generation {
-                    self.cache.lead_apart(from, group, to);
-                }
-                Next::In(self.enter_block(to, rip))
-            }
-            Err(exit) => Next::Exit(exit),
-        }
+        self.go_to(cpu, rip, true, |cache, to| cache.lead_apart(from, group, to))
     }
 
     /// A near jump to where no code can be: the jump itself is at fault, and is taken back.
@@ -165,13 +157,24 @@ impl Translator {
 
     /// A direct jump that is not linked yet.
     pub(super) fn follow(&mut self, cpu: &CpuState, from: BlockId, n: u16, target: u64) -> Next {
+        self.go_to(cpu, target, false, |cache, to| cache.link(from, n, to))
+    }
+
+    /// Goes on in the block at `rip`, which is made if need be; `connect` lets code find it without the engine from now on.
+    fn go_to(
+        &mut self,
+        cpu: &CpuState,
+        rip: u64,
+        apart: bool,
+        connect: impl FnOnce(&mut Cache, BlockId),
+    ) -> Next {
         let generation = self.cache.generation();
-        match self.block_for(cpu, target, false) {
+        match self.block_for(cpu, rip, apart) {
             Ok(to) => {
                 if self.cache.generation() == generation {
-                    self.cache.link(from, n, to);
+                    connect(&mut self.cache, to);
                 }
-                Next::In(self.enter_block(to, target))
+                Next::In(self.enter_block(to, rip))
             }
             Err(exit) => Next::Exit(exit),
         }

@@ -10,6 +10,7 @@ use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::hint;
+use crate::hint_table::HintId;
 use crate::regs::{SPILLED, Scratch, is_spilled, number};
 
 const CS: u8 = SegmentRegister::Cs as u8;
@@ -24,9 +25,9 @@ impl Lowering<'_> {
         Ok(s)
     }
 
-    /// A scratch register that none of these is, preferably one that holds nothing. It does not any more.
-    pub(super) fn spare(&mut self, taken: &[Reg]) -> Result<Reg, NoLowering> {
-        let free = || SPILLED.into_iter().filter(|reg| !taken.contains(reg));
+    /// A scratch register that is not taken, preferably one that holds nothing. It does not any more.
+    pub(super) fn spare(&mut self, taken: impl Fn(&Reg) -> bool) -> Result<Reg, NoLowering> {
+        let free = || SPILLED.into_iter().filter(|reg| !taken(reg));
         let unused = free().find(|reg| !self.held.is_used(*reg));
         let reg = unused.or_else(|| free().next()).ok_or(NoLowering)?;
         self.held.lose(reg);
@@ -55,25 +56,37 @@ impl Lowering<'_> {
             self.e.mov_imm(to, disp);
             return Ok(());
         }
-        let base_reg = number(base);
-        let index_reg = number(index);
-        for reg in [base_reg, index_reg].into_iter().flatten() {
-            if is_spilled(reg) {
-                self.load_spilled(reg);
-            }
-        }
-        self.held.lose(to);
         let size = base.size().max(index.size());
         let mem = Mem {
-            base: base_reg,
-            index: index_reg.map(|reg| (reg, i.memory_index_scale() as u8)),
+            base: number(base),
+            index: number(index).map(|reg| (reg, i.memory_index_scale() as u8)),
             disp: disp as i32,
         };
+        self.load_registers(mem);
+        self.held.lose(to);
         self.e.lea(size == 8, to, mem);
         if size == 2 {
             self.e.movzx16(to, to);
         }
         Ok(())
+    }
+
+    /// The registers of an address that live in the context into their places.
+    pub(super) fn load_registers(&mut self, mem: Mem) {
+        let index = mem.index.map(|(reg, _)| reg);
+        for reg in [mem.base, index].into_iter().flatten().filter(|reg| is_spilled(*reg)) {
+            self.load_spilled(reg);
+        }
+    }
+
+    /// The hint that an instruction's access goes by, if any.
+    pub(super) fn hint_for(&mut self, insn: &GuestInsn, on_stack: bool, write: bool) -> Option<HintId> {
+        let view = self.frame.mode.view();
+        let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
+        match on_stack {
+            true => Some(hint::of_stack(view, write)),
+            false => self.hints.assign(view, write, physical),
+        }
     }
 
     /// From the effective address in `s[0]` to a host address there, or out to the slow path.
@@ -92,13 +105,7 @@ impl Lowering<'_> {
         }
         let saved = self.save_flags(insn.live_before, s[2]);
         let limit = self.segment(segment, s, extent);
-        let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
-        let view = self.frame.mode.view();
-        let hint = match by_stack_pointer(&insn.instruction) {
-            true => Some(hint::of_stack(view, extent.write)),
-            false => self.hints.assign(view, extent.write, physical),
-        };
-        let miss = match hint {
+        let miss = match self.hint_for(insn, by_stack_pointer(&insn.instruction), extent.write) {
             Some(hint) => {
                 self.e.mov(s[1], s[0]);
                 let stub = self.look_at_hint(hint, s[1], extent, saved, insn.offset);

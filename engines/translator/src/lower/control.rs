@@ -1,7 +1,7 @@
 //! Control transfers: jumps, calls, returns and loops.
 //!
 //! A direct transfer inside the block's linkable range is a jump that is patched once its target is
-//! translated. Every other transfer goes through the view's jump table by the guest address, with the flags in
+//! translated; ring 3's others go through a cell each. Every other transfer goes through the view's jump table by the guest address, with the flags in
 //! the context, since the comparison that finds the target there destroys them.
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
@@ -139,8 +139,7 @@ impl Lowering<'_> {
     }
 
     /// Goes on at a guest rip that counts in the block by way of the table, whose slot may be known too.
-    pub(super) fn jump_through_table(&mut self, target: impl Into<Target>) {
-        let Target { rip, narrow } = target.into();
+    fn jump_through_table(&mut self, Target { rip, narrow }: Target) {
         self.flags_to_context();
         if self.frame.page.is_none() && !self.frame.mode.steps() {
             self.jump_to_known(rip);
@@ -224,7 +223,7 @@ impl Lowering<'_> {
         let place = self.push_slot(insn, width)?;
         let next = insn.instruction.next_ip();
         if self.frame.page.is_some() {
-            let temp = self.spare(&place.registers())?;
+            let temp = self.spare(|reg| place.registers().contains(reg))?;
             self.rip_into(temp, next);
             self.store_sized(width.bytes, temp, place.mem());
         } else {

@@ -14,12 +14,12 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 use super::special::is_special;
 use super::stack::Width;
 use super::{LoweredGroup, access_size, has_memory};
-use crate::access::Accesses;
+use crate::access::{Accesses, Operands};
 use crate::decode::GuestInsn;
 use crate::emit::Reg;
 use crate::hint::Hints;
 use crate::mode::ModeWord;
-use crate::regs::{is_spilled, number};
+use crate::regs::{SPILLED, is_spilled, number};
 
 /// Most bytes a group may span: the wider, the oftener it straddles pages.
 const SPAN: i64 = 256;
@@ -237,7 +237,6 @@ fn join(open: &mut Vec<Open>, plan: &mut Plan, access: Access, n: usize, len: us
 /// The access of an instruction, if it is one that lowering can make part of a group.
 fn access(insn: &GuestInsn, mode: ModeWord) -> Option<Access> {
     let i = &insn.instruction;
-    let spilled = insn.operands.spilled();
     if i.is_stack_instruction() {
         let disp = stack_disp(i, mode)?;
         let origin = Origin { base: Reg::RSP, index: None };
@@ -256,9 +255,7 @@ fn access(insn: &GuestInsn, mode: ModeWord) -> Option<Access> {
     if i.memory_index() != Register::None && i.memory_index().size() != 8 {
         return None;
     }
-    // A register for the delta has to be left beside the operands, and one for the address if that is computed.
-    let taken = if index.is_some() { 1 } else { usize::from(is_spilled(base) && !insn.operands.uses(base)) };
-    if spilled + taken > 2 {
+    if !leaves_room(Some(base), index.is_some(), insn.operands) {
         return None;
     }
     Some(Access {
@@ -267,6 +264,13 @@ fn access(insn: &GuestInsn, mode: ModeWord) -> Option<Access> {
         size: access_size(i),
         write: insn.direction.writes(),
     })
+}
+
+/// Whether a scratch register is left for the delta beside the operands and the address: its base, or the sum if it has an
+/// index.
+pub(super) fn leaves_room(base: Option<Reg>, indexed: bool, operands: Operands) -> bool {
+    let base = base.is_some_and(|base| is_spilled(base) && !operands.uses(base));
+    operands.spilled() + usize::from(indexed || base) < SPILLED.len()
 }
 
 /// Where a push, pop, call or return with no other access finds its slot, from the stack pointer before it.

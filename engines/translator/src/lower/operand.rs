@@ -5,15 +5,14 @@ use x86::SegmentRegister;
 
 use super::address::segment_of;
 use super::encode::{displace, rebase};
-use super::group::Role;
+use super::group::{Role, leaves_room};
 use super::page::{Extent, Place};
 use super::saved::Saved;
 use super::{Lowering, NoLowering};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Mem, Op, Reg};
-use crate::hint;
-use crate::regs::{SPILLED, full, is_high_byte, is_spilled, number};
+use crate::regs::{full, is_high_byte, number};
 
 /// A flat one of 64-bit code.
 const DS: u8 = SegmentRegister::Ds as u8;
@@ -70,11 +69,11 @@ impl Lowering<'_> {
             return self.checked_place(insn, operand, extent, role);
         };
         let (base, disp) = self.simple(insn, operand)?;
-        let taken = self.taken(insn, Mem::base(base));
-        let delta = match self.held.delta(hint).filter(|reg| !taken.contains(reg)) {
+        let taken = |reg: &Reg| insn.operands.uses(*reg) || *reg == base;
+        let delta = match self.held.delta(hint).filter(|reg| !taken(reg)) {
             Some(reg) => reg,
             None => {
-                let reg = self.spare(&taken)?;
+                let reg = self.spare(taken)?;
                 self.e.op_ctx(Op::Load, true, reg, F::HintDelta(hint));
                 self.held.add_delta(reg, hint);
                 reg
@@ -90,7 +89,6 @@ impl Lowering<'_> {
         extent: Extent,
         role: Role,
     ) -> Result<Place, NoLowering> {
-        let view = self.frame.mode.view();
         let (group, low, extent) = match role {
             Role::Leads(n) => {
                 let group = self.plan.group(n);
@@ -98,20 +96,13 @@ impl Lowering<'_> {
             }
             _ => (None, 0, extent),
         };
-        let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
-        let hint = match operand.index.is_none() && operand.base == Some(Reg::RSP) {
-            true => Some(hint::of_stack(view, extent.write)),
-            false => self.hints.assign(view, extent.write, physical),
-        };
-        let crowded = match operand.index {
-            Some(_) => insn.operands.spilled() > 1,
-            None => self.taken(insn, operand).len() > 2,
-        };
-        let Some(hint) = hint.filter(|_| !crowded) else {
+        let on_stack = operand.index.is_none() && operand.base == Some(Reg::RSP);
+        let has_room = leaves_room(operand.base, operand.index.is_some(), insn.operands);
+        let Some(hint) = has_room.then(|| self.hint_for(insn, on_stack, extent.write)).flatten() else {
             return self.by_address(insn, operand, extent);
         };
         let (base, disp) = self.simple(insn, operand)?;
-        let delta = self.spare(&self.taken(insn, Mem::base(base)))?;
+        let delta = self.spare(|reg| insn.operands.uses(*reg) || *reg == base)?;
         match disp.wrapping_add(low) {
             0 => self.e.mov(delta, base),
             first => self.e.lea(true, delta, Mem::at(base, first)),
@@ -119,7 +110,7 @@ impl Lowering<'_> {
         let saved = match insn.live_before {
             0 => Saved::Dead,
             live => {
-                let rax = self.spare(&[base, delta])?;
+                let rax = self.spare(|reg| [base, delta].contains(reg))?;
                 self.save_flags(live, rax)
             }
         };
@@ -136,11 +127,8 @@ impl Lowering<'_> {
 
     /// An operand's address as a register and a distance from it, with the registers in their places.
     fn simple(&mut self, insn: &GuestInsn, operand: Mem) -> Result<(Reg, i32), NoLowering> {
-        let index = operand.index.map(|(reg, _)| reg);
-        for reg in [operand.base, index].into_iter().flatten().filter(|reg| is_spilled(*reg)) {
-            self.load_spilled(reg);
-        }
-        if index.is_none() {
+        self.load_registers(operand);
+        if operand.index.is_none() {
             return Ok((operand.base.ok_or(NoLowering)?, operand.disp));
         }
         let to = self.scratch(insn.operands)?[0];
@@ -149,20 +137,10 @@ impl Lowering<'_> {
         Ok((to, 0))
     }
 
-    /// Scratch registers that an instruction needs itself.
-    fn taken(&self, insn: &GuestInsn, operand: Mem) -> Vec<Reg> {
-        let index = operand.index.map(|(reg, _)| reg);
-        let uses = |reg: &Reg| insn.operands.uses(*reg) || operand.base == Some(*reg) || index == Some(*reg);
-        SPILLED.into_iter().filter(uses).collect()
-    }
-
     /// The same by computing the address first.
     fn by_address(&mut self, insn: &GuestInsn, operand: Mem, extent: Extent) -> Result<Place, NoLowering> {
         let s = self.scratch(insn.operands)?;
-        let index = operand.index.map(|(reg, _)| reg);
-        for reg in [operand.base, index].into_iter().flatten().filter(|reg| is_spilled(*reg)) {
-            self.load_spilled(reg);
-        }
+        self.load_registers(operand);
         self.held.lose(s[0]);
         self.e.lea(true, s[0], operand);
         self.check_segment_and_page(insn, DS, s, extent);
@@ -195,7 +173,7 @@ impl Lowering<'_> {
             .into_iter()
             .find(|reg| (0..host.op_count()).all(|n| number(host.op_register(n)) != Some(*reg)))
             .ok_or(NoLowering)?;
-        let keep = self.spare(&place.registers())?;
+        let keep = self.spare(|reg| place.registers().contains(reg))?;
         self.e.mov(keep, lent);
         self.e.lea(true, lent, place.mem());
         rebase(&mut host, full(lent));

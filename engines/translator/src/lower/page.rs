@@ -2,13 +2,14 @@
 
 use super::saved::Saved;
 use super::{Lowering, SiteKind};
-use crate::context::{ContextField as F, TLB_ENTRIES, TLB_ENTRY_SHIFT};
+use crate::context::ContextField as F;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::hint_table::HintId;
 use crate::mode::View;
 use crate::refill::{Note, Refill};
 use crate::regs::Scratch;
 use crate::tlb_entry::TlbEntry;
+use crate::trampoline::emit_tlb_place;
 
 /// What is checked at once.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +37,12 @@ impl Place {
         }
     }
 
-    /// The registers that it is made of.
-    pub(super) fn registers(self) -> Vec<Reg> {
-        let mem = self.mem();
-        mem.base.into_iter().chain(mem.index.map(|(reg, _)| reg)).collect()
+    /// The registers that it is made of; the same twice, if it is one.
+    pub(super) fn registers(self) -> [Reg; 2] {
+        match self {
+            Self::At(reg) => [reg, reg],
+            Self::Beyond { base, delta, .. } => [base, delta],
+        }
     }
 }
 
@@ -81,9 +84,7 @@ impl Lowering<'_> {
 
     /// From the linear address in `s[0]` to its offset in the page there, with the entry's place in `s[1]`.
     pub(super) fn offset_in_page(&mut self, s: Scratch, extent: Extent) -> Fixup {
-        self.e.mov32(s[1], s[0]);
-        self.e.shift(5, false, s[1], 12 - TLB_ENTRY_SHIFT as u8);
-        self.e.group1(4, false, s[1], ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
+        emit_tlb_place(self.e, s[1], s[0]);
         let tag = if extent.write { TlbEntry::WRITE } else { TlbEntry::READ };
         let tag = self.entry(s[1], tag);
         self.e.op_mem(Op::Sub, true, s[0], tag);

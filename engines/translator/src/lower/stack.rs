@@ -70,7 +70,7 @@ impl Lowering<'_> {
                 self.load_sized(width.bytes, Reg::R10, Mem::base(SPILLED[0]));
                 self.e.op_ctx(Op::Store, true, Reg::R10, F::Carried);
                 let place = self.push_slot(insn, width)?;
-                let value = self.spare(&place.registers())?;
+                let value = self.spare(|reg| place.registers().contains(reg))?;
                 self.e.op_ctx(Op::Load, true, value, F::Carried);
                 self.store_sized(width.bytes, value, place.mem());
             }
@@ -203,7 +203,7 @@ impl Lowering<'_> {
     ) -> Result<(), NoLowering> {
         match width.bytes {
             8 if i32::try_from(value as i64).is_err() => {
-                let temp = self.spare(&place.registers())?;
+                let temp = self.spare(|reg| place.registers().contains(reg))?;
                 self.e.mov_imm(temp, value);
                 self.e.op_mem(Op::Store, true, temp, place.mem());
             }

@@ -126,10 +126,9 @@ impl Lowering<'_> {
             return Err(super::NoLowering);
         }
         let place = self.push_slot(insn, width)?;
-        let mut taken = place.registers();
-        let rax = self.spare(&taken)?;
-        taken.push(rax);
-        let part = self.spare(&taken)?;
+        let taken = |reg: &Reg| place.registers().contains(reg);
+        let rax = self.spare(taken)?;
+        let part = self.spare(|reg| taken(reg) || *reg == rax)?;
         self.e.mov(rax, Reg::RAX);
         self.e.flags_to_ax();
         self.e.op_ctx(Op::Store, true, Reg::RAX, F::JumpFlags);
