@@ -1,13 +1,12 @@
 //! Instruction fetch: from a linear address to guest-physical code, with a small cache of page walks, since
 //! every jump-table miss asks.
 
-use std::collections::HashSet;
-
 use vcpu::CpuState;
 use x86::Exception;
 use x86::paging::{self, Access, AccessKind};
 
 use crate::engine::Translator;
+use crate::gigabytes::Gigabytes;
 
 const ENTRIES: usize = 256;
 const SEEN_WORDS: usize = 1024;
@@ -37,8 +36,8 @@ pub struct FetchCache {
     /// Bit per 4 KiB page number modulo 65536: code was fetched there. One set for ring 3, one
     /// for the others.
     seen: Box<[[u64; SEEN_WORDS]; 2]>,
-    /// For code in larger pages, the numbers of the 1 GiB regions they are in.
-    seen_large: [HashSet<u64>; 2],
+    /// The same for code in larger pages.
+    seen_large: [Gigabytes; 2],
     /// A ring other than 3 has fetched code through a mapping that ends with its address space.
     local_kernel: bool,
 }
@@ -66,7 +65,7 @@ impl FetchCache {
         self.generation += 1;
         if seen {
             *self.seen = [[0; SEEN_WORDS]; 2];
-            self.seen_large.iter_mut().for_each(HashSet::clear);
+            self.seen_large.iter_mut().for_each(Gigabytes::clear);
         }
     }
 
@@ -74,13 +73,13 @@ impl FetchCache {
     pub fn may_hold_code(&self, linear: u64, user: bool) -> bool {
         let (set, page) = (usize::from(user), linear >> 12);
         self.seen[set][(page >> 6) as usize % SEEN_WORDS] >> (page & 63) & 1 != 0
-            || self.seen_large[set].contains(&(linear >> 30))
+            || self.seen_large[set].may_hold(linear)
     }
 
     fn note(&mut self, linear: u64, user: bool, large: bool) {
         let (set, page) = (usize::from(user), linear >> 12);
         if large {
-            self.seen_large[set].insert(linear >> 30);
+            self.seen_large[set].note(linear);
         } else {
             self.seen[set][(page >> 6) as usize % SEEN_WORDS] |= 1 << (page & 63);
         }

@@ -26,6 +26,7 @@ mod engine;
 mod fault;
 mod fetch;
 mod flags;
+mod gigabytes;
 mod guest;
 mod hint;
 mod hint_table;

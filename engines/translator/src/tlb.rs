@@ -5,9 +5,8 @@
 //! whose dirty bit is clear for writes) are never entered. The hints know less than it does: whatever is dropped here
 //! is forgotten there.
 
-use std::collections::HashSet;
-
 use crate::context::{TLB_ENTRIES, VIEWS};
+use crate::gigabytes::Gigabytes;
 use crate::mode::View;
 use crate::region::Region;
 use crate::tlb_entry::TlbEntry;
@@ -35,8 +34,8 @@ pub struct Page {
 pub struct Tlb {
     /// Slots filled from pages that are not global, since the last flush.
     local: [Vec<u16>; VIEWS],
-    /// Numbers of the 1 GiB regions that have entries from larger pages: a flush of one page there is one of them all.
-    large: HashSet<u64>,
+    /// What has entries from larger pages: a flush of one page there is one of them all.
+    large: Gigabytes,
     /// Bit per guest-physical page number modulo 65536: entered for writing since the last complete flush.
     written: Box<[u64; 1024]>,
 }
@@ -45,7 +44,8 @@ impl Tlb {
     /// Empties the region's tables.
     pub fn new(region: &mut Region) -> Self {
         region.hints().empty();
-        let mut tlb = Self { local: Default::default(), large: HashSet::new(), written: Box::new([0; 1024]) };
+        let mut tlb =
+            Self { local: Default::default(), large: Gigabytes::default(), written: Box::new([0; 1024]) };
         tlb.flush_all(region);
         tlb
     }
@@ -72,7 +72,7 @@ impl Tlb {
             self.written[word] |= bit;
         }
         if page.large {
-            self.large.insert(page.linear >> 30);
+            self.large.note(page.linear);
         }
     }
 
@@ -111,7 +111,7 @@ impl Tlb {
     /// Drops the page that holds `linear`, all of it if it is a large one.
     pub fn flush_page(&mut self, region: &mut Region, linear: u64) {
         let slot = slot_of(linear);
-        let large = self.large.contains(&(linear >> 30));
+        let large = self.large.may_hold(linear);
         if large {
             region.hints().forget_all();
         } else {
