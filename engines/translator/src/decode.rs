@@ -145,7 +145,7 @@ fn live_before(insn: &GuestInsn, mode: ModeWord, after: u8) -> u8 {
         return if inlining::keeps_flags(&insn.instruction, routine, mode) { after } else { flags::ALL };
     }
     let instruction = &insn.instruction;
-    after & !certainly_written(instruction) | flags::of(instruction.rflags_read())
+    after & !certainly_written(instruction) | flags::read(instruction)
 }
 
 /// Flags that do not survive the instruction, whatever they were.
@@ -206,7 +206,7 @@ pub fn peek_live(bytes: &[u8], rip: u64, mode: ModeWord) -> (u8, u16) {
             live |= unknown;
             return (live, decoder.position() as u16);
         }
-        live |= unknown & flags::of(instruction.rflags_read());
+        live |= unknown & flags::read(&instruction);
         unknown &= !certainly_written(&instruction);
     }
     (live | unknown, decoder.position() as u16)

@@ -145,15 +145,17 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let size = width(register);
         let signed = |value: u64| -> i32 { if size == 2 { (value as i16).into() } else { value as i32 } };
         let index = signed(read(self.cpu, register));
-        // An index below the lower bound needs no upper one, which may be out of reach.
+        let mut is_outside = false;
         for (bound, outside) in [i32::lt, i32::gt].into_iter().enumerate() {
+            // An index below the lower bound needs no upper one, which may be out of reach; AMD's processors read both.
+            if is_outside && !self.is_amd() {
+                break;
+            }
             let linear = self.memory_operand(insn, (bound * size) as u64, size, Access::Read)?;
             let bound = signed(self.read_value(linear, size, self.level())?);
-            if outside(&index, &bound) {
-                return Err(Exception::new(Vector::BoundRange));
-            }
+            is_outside |= outside(&index, &bound);
         }
-        self.done(insn)
+        if is_outside { Err(Exception::new(Vector::BoundRange)) } else { self.done(insn) }
     }
 
     pub(crate) fn enter_frame(&mut self, insn: &Instruction, size: usize) -> Routed {

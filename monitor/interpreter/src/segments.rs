@@ -46,8 +46,9 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         size: usize,
     ) -> Routed {
         let selector = u64::from(self.cpu.segment(register).selector);
-        if size == 4 {
-            // The upper half of the slot stays as it is (SDM vol. 2, PUSH), and may lie where nothing can be written.
+        if size == 4 && !self.is_amd() {
+            // The upper half of the slot stays as it is (SDM vol. 2, PUSH), and may lie where nothing can be written. AMD's
+            // processors extend the selector with zeros.
             let top = self.cpu.gpr[x86::register::gpr::RSP].wrapping_sub(4) & mask(self.stack_size());
             let linear = self.linear(SegmentRegister::Ss, top, 2, Access::Write)?;
             self.write_value(linear, 2, selector, self.level())?;

@@ -59,7 +59,7 @@ impl Lowering<'_> {
         }
         let touches = |insn: &GuestInsn| {
             let i = &insn.instruction;
-            insn.routine.is_some() || flags::of(i.rflags_read() | i.rflags_modified()) != 0
+            insn.routine.is_some() || flags::read(i) | flags::modified(i) != 0
         };
         let first = list.iter().rposition(touches).map_or(0, |n| n + 1);
         (first < list.len()).then_some(first)

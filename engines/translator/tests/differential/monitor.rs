@@ -1,6 +1,8 @@
 //! What a monitor does for a case: the routines of instructions that any program may use and that 64-bit mode lacks,
 //! or whose result a monitor alone knows.
 
+use std::sync::OnceLock;
+
 use interpreter::{Effects, execute};
 use memory::GuestRam;
 use vcpu::{CpuState, Environment, Insn, Signal};
@@ -27,6 +29,15 @@ pub fn run(cpu: &mut CpuState, insn: &Insn, ram: &GuestRam) -> Result<(), Except
 
 /// RAM, and nothing else.
 struct Machine(GuestRam);
+
+/// CPUID's leaf 0, which is slow to ask for in a VM.
+fn vendor() -> [u32; 4] {
+    static LEAF: OnceLock<[u32; 4]> = OnceLock::new();
+    *LEAF.get_or_init(|| {
+        let host::cpu::Cpuid { eax, ebx, ecx, edx } = host::cpu::cpuid(0, 0);
+        [eax, ebx, ecx, edx]
+    })
+}
 
 const NOT_OFFERED: &str = "no routine that a case may use asks for this";
 
@@ -65,9 +76,13 @@ impl Environment for Machine {
         unreachable!("{NOT_OFFERED}")
     }
 
-    /// Every walk asks for the width of physical addresses.
+    /// Every walk asks for the width of physical addresses; whose processor it is stands in leaf 0.
     fn cpuid(&self, leaf: u32, _subleaf: u32, _osxsave: bool, _xcr0: u64) -> [u32; 4] {
-        if leaf == 0x8000_0008 { [48, 0, 0, 0] } else { [0; 4] }
+        match leaf {
+            0 => vendor(),
+            0x8000_0008 => [48, 0, 0, 0],
+            _ => [0; 4],
+        }
     }
 
     fn tsc(&self) -> u64 {

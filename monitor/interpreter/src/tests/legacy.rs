@@ -103,6 +103,13 @@ fn bound() {
         bench.cpu.gpr[gpr::RCX] = u64::from(outside as u32);
         bench.expect_fault(&[0x62, 0x08], Exception::new(Vector::BoundRange));
     }
+    // The upper bound is out of reach; Intel's processors need none for an index below the lower.
+    let ds = bench.cpu.segment_mut(SegmentRegister::Ds);
+    ds.limit = l::DATA as u32 + 3;
+    bench.cpu.gpr[gpr::RCX] = u64::from(-6_i32 as u32);
+    bench.expect_fault(&[0x62, 0x08], Exception::gp(0));
+    bench.machine.amd = false;
+    bench.expect_fault(&[0x62, 0x08], Exception::new(Vector::BoundRange));
 }
 
 #[test]

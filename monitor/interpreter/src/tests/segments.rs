@@ -121,9 +121,14 @@ fn moves_from_segment_registers() {
 #[test]
 fn pushes_and_pops() {
     let mut bench = Bench::protected(0);
-    bench.machine.poke(l::STACK - 4, 4, 0xffff_ffff);
-    bench.expect(&[0x0e], |cpu| cpu.gpr[gpr::RSP] -= 4);
-    assert_eq!(bench.machine.peek(l::STACK - 4, 4), 0xffff_0040);
+    // AMD's processors write the whole slot, Intel's half of it.
+    for (amd, slot) in [(true, 0x40), (false, 0xffff_0040)] {
+        bench.machine.amd = amd;
+        bench.cpu.gpr[gpr::RSP] = l::STACK;
+        bench.machine.poke(l::STACK - 4, 4, 0xffff_ffff);
+        bench.expect(&[0x0e], |cpu| cpu.gpr[gpr::RSP] -= 4);
+        assert_eq!(bench.machine.peek(l::STACK - 4, 4), slot);
+    }
     bench.machine.poke(l::STACK - 4, 4, u64::from(l::DATA_3) | 0xaaaa_0000);
     bench.expect(&[0x07], |cpu| {
         cpu.gpr[gpr::RSP] += 4;
