@@ -188,10 +188,17 @@ fn masked_beyond_limit(case: &Case, native: &Outcome, translated: &Outcome) -> b
 }
 
 /// Whether an operand that begins below 4 GiB and ends above is inside of a segment without a limit is the
-/// processor's affair (SDM vol. 3 ch. 5.3).
+/// processor's affair (SDM vol. 3 ch. 5.3). In 64-bit mode AMD's processors wrap around the address of each element of a
+/// masked store by 32-bit addresses.
 fn wraps_around(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
-    case.width != Width::Bits64
-        && native.vector == 14
+    let narrow = |i: &Instruction| moves_masked(i) && i.memory_base().size().max(i.memory_index().size()) == 4;
+    if case.width == Width::Bits64 {
+        return host::cpu::vendor() == "AuthenticAMD"
+            && translated.vector == 14
+            && native.rip != translated.rip
+            && decode(case).iter().any(|i| i.ip() == translated.rip && narrow(i));
+    }
+    native.vector == 14
         && matches!(translated.vector, 12 | 13)
         && native.rip == translated.rip
         && matches!(native.address >> 12, 0xf_ffff | 0)
