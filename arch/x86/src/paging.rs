@@ -301,6 +301,53 @@ pub fn probe<T: PageTables + ?Sized>(
     translate::<T, false>(context, tables, linear, access)
 }
 
+/// The entry that maps a page of 4 KiB or 2 MiB in long mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageEntry {
+    /// Its physical address.
+    pub address: u64,
+    /// What is there.
+    pub value: u64,
+    /// Of bits 1 (writable) and 2 (user), those that all entries above it have.
+    pub rights: u64,
+    /// Whether the page is one of 2 MiB.
+    pub large: bool,
+}
+
+impl PageEntry {
+    /// Whether its accessed bit is set.
+    pub fn accessed(&self) -> bool {
+        self.value & A != 0
+    }
+}
+
+/// The entry that maps the page of an address in long mode; none for pages of 1 GiB, and where nothing is mapped. Nobody's
+/// rights are looked at, nor reserved bits: [`probe`] does that.
+pub fn entry_of_page<T: PageTables + ?Sized>(
+    context: &PagingContext,
+    tables: &T,
+    linear: u64,
+) -> Option<PageEntry> {
+    let levels = match context.mode {
+        PagingMode::FourLevel => 4,
+        PagingMode::FiveLevel => 5,
+        _ => return None,
+    };
+    let (mut table, mut rights) = (context.cr3 & ADDRESS, RW | US);
+    for level in (0..levels).rev() {
+        let address = table + ((linear >> (12 + 9 * level)) & 511) * 8;
+        let value = tables.read_u64(address);
+        match level {
+            _ if value & P == 0 => return None,
+            0 => return Some(PageEntry { address, value, rights, large: false }),
+            1 if value & PS != 0 => return Some(PageEntry { address, value, rights, large: true }),
+            _ if value & PS != 0 => return None,
+            _ => (table, rights) = (value & ADDRESS, rights & value),
+        }
+    }
+    None
+}
+
 #[inline]
 fn translate<T: PageTables + ?Sized, const MARK: bool>(
     context: &PagingContext,

@@ -143,6 +143,13 @@ impl GuestRam {
         self.locate(gpa, 1).map(|(_, host)| host)
     }
 
+    /// Where the byte at `gpa` is in the memory's file.
+    pub fn file_offset(&self, gpa: u64) -> Option<usize> {
+        let ((index, offset), _) = self.locate(gpa, 1)?;
+        let before: u64 = self.regions()[..index].iter().map(|region| region.len).sum();
+        Some(before as usize + offset)
+    }
+
     /// Region index, offset and host address of a range that lies within one region.
     #[inline]
     pub(crate) fn find(&self, gpa: u64, len: usize) -> Option<(usize, usize, NonNull<u8>)> {
