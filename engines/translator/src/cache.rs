@@ -7,6 +7,7 @@ use std::sync::Arc;
 use iced_x86::Encoder;
 use vcpu::DebugPoints;
 
+use crate::Windowing;
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Group, Key, LinkState, Place, Range, Sites};
 use crate::cells::Cells;
@@ -120,7 +121,7 @@ pub struct Size {
 
 impl Cache {
     /// An empty cache in `region`.
-    pub fn new(mut region: Region, xsave: XsaveFeatures) -> Self {
+    pub fn new(mut region: Region, xsave: XsaveFeatures, windows: Windowing) -> Self {
         let mut layout = region.layout();
         let mut emitter = Emitter::new(layout.code(), layout);
         let crossings = trampoline::emit(&mut emitter, xsave);
@@ -153,7 +154,7 @@ impl Cache {
             emitter,
             encoder: Encoder::new(64),
             accesses: Accesses::new(),
-            hints: Hints::new(),
+            hints: Hints::new(windows),
             jumps: Jumps::new(miss),
             cells: Cells::default(),
             anchors: Anchors::default(),

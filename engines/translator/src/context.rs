@@ -168,7 +168,7 @@ pub struct Context {
     pub carried_more: u64,
     /// Address of the [`crate::refill::Note`] of an access whose hint has missed.
     pub note: u64,
-    /// The first twelve general registers while a hint is filled, those that are needed for it.
+    /// The first twelve general registers while a hint is filled, those that are needed for it; the spilled ones at a signal.
     pub put: [u64; 12],
     /// Where that leads.
     pub onward: u64,
@@ -186,6 +186,8 @@ pub struct Context {
     pub fault_vector: u64,
     /// The address it names.
     pub fault_address: u64,
+    /// Its error code.
+    pub fault_code: u64,
 }
 
 /// A field of the context that generated code names.
@@ -225,6 +227,7 @@ pub enum ContextField {
     HostMxcsr,
     HintTag(HintId),
     HintDelta(HintId),
+    HintLimit(HintId),
 }
 
 impl ContextField {
@@ -266,6 +269,7 @@ impl ContextField {
             Self::HostMxcsr => offset_of!(Context, host_mxcsr),
             Self::HintTag(n) => hint(HintTable::TAGS, n),
             Self::HintDelta(n) => hint(HintTable::DELTAS, n),
+            Self::HintLimit(n) => hint(HintTable::LIMITS, n),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::mode::{ModeWord, VIEW_USER};
 use crate::region::{KickWord, Region};
 use crate::slow::{Answers, Pending, Progress};
 use crate::tlb::Tlb;
+use crate::windows::Tables;
 use crate::{sample, xsave};
 
 mod exits;
@@ -36,11 +37,24 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Width of guest-physical addresses, as CPUID tells the guest.
     pub physical_bits: u8,
+    /// Which pages of ring 3's are mapped into windows.
+    pub windows: Windowing,
+}
+
+/// Which pages of ring 3's are mapped into windows, where the host's page tables find them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Windowing {
+    /// Those that are used much.
+    #[default]
+    Hot,
+    /// All, when they are used first, and half of the accesses look for the window themselves: slow, but it leaves nothing
+    /// out of a test.
+    All,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 128 << 20, physical_bits: 40 }
+        Self { cache_bytes: 128 << 20, physical_bits: 40, windows: Windowing::Hot }
     }
 }
 
@@ -56,7 +70,7 @@ pub struct Translator {
     pub(crate) paging: PagingContext,
     /// CPL 3.
     pub(crate) user: bool,
-    options: Options,
+    pub(crate) options: Options,
     /// What each instruction is looked at for before it runs.
     watch: Watch,
     kick: Arc<KickWord>,
@@ -91,7 +105,7 @@ impl Translator {
             .map_err(host_refused("reserving the translation cache below 2 GiB"))?;
         let kick = Arc::new(KickWord::new(&region));
         let guest = Guest::new(ram, kick.clone()).map_err(|e| refused("watching guest memory", e))?;
-        let mut cache = Cache::new(region, xsave);
+        let mut cache = Cache::new(region, xsave, options.windows);
         let tlb = Tlb::new(&mut cache.region);
         cache.region.context().host_mxcsr = 0x1f80;
         let reset = CpuState::reset();
@@ -141,6 +155,7 @@ impl Translator {
             vector: context.fault_vector,
             address: context.fault_address,
             bus: context.fault_signal != 0,
+            code: context.fault_code,
         }
     }
 
@@ -285,7 +300,8 @@ impl Engine for Translator {
         match what {
             Invalidation::Page { linear } => {
                 self.counters.flushes[0] += 1;
-                self.tlb.flush_page(region, linear);
+                let tables = Tables { guest: &self.guest, paging: &self.paging };
+                self.tlb.flush_page(region, tables, linear);
                 let (kernel, user) =
                     (self.fetch.may_hold_code(linear, false), self.fetch.may_hold_code(linear, true));
                 if kernel || user {
@@ -341,7 +357,7 @@ impl Engine for Translator {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let Counters { missed_jumps, slow_accesses, slow_executions, links, callouts, translations, flushes } =
             self.counters;
-        let size = self.cache.size();
+        let (size, windows) = (self.cache.size(), self.tlb.windows.tally());
         vec![
             ("blocks translated", translations),
             ("instructions translated", size.instructions),
@@ -352,6 +368,9 @@ impl Engine for Translator {
             ("callouts to the monitor", callouts),
             ("accesses that missed the software TLB", slow_accesses),
             ("instructions run apart from their block", slow_executions),
+            ("pages mapped into windows", windows.mapped),
+            ("pages taken out of windows", windows.unmapped),
+            ("accesses to what is not mapped in a window", windows.faults),
             ("flushes of a page", flushes[0]),
             ("flushes of an address space", flushes[1]),
             ("flushes of all pages", flushes[2]),

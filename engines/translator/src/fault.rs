@@ -12,6 +12,7 @@ use x86::{Exception, Vector};
 
 use crate::block::EXIT_FAULT;
 use crate::context::Context;
+use crate::regs::SPILLED;
 
 /// What the handler needs to know of the engine whose guest code this thread runs.
 #[derive(Clone, Copy)]
@@ -69,6 +70,10 @@ pub fn handle(fault: &mut FaultContext) -> bool {
     // It is the signal of a stack segment fault, too: that of an address off the stack pointer that is not canonical.
     let page = fault.vector() == u64::from(Vector::PageFault as u8);
     context.fault_signal = u64::from(page && fault.signal() == FaultSignal::Bus);
+    context.fault_code = fault.error_code();
+    for reg in SPILLED {
+        context.put[usize::from(reg.0)] = fault.gpr(usize::from(reg.0));
+    }
     // Guest registers are in place; r9 is scratch.
     fault.set_gpr(9, u64::from(EXIT_FAULT));
     fault.set_rip(running.exit);
@@ -86,9 +91,16 @@ pub struct Signal {
     pub address: u64,
     /// SIGBUS: the host could not give memory.
     pub bus: bool,
+    /// The error code of a page fault.
+    pub code: u64,
 }
 
 impl Signal {
+    /// Whether a write raised it.
+    pub fn is_write(&self) -> bool {
+        self.code & u64::from(x86::paging::error_code::WRITE) != 0
+    }
+
     /// Whether it is a page fault of the host's.
     pub fn is_memory(&self) -> bool {
         self.vector == 14

@@ -9,21 +9,46 @@
 //! that roams over pages would miss all the time; each miss costs a bit of a budget, and when that is spent too fast the
 //! access is translated again to go by the TLB alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
+use crate::Windowing;
 use crate::context::VIEWS;
 use crate::hint_table::{BUDGET, HINTS, HintId};
 use crate::mode::{VIEW_USER, View};
 
-/// The first ones, two for each view, are those of the stack pointer.
-const STACK_HINTS: usize = 2 * VIEWS;
-/// Cycles of the time-stamp counter within which it is too often for a budget to be spent: a miss costs 20 or so more than the
-/// TLB would.
-const TOO_FAST: u64 = BUDGET * 80;
+/// How much may be accessed behind an address that a hint lets pass. In ring 3 the hint itself says how far it reaches, so that
+/// those who share one must want the same of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// At most 64 bytes: any single access.
+    Narrow,
+    /// At most 256 bytes: a group of accesses.
+    Wide,
+}
+
+impl Reach {
+    /// That of an access to this many bytes; none if no hint reaches so far.
+    pub fn of(bytes: u32) -> Option<Self> {
+        [Self::Narrow, Self::Wide].into_iter().find(|reach| bytes <= reach.bytes())
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Narrow => 64,
+            Self::Wide => 256,
+        }
+    }
+}
+
+/// The first ones, four for each view, are those of the stack pointer.
+const STACK_HINTS: usize = 4 * VIEWS;
+/// The first of those that reach far.
+const WIDE: usize = HINTS / 4 * 3;
 
 /// The hint for accesses through the stack pointer.
-pub fn of_stack(view: View, write: bool) -> HintId {
-    (2 * view + usize::from(write)) as HintId
+pub fn of_stack(view: View, write: bool, reach: Reach) -> HintId {
+    (4 * view + 2 * reach as usize + usize::from(write)) as HintId
 }
 
 /// Whether misses of this hint are counted: not those of the stack, which moves slowly.
@@ -31,51 +56,82 @@ pub fn is_counted(hint: HintId) -> bool {
     usize::from(hint) >= STACK_HINTS
 }
 
+/// What an access roams over that has no hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roaming {
+    /// Pages: it goes by the software TLB.
+    Pages,
+    /// Windows: it goes by the table of windows.
+    Windows,
+}
+
+impl Roaming {
+    /// Cycles of the time-stamp counter within which it is too often for a budget to be spent. A miss costs 20 or so more than
+    /// the TLB would; where windows know all pages, only process switches should make hints miss.
+    fn too_fast(self) -> u64 {
+        match self {
+            Self::Pages => BUDGET * 80,
+            Self::Windows => BUDGET * 10_000,
+        }
+    }
+}
+
 /// Who has which hint.
 pub struct Hints {
-    /// The next for a read and the next for a write. What a read may find a write may not, so that they never
+    windows: Windowing,
+    /// The next for a read and the next for a write, by reach. What a read may find a write may not, so that they never
     /// share one: even numbers are for reads, odd ones for writes.
-    next: [usize; 2],
+    next: [[usize; 2]; 2],
     /// Guest-physical addresses of instructions that do without.
-    roaming: HashSet<u64>,
+    roaming: HashMap<u64, Roaming>,
     /// Per hint, the time of the last look at its budget.
     looked: HashMap<HintId, u64>,
 }
 
-/// The first of the others, for reads and for writes.
-const FIRST: [usize; 2] = [STACK_HINTS, STACK_HINTS + 1];
+/// The first of the others by reach, for reads and for writes.
+const FIRST: [[usize; 2]; 2] = [[STACK_HINTS, STACK_HINTS + 1], [WIDE, WIDE + 1]];
+/// One past the last by reach.
+const END: [usize; 2] = [WIDE, HINTS];
 
 impl Hints {
     /// Nobody has one.
-    pub fn new() -> Self {
-        Self { next: FIRST, roaming: HashSet::new(), looked: HashMap::new() }
+    pub fn new(windows: Windowing) -> Self {
+        Self { windows, next: FIRST, roaming: HashMap::new(), looked: HashMap::new() }
     }
 
     /// Whether the access of the instruction at this guest-physical address goes by a hint, be it the stack's or its own.
     pub fn may_have(&self, view: View, on_stack: bool, physical: u64) -> bool {
-        on_stack || view == VIEW_USER && !self.roaming.contains(&physical)
+        on_stack || view == VIEW_USER && self.roaming(physical).is_none()
     }
 
     /// A hint for the instruction at this guest-physical address, if it is to have one. When all are given away they are given
     /// to others too.
-    pub fn assign(&mut self, view: View, write: bool, physical: u64) -> Option<HintId> {
+    pub fn assign(&mut self, view: View, write: bool, reach: Reach, physical: u64) -> Option<HintId> {
         if !self.may_have(view, false, physical) {
             return None;
         }
-        let kind = usize::from(write);
-        let hint = self.next[kind];
-        self.next[kind] = if hint + 2 < HINTS { hint + 2 } else { FIRST[kind] };
+        let (reach, kind) = (reach as usize, usize::from(write));
+        let hint = self.next[reach][kind];
+        self.next[reach][kind] = if hint + 2 < END[reach] { hint + 2 } else { FIRST[reach][kind] };
         Some(hint as HintId)
     }
 
     /// A hint's budget is spent: whether its instruction had better do without it.
-    pub fn is_roaming(&mut self, hint: HintId, physical: u64, now: u64) -> bool {
+    pub fn is_roaming(&mut self, hint: HintId, physical: u64, over: Roaming, now: u64) -> bool {
         let since = self.looked.insert(hint, now).unwrap_or(0);
-        let roams = now.wrapping_sub(since) < TOO_FAST;
+        let roams = now.wrapping_sub(since) < over.too_fast();
         if roams {
-            self.roaming.insert(physical);
+            self.roaming.insert(physical, over);
         }
         roams
+    }
+
+    /// Over what the access of the instruction at this guest-physical address roams, if it does.
+    pub fn roaming(&self, physical: u64) -> Option<Roaming> {
+        if self.windows == Windowing::All && physical & 2 != 0 {
+            return Some(Roaming::Windows);
+        }
+        self.roaming.get(&physical).copied()
     }
 
     /// All code is gone.
@@ -87,42 +143,60 @@ impl Hints {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::mode::VIEW_KERNEL;
 
+    const REACHES: [Reach; 2] = [Reach::Narrow, Reach::Wide];
+
     #[test]
     fn the_stack_has_hints_of_its_own() {
-        let mut hints = Hints::new();
-        let stack: HashSet<_> =
-            (0..VIEWS).flat_map(|view| [of_stack(view, false), of_stack(view, true)]).collect();
-        assert_eq!(stack.len(), 2 * VIEWS);
+        let mut hints = Hints::new(Windowing::Hot);
+        let stack = (0..VIEWS).flat_map(|view| {
+            REACHES.map(|reach| [of_stack(view, false, reach), of_stack(view, true, reach)])
+        });
+        let stack: HashSet<_> = stack.flatten().collect();
+        assert_eq!(stack.len(), 4 * VIEWS);
         assert!(stack.iter().all(|hint| !is_counted(*hint)));
-        assert_eq!(hints.assign(VIEW_KERNEL, false, 1), None);
-        assert!(hints.assign(VIEW_USER, true, 1).is_some_and(|hint| !stack.contains(&hint)));
+        assert_eq!(hints.assign(VIEW_KERNEL, false, Reach::Narrow, 1), None);
+        for reach in REACHES {
+            assert!(hints.assign(VIEW_USER, true, reach, 1).is_some_and(|hint| !stack.contains(&hint)));
+        }
     }
 
     #[test]
-    fn reads_and_writes_never_share() {
-        let mut hints = Hints::new();
-        let mut given = [HashSet::new(), HashSet::new()];
+    fn reads_and_writes_never_share_nor_do_those_that_reach_less() {
+        let mut hints = Hints::new(Windowing::Hot);
+        let mut given: [HashSet<HintId>; 4] = Default::default();
         for at in 0..3 * HINTS as u64 {
-            let write = at % 3 == 0;
-            let hint = hints.assign(VIEW_USER, write, at).unwrap();
+            let (write, reach) = (at % 3 == 0, REACHES[(at % 2) as usize]);
+            let hint = hints.assign(VIEW_USER, write, reach, at).unwrap();
             assert!(is_counted(hint) && usize::from(hint) < HINTS);
-            given[usize::from(write)].insert(hint);
+            given[usize::from(write) + 2 * reach as usize].insert(hint);
         }
-        assert!(given[0].is_disjoint(&given[1]));
+        for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+            assert!(given[a].is_disjoint(&given[b]));
+        }
+    }
+
+    #[test]
+    fn what_is_accessed_is_within_reach() {
+        assert_eq!(
+            [1, 64, 65, 256, 257].map(Reach::of),
+            [Some(Reach::Narrow), Some(Reach::Narrow), Some(Reach::Wide), Some(Reach::Wide), None]
+        );
     }
 
     #[test]
     fn who_roams_loses_its_hint() {
-        let mut hints = Hints::new();
-        let hint = hints.assign(VIEW_USER, false, 7).unwrap();
-        assert!(!hints.is_roaming(hint, 7, 1 << 30));
-        assert!(!hints.is_roaming(hint, 7, (1 << 30) + TOO_FAST), "slowly");
-        assert!(hints.is_roaming(hint, 7, (1 << 30) + 2 * TOO_FAST - 1));
-        assert_eq!(hints.assign(VIEW_USER, false, 7), None);
+        let mut hints = Hints::new(Windowing::Hot);
+        let hint = hints.assign(VIEW_USER, false, Reach::Narrow, 7).unwrap();
+        assert!(!hints.is_roaming(hint, 7, Roaming::Pages, 1 << 30));
+        assert!(!hints.is_roaming(hint, 7, Roaming::Pages, (1 << 30) + Roaming::Pages.too_fast()), "slowly");
+        assert!(hints.is_roaming(hint, 7, Roaming::Pages, (1 << 30) + 2 * Roaming::Pages.too_fast() - 1));
+        assert_eq!(hints.assign(VIEW_USER, false, Reach::Narrow, 7), None);
         hints.clear();
-        assert!(hints.assign(VIEW_USER, false, 7).is_some());
+        assert!(hints.assign(VIEW_USER, false, Reach::Narrow, 7).is_some());
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! One array for each of their parts: a page that is flushed is looked for among the tags alone, many at a time. A process
 //! switch forgets them all, so that it matters which have been filled at all: code that fills one marks its group.
+//!
+//! A hint knows a page, or all of a window (see [`crate::windows`]): what a window's hint has to be lies here as well.
 
 use std::mem::offset_of;
 
@@ -11,6 +13,8 @@ pub const HINTS: usize = 16384;
 /// Hints that are forgotten together, if one of them has been filled.
 pub const GROUP: usize = 64;
 const GROUPS: usize = HINTS / GROUP;
+/// Places for windows of the address space that is current: one for every gigabyte whose number has the same last bits.
+pub const WINDOWS: usize = 128;
 /// How often a hint may miss before the engine is asked.
 pub const BUDGET: u64 = 128;
 /// A page that no access can be in: its addresses are not canonical. Should the guest compute such an address all the same,
@@ -20,18 +24,41 @@ const NOWHERE: u64 = 0x8000_5a5a_5a5a_5000;
 /// The number of a hint.
 pub type HintId = u16;
 
+/// What a hint is filled with to know a window. The layout is known to generated code.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct WindowHint {
+    /// Linear address of its first byte.
+    pub tag: u64,
+    /// What is to be added to an address in it to get the host's.
+    pub delta: u64,
+    /// Largest distance from the first byte at which an access may begin.
+    pub limit: u64,
+    /// Host address of its first byte.
+    pub host: u64,
+}
+
+impl WindowHint {
+    /// What no access finds itself in, or meets the processor's own check in.
+    pub const NONE: Self = Self { tag: NOWHERE, delta: 0, limit: 0, host: NOWHERE };
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 #[repr(C)]
 pub struct HintTable {
-    /// Linear address of the page that each knows.
+    /// Linear address of the page, or of the window, that each knows.
     tags: [u64; HINTS],
     /// What is to be added to an address in it to get the host's.
     deltas: [u64; HINTS],
+    /// In ring 3, the largest distance from the tag at which an access may begin.
+    limits: [u64; HINTS],
     /// Misses left before the engine is to be asked.
     budgets: [u64; HINTS],
     /// Per group, not zero if one may be filled.
     filled: [u8; GROUPS],
+    /// The windows, by place.
+    windows: [WindowHint; WINDOWS],
 }
 
 impl HintTable {
@@ -39,6 +66,10 @@ impl HintTable {
     pub const TAGS: usize = offset_of!(Self, tags);
     /// Offset of the deltas.
     pub const DELTAS: usize = offset_of!(Self, deltas);
+    /// Offset of the limits.
+    pub const LIMITS: usize = offset_of!(Self, limits);
+    /// Offset of the windows.
+    pub const WINDOWS: usize = offset_of!(Self, windows);
     /// Offset of the budgets.
     pub const BUDGETS: usize = offset_of!(Self, budgets);
     /// Offset of the groups' marks.
@@ -47,6 +78,7 @@ impl HintTable {
     /// Forgets all pages, whatever is marked.
     pub fn empty(&mut self) {
         self.filled.fill(1);
+        self.windows.fill(WindowHint::NONE);
         self.budgets.fill(BUDGET);
         self.forget_all();
     }
@@ -86,6 +118,11 @@ impl HintTable {
         self.deltas[usize::from(hint)] = 0;
     }
 
+    /// Says which window is at a place.
+    pub fn set_window(&mut self, place: usize, hint: WindowHint) {
+        self.windows[place] = hint;
+    }
+
     /// Whether a hint knows a page.
     pub fn is_filled(&self, hint: HintId) -> bool {
         self.tags[usize::from(hint)] != NOWHERE
@@ -110,8 +147,10 @@ mod tests {
         let mut table = Box::new(HintTable {
             tags: [0; HINTS],
             deltas: [0; HINTS],
+            limits: [0; HINTS],
             budgets: [0; HINTS],
             filled: [0; GROUPS],
+            windows: [WindowHint::NONE; WINDOWS],
         });
         table.empty();
         table

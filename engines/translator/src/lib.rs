@@ -43,9 +43,10 @@ mod status;
 mod tlb;
 mod tlb_entry;
 mod trampoline;
+mod windows;
 mod xsave;
 
-pub use engine::{Options, Translator};
+pub use engine::{Options, Translator, Windowing};
 
 /// Whether a sensitive instruction is done inside translated code while a vCPU is in this state, for tools that
 /// tell what becomes of code. Some of its forms may leave to the monitor all the same.

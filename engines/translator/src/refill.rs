@@ -2,21 +2,21 @@
 //!
 //! The code of an access jumps here with what its hint's tag leaves of the linear address in one of the scratch
 //! registers, and in the context the address of a [`Note`] that stands beside its way out. The routine fills the hint and
-//! goes back to try again, or leaves guest code if the TLB does not know the page. One routine for all accesses would
+//! goes on behind the check, or leaves guest code if the TLB does not know the page. One routine for all accesses would
 //! not do, since they differ in which register holds what: there is one for each way, at equal distances.
 
 use std::mem::offset_of;
 
 use crate::context::{ContextField as F, VIEWS};
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
-use crate::hint_table::HintTable;
-use crate::mode::View;
+use crate::hint_table::{HintTable, WindowHint};
+use crate::mode::{VIEW_USER, View};
 use crate::regs::SPILLED;
 use crate::tlb_entry::TlbEntry;
 use crate::trampoline::{emit_flags_from_context, emit_tlb_place};
 
 /// Bytes from one routine to the next.
-const STRIDE: usize = 384;
+const STRIDE: usize = 512;
 /// Ways in which flags may be kept meanwhile.
 const KEPT: usize = 2 + SPILLED.len();
 /// How many routines there are.
@@ -80,8 +80,10 @@ pub struct Note {
     /// Address of the mark of its group.
     pub filled: u32,
     /// Largest offset in the page at which what is checked still ends in it.
+    pub last: u32,
+    /// The same for everything that shares the hint.
     pub limit: u32,
-    /// Where to go on.
+    /// Where to go on: behind the check, since the hint may reach less far than this access may go.
     pub back: u32,
     /// Index with which to leave.
     pub exit: u32,
@@ -97,7 +99,7 @@ impl Note {
 
     /// As it lies in memory.
     pub fn bytes(self) -> [u8; Self::BYTES] {
-        let words = [self.hint, self.filled, self.limit, self.back, self.exit, self.apart];
+        let words = [self.hint, self.filled, self.last, self.limit, self.back, self.exit, self.apart];
         let mut bytes = [0; Self::BYTES];
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -138,7 +140,7 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     e.op_ctx(Op::Load, false, note, F::Note);
     e.op_mem(Op::Load, false, hint, field(offset_of!(Note, hint)));
     e.op_mem(Op::Add, true, address, part(HintTable::TAGS));
-    // What is tried again begins with the linear address.
+    // What is tried again after all begins with the linear address.
     e.op_ctx(Op::Store, true, address, F::Put(refill.rest.0));
     e.raw_mem(&[0x83], 5, true, part(HintTable::BUDGETS), &[1]); // sub qword [budget], 1
     let spent = e.jcc(Cond::Below);
@@ -146,13 +148,25 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     e.op_mem(Op::Sub, true, address, entry(tag));
     e.group1(7, true, address, 4095);
     let unknown = e.jcc(Cond::Above);
-    e.op_mem(Op::Cmp, false, address, field(offset_of!(Note, limit)));
+    // All of a window if the page is in one, which knows no straddling.
+    let in_window = (refill.view == VIEW_USER).then(|| {
+        e.op_mem(Op::Load, true, note, entry(TlbEntry::PHYSICAL));
+        e.shift(5, true, note, TlbEntry::WINDOW_SHIFT as u8); // shr
+        e.jcc(Cond::NotEqual)
+    });
+    e.op_ctx(Op::Load, false, note, F::Note);
+    e.op_mem(Op::Cmp, false, address, field(offset_of!(Note, last)));
     let straddles = e.jcc(Cond::Above);
     e.op_mem(Op::Load, true, address, entry(tag));
     e.op_mem(Op::Store, true, address, part(HintTable::TAGS));
     e.op_mem(Op::Load, true, place, entry(TlbEntry::ADDEND));
     e.op_reg(Op::Sub, true, place, address);
     e.op_mem(Op::Store, true, place, part(HintTable::DELTAS));
+    if refill.view == VIEW_USER {
+        e.op_mem(Op::Load, false, place, field(offset_of!(Note, limit)));
+        e.op_mem(Op::Store, true, place, part(HintTable::LIMITS));
+    }
+    let filled = e.here();
     e.op_mem(Op::Load, false, address, field(offset_of!(Note, filled)));
     e.raw_mem(&[0xc6], 0, false, Mem::base(address), &[1]); // mov byte [filled], 1
     e.op_mem(Op::Load, false, place, field(offset_of!(Note, back)));
@@ -182,6 +196,24 @@ fn emit_one(e: &mut Emitter, refill: Refill) {
     flags_back(e);
     e.jmp_ctx(F::Onward);
 
+    if let Some(fixup) = in_window {
+        e.fix_here(fixup);
+        e.shift(4, true, note, size_of::<WindowHint>().trailing_zeros() as u8); // shl
+        // Numbers begin with 1.
+        let windows = layout.hints(HintTable::WINDOWS) as i32 - size_of::<WindowHint>() as i32;
+        let window = |offset: usize| Mem::at(note, windows + offset as i32);
+        let parts = [
+            (offset_of!(WindowHint, tag), HintTable::TAGS),
+            (offset_of!(WindowHint, delta), HintTable::DELTAS),
+            (offset_of!(WindowHint, limit), HintTable::LIMITS),
+        ];
+        for (from, to) in parts {
+            e.op_mem(Op::Load, true, place, window(from));
+            e.op_mem(Op::Store, true, place, part(to));
+        }
+        e.op_ctx(Op::Load, false, note, F::Note);
+        e.jmp_to(filled);
+    }
     for fixup in [spent, unknown, nowhere] {
         e.fix_here(fixup);
     }

@@ -1,6 +1,6 @@
 //! Which host register holds what while guest code runs.
 
-use iced_x86::Register;
+use iced_x86::{Instruction, Register};
 
 use crate::emit::Reg;
 
@@ -24,6 +24,11 @@ pub fn is_spilled(reg: Reg) -> bool {
 /// Whether this is ah, ch, dh or bh, which no instruction with a REX prefix can name.
 pub fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
+/// Whether an instruction names ah, ch, dh or bh, which cannot be named beside r8 to r15.
+pub fn names_high_byte(i: &Instruction) -> bool {
+    (0..i.op_count()).any(|n| is_high_byte(i.op_register(n)))
 }
 
 /// The iced name of a host register.

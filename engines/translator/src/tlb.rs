@@ -7,9 +7,10 @@
 
 use crate::context::{TLB_ENTRIES, VIEWS};
 use crate::gigabytes::Gigabytes;
-use crate::mode::View;
+use crate::mode::{VIEW_USER, View};
 use crate::region::Region;
 use crate::tlb_entry::TlbEntry;
+use crate::windows::{Tables, Wanted, Windows};
 
 /// What a page may be used for.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,8 @@ pub struct Page {
 
 /// Bookkeeping beside the tables.
 pub struct Tlb {
+    /// Where the host's own tables are asked.
+    pub windows: Windows,
     /// Slots filled from pages that are not global, since the last flush.
     local: [Vec<u16>; VIEWS],
     /// What has entries from larger pages: a flush of one page there is one of them all.
@@ -44,22 +47,32 @@ impl Tlb {
     /// Empties the region's tables.
     pub fn new(region: &mut Region) -> Self {
         region.hints().empty();
-        let mut tlb =
-            Self { local: Default::default(), large: Gigabytes::default(), written: Box::new([0; 1024]) };
+        let mut tlb = Self {
+            windows: Windows::new(),
+            local: Default::default(),
+            large: Gigabytes::default(),
+            written: Box::new([0; 1024]),
+        };
         tlb.flush_all(region);
         tlb
     }
 
     /// Enters a page.
-    pub fn fill(&mut self, region: &mut Region, view: View, page: Page) {
+    pub fn fill(&mut self, region: &mut Region, tables: Tables, view: View, page: Page) {
         let slot = slot_of(page.linear);
+        let window = match view {
+            VIEW_USER if !page.global => self.windows.number(region, tables, page.linear, page.writable),
+            _ => 0,
+        };
         let entry = &mut region.tlb(view)[slot];
         let never = TlbEntry::empty(slot).read;
         *entry = TlbEntry {
             read: if page.readable { page.linear } else { never },
             write: if page.writable { page.linear } else { never },
             addend: page.host,
-            physical: page.physical | if page.large { TlbEntry::LARGE } else { 0 },
+            physical: page.physical
+                | if page.large { TlbEntry::LARGE } else { 0 }
+                | (window as u64) << TlbEntry::WINDOW_SHIFT,
         };
         if !page.global {
             let local = &mut self.local[view];
@@ -87,10 +100,20 @@ impl Tlb {
         self.large.clear();
         self.written.fill(0);
         region.hints().forget_all();
+        self.windows.clear(region);
+    }
+
+    /// Maps a page into a window. Whether it is mapped as wanted.
+    pub fn open_window(&mut self, region: &mut Region, tables: Tables, wanted: Wanted) -> bool {
+        if !self.windows.make_room(region) {
+            self.flush_local(region);
+        }
+        self.windows.open(region, tables, wanted)
     }
 
     /// Drops what is not global.
     pub fn flush_local(&mut self, region: &mut Region) {
+        self.windows.flush(region);
         region.hints().forget_all();
         for view in 0..VIEWS {
             let table = region.tlb(view);
@@ -109,8 +132,11 @@ impl Tlb {
     }
 
     /// Drops the page that holds `linear`, all of it if it is a large one.
-    pub fn flush_page(&mut self, region: &mut Region, linear: u64) {
+    pub fn flush_page(&mut self, region: &mut Region, tables: Tables, linear: u64) {
         let slot = slot_of(linear);
+        if !self.windows.flush_page(region, tables, linear) {
+            self.flush_local(region);
+        }
         let large = self.large.may_hold(linear);
         if large {
             region.hints().forget_all();
@@ -138,10 +164,11 @@ impl Tlb {
         if self.written[word] & bit == 0 {
             return;
         }
+        self.windows.protect(physical);
         region.hints().forget_all();
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
-                if entry.physical & !0xfff == physical {
+                if entry.page() == physical {
                     entry.write = TlbEntry::empty(slot).write;
                 }
             }

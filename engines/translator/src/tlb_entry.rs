@@ -10,7 +10,8 @@ pub struct TlbEntry {
     pub write: u64,
     /// Host address of the page.
     pub addend: u64,
-    /// Guest-physical address of the page; bit 0 says that it came from a larger page.
+    /// Guest-physical address of the page; bit 0 says that it came from a larger page, the bits above the address in which
+    /// window it is.
     pub physical: u64,
 }
 
@@ -21,12 +22,22 @@ impl TlbEntry {
     pub const WRITE: usize = 8;
     /// Offset of the host address.
     pub const ADDEND: usize = 16;
+    /// Offset of the guest-physical address.
+    pub const PHYSICAL: usize = 24;
+    /// A mark beside the guest-physical address.
     pub const LARGE: u64 = 1;
+    /// Where the number of the window begins beside it.
+    pub const WINDOW_SHIFT: u32 = 52;
 
     /// An entry that nothing matches: a tag is compared by subtraction, and no address in a page that hashes to
     /// this slot is within a page of one that hashes to its neighbour's.
     pub fn empty(slot: usize) -> Self {
         let never = ((slot ^ 1) as u64) << 12;
         Self { read: never, write: never, addend: 0, physical: 0 }
+    }
+
+    /// Guest-physical address of the page.
+    pub fn page(&self) -> u64 {
+        self.physical & ((1 << Self::WINDOW_SHIFT) - 1) & !0xfff
     }
 }

@@ -17,6 +17,9 @@ pub struct Crossings {
     pub enter: u64,
     /// Target of every exit.
     pub exit: u64,
+    /// Where guest code is entered that a signal stopped in the middle of an instruction's code, to go on there:
+    /// `Context::put` has what was in the spilled registers, `Context::onward` where.
+    pub again: u64,
 }
 
 /// What the host's processor and system let XSAVE manage, and how.
@@ -36,7 +39,13 @@ pub fn emit(e: &mut Emitter, xsave: XsaveFeatures) -> Crossings {
     e.align(64);
     let exit = e.here();
     emit_exit(e, xsave);
-    Crossings { enter, exit }
+    e.align(64);
+    let again = e.here();
+    for reg in SPILLED {
+        e.op_ctx(Op::Load, true, reg, F::Put(reg.0));
+    }
+    e.jmp_ctx(F::Onward);
+    Crossings { enter, exit, again }
 }
 
 const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];

@@ -7,6 +7,7 @@ use vcpu::DebugPoints;
 use super::Cache;
 use crate::block::{Block, BlockId, Range};
 use crate::guest::Guest;
+use crate::hint::Roaming;
 use crate::hint_table::HintId;
 use crate::mode::VIEW_USER;
 
@@ -42,11 +43,11 @@ impl Cache {
     }
 
     /// The hint of an instruction at this place has missed too often: translates the block without, if it misses fast.
-    pub fn roams(&mut self, id: BlockId, offset: u16, hint: HintId) {
+    pub fn roams(&mut self, id: BlockId, offset: u16, hint: HintId, over: Roaming) {
         self.region.hints().forget(hint);
         let Some(block) = self.block(id) else { return };
         let physical = block.key.physical.wrapping_add(u64::from(offset));
-        if self.hints.is_roaming(hint, physical, host::cpu::rdtsc()) {
+        if self.hints.is_roaming(hint, physical, over, host::cpu::rdtsc()) {
             self.drop_block(id);
         }
     }

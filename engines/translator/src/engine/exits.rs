@@ -8,13 +8,17 @@ use x86::register::gpr;
 use x86::{Exception, Rflags, Vector};
 
 use super::Translator;
+use crate::Windowing;
 use crate::block::{Block, BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::cache::Cache;
 use crate::decode::is_too_long;
+use crate::fault::Signal;
 use crate::guest::refused;
-use crate::hint::is_counted;
+use crate::hint::{Roaming, is_counted};
 use crate::hint_table::HintId;
+use crate::mode::VIEW_USER;
 use crate::slow::{Pending, Slow};
+use crate::windows::{Noticed, Tables, Wanted};
 
 /// How the engine goes on after an exit from guest code.
 pub(super) enum Next {
@@ -65,9 +69,9 @@ impl Translator {
                 *rip = target;
                 self.follow(cpu, site.block, n, target)
             }
-            SiteKind::Hinted(hint, _) if self.is_spent(hint) => {
-                self.cache.roams(site.block, site.offset, hint);
-                Next::Again(at)
+            SiteKind::Hinted(hint, _) if self.cache.region.hints().take_spent(hint) => {
+                *rip = at;
+                self.spent(cpu, site, hint, at)
             }
             SiteKind::Slow | SiteKind::Hinted(..) => {
                 *rip = at;
@@ -75,6 +79,9 @@ impl Translator {
                 match slow {
                     Slow::Retry => self.counters.slow_accesses += 1,
                     _ => self.counters.slow_executions += 1,
+                }
+                if self.options.windows == Windowing::All && self.user && matches!(slow, Slow::Retry) {
+                    self.opens_window();
                 }
                 match (site.kind, &slow) {
                     // The page is entered, and yet the group that it leads does not pass.
@@ -125,9 +132,55 @@ impl Translator {
         }
     }
 
-    /// Whether the budget of a hint that has missed is spent, so that its access had better do without.
-    fn is_spent(&mut self, hint: HintId) -> bool {
-        self.cache.region.hints().take_spent(hint) && is_counted(hint)
+    /// The budget of a hint that has missed is spent: its page had better be in a window, or its access do without.
+    fn spent(&mut self, cpu: &mut CpuState, site: Site, hint: HintId, at: u64) -> Next {
+        self.counters.slow_accesses += 1;
+        let slow = self.slow(cpu, at);
+        let noticed = match self.mode.view() {
+            VIEW_USER => self.tlb.windows.notice(&self.paging, self.progress.linear()),
+            _ => Noticed::Hopeless,
+        };
+        let over = match noticed {
+            _ if !matches!(slow, Slow::Retry) || !is_counted(hint) && noticed != Noticed::Often => None,
+            Noticed::Seldom => None,
+            Noticed::Often if self.opens_window() => None,
+            Noticed::Often | Noticed::Hopeless => Some(Roaming::Pages),
+            Noticed::Mapped => Some(Roaming::Windows),
+        };
+        match over.filter(|_| is_counted(hint)) {
+            Some(over) => {
+                self.cache.roams(site.block, site.offset, hint, over);
+                Next::Again(at)
+            }
+            None => self.after_slow(slow, at),
+        }
+    }
+
+    /// Maps the page that was entered last, and its surroundings, into a window. Whether it is.
+    fn opens_window(&mut self) -> bool {
+        let wanted = Wanted { linear: self.progress.linear(), write: false, around: true };
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        // The TLB is to know of it, too.
+        self.tlb.open_window(&mut self.cache.region, tables, wanted)
+            && self.page(wanted.linear, false).is_ok()
+    }
+
+    /// An access has met what is not mapped in a window: maps it if that may be, and goes on in the middle of the
+    /// instruction's code as if nothing had been. None if the guest is owed a fault, or the page must be accessed with care.
+    fn window_fault(&mut self, signal: Signal) -> Option<Next> {
+        let linear = self.tlb.windows.linear_of(signal.address).filter(|_| !signal.bus)?;
+        self.tlb.windows.count_fault();
+        let write = signal.is_write();
+        self.page(linear, write).ok().filter(|page| page.fast)?;
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        let wanted = Wanted { linear, write, around: true };
+        let opened = self.tlb.open_window(&mut self.cache.region, tables, wanted);
+        if !opened || self.tlb.windows.linear_of(signal.address) != Some(linear) {
+            return None;
+        }
+        self.page(linear, write).ok()?;
+        self.cache.region.context().onward = signal.pc;
+        Some(Next::In(self.cache.crossings.again))
     }
 
     /// Goes on where each access is checked by itself.
@@ -243,8 +296,12 @@ impl Translator {
     }
 
     /// A host signal in guest code.
-    pub(super) fn faulted(&mut self, cpu: &CpuState, rip: &mut u64) -> Next {
+    pub(super) fn faulted(&mut self, cpu: &mut CpuState, rip: &mut u64) -> Next {
         let signal = self.signal();
+        let in_window = signal.is_memory() && self.tlb.windows.linear_of(signal.address).is_some();
+        if in_window && let Some(next) = self.window_fault(signal) {
+            return next;
+        }
         let block = self.cache.block_at(signal.pc);
         let parked = block.is_some_and(|block| block.is_parked(signal.pc));
         let guest_rip = |block: &Block| block.guest_rip(self.cache.page_of(&block.key), signal.pc);
@@ -267,6 +324,15 @@ impl Translator {
             let context = self.cache.region.context();
             (context.gpr[gpr::RAX], context.gpr[gpr::RDX]) = (context.carried, context.carried_more);
             context.flags = context.jump_flags;
+        }
+        if in_window {
+            // No hint may know the window when it is tried again.
+            self.cache.region.hints().forget_all();
+            let slow = self.slow(cpu, at);
+            return match slow {
+                Slow::Retry => Next::Again(at),
+                slow => self.after_slow(slow, at),
+            };
         }
         if let Some(insn) = insn.filter(|_| matches!(signal.vector, 12 | 13))
             && let Some(fault) = self.beyond_canonical(cpu, &insn)

@@ -9,9 +9,10 @@ use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
-use crate::hint;
+use crate::hint::{self, Reach, Roaming};
 use crate::hint_table::HintId;
-use crate::regs::{SPILLED, Scratch, is_spilled, number};
+use crate::mode::VIEW_USER;
+use crate::regs::{SPILLED, Scratch, is_spilled, names_high_byte, number};
 
 const CS: u8 = SegmentRegister::Cs as u8;
 
@@ -80,13 +81,27 @@ impl Lowering<'_> {
     }
 
     /// The hint that an instruction's access goes by, if any.
-    pub(super) fn hint_for(&mut self, insn: &GuestInsn, on_stack: bool, write: bool) -> Option<HintId> {
+    pub(super) fn hint_for(&mut self, insn: &GuestInsn, on_stack: bool, extent: Extent) -> Option<HintId> {
         let view = self.frame.mode.view();
         let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
+        // A window may be found to have no page there in the middle of the instruction's code, which must not have lent a
+        // register of the guest's then.
+        let reach = Reach::of(extent.size).filter(|_| !names_high_byte(&insn.instruction))?;
         match on_stack {
-            true => Some(hint::of_stack(view, write)),
-            false => self.hints.assign(view, write, physical),
+            // A kernel's say for themselves how far they reach.
+            true if view != VIEW_USER => Some(hint::of_stack(view, extent.write, Reach::Narrow)),
+            true => Some(hint::of_stack(view, extent.write, reach)),
+            false => self.hints.assign(view, extent.write, reach, physical),
         }
+    }
+
+    /// Whether an access that has no hint asks the table of windows.
+    fn goes_by_windows(&self, insn: &GuestInsn, extent: Extent) -> bool {
+        let physical = self.frame.physical.wrapping_add(u64::from(insn.offset));
+        self.frame.mode.view() == VIEW_USER
+            && Reach::of(extent.size).is_some()
+            && !names_high_byte(&insn.instruction)
+            && self.hints.roaming(physical) == Some(Roaming::Windows)
     }
 
     /// From the effective address in `s[0]` to a host address there, or out to the slow path.
@@ -105,12 +120,17 @@ impl Lowering<'_> {
         }
         let saved = self.save_flags(insn.live_before, s[2]);
         let limit = self.segment(segment, s, extent);
-        let miss = match self.hint_for(insn, by_stack_pointer(&insn.instruction), extent.write) {
+        let miss = match self.hint_for(insn, by_stack_pointer(&insn.instruction), extent) {
             Some(hint) => {
                 self.e.mov(s[1], s[0]);
                 let stub = self.look_at_hint(hint, s[1], extent, saved, insn.offset);
                 self.hint_stubs.push(stub);
                 self.e.op_ctx(Op::Add, true, s[0], F::HintDelta(hint));
+                None
+            }
+            None if self.goes_by_windows(insn, extent) => {
+                let stub = self.window(s, extent, saved, insn.offset);
+                self.window_stubs.push(stub);
                 None
             }
             None => Some(self.page(s, extent)),

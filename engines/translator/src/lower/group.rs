@@ -19,9 +19,9 @@ use crate::decode::GuestInsn;
 use crate::emit::Reg;
 use crate::hint::Hints;
 use crate::mode::ModeWord;
-use crate::regs::{SPILLED, is_spilled, number};
+use crate::regs::{SPILLED, is_spilled, names_high_byte, number};
 
-/// Most bytes a group may span: the wider, the oftener it straddles pages.
+/// Most bytes a group may span: the wider, the oftener it straddles pages. A hint reaches as far.
 const SPAN: i64 = 256;
 
 /// What an instruction's access is to a group.
@@ -152,7 +152,8 @@ pub(super) fn plan(
             continue;
         }
         let may = |on_stack| hints.may_have(mode.view(), on_stack, physical + u64::from(insn.offset));
-        match access(insn, mode).filter(|access| may(access.is_on_stack())) {
+        let joins = |access: &Access| may(access.is_on_stack()) && !names_high_byte(i);
+        match access(insn, mode).filter(joins) {
             Some(access) => join(&mut open, &mut plan, access, n, list.len()),
             // It has the stack's hint, too, and may make it know another page.
             None if touches_stack(i) => {

@@ -39,7 +39,7 @@ use crate::trampoline::emit_leave;
 
 use group::{Plan, Role};
 use held::Held;
-use page::HintStub;
+use page::{HintStub, WindowStub};
 use stubs::{FarStub, LinkStub, SlowStub};
 
 /// Where SYSCALL leads from 64-bit code.
@@ -155,6 +155,7 @@ pub(crate) struct Lowering<'a> {
     code: &'a [u8],
     slow: Vec<SlowStub>,
     hint_stubs: Vec<HintStub>,
+    window_stubs: Vec<WindowStub>,
     link_stubs: Vec<LinkStub>,
     far_stubs: Vec<FarStub>,
     held: Held,
@@ -225,6 +226,7 @@ impl<'a> Lowering<'a> {
             code,
             slow: Vec::new(),
             hint_stubs: Vec::new(),
+            window_stubs: Vec::new(),
             link_stubs: Vec::new(),
             far_stubs: Vec::new(),
             held: Held::default(),

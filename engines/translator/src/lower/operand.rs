@@ -12,7 +12,7 @@ use super::{Lowering, NoLowering};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Mem, Op, Reg};
-use crate::regs::{full, is_high_byte, number};
+use crate::regs::{full, names_high_byte, number};
 
 /// A flat one of 64-bit code.
 const DS: u8 = SegmentRegister::Ds as u8;
@@ -98,7 +98,7 @@ impl Lowering<'_> {
         };
         let on_stack = operand.index.is_none() && operand.base == Some(Reg::RSP);
         let has_room = leaves_room(operand.base, operand.index.is_some(), insn.operands);
-        let Some(hint) = has_room.then(|| self.hint_for(insn, on_stack, extent.write)).flatten() else {
+        let Some(hint) = has_room.then(|| self.hint_for(insn, on_stack, extent)).flatten() else {
             return self.by_address(insn, operand, extent);
         };
         let (base, disp) = self.simple(insn, operand)?;
@@ -160,8 +160,7 @@ impl Lowering<'_> {
     pub(super) fn execute_at(&mut self, form: &Instruction, place: Place) -> Result<(), NoLowering> {
         let mut host = *form;
         super::widen(&mut host);
-        let high = (0..host.op_count()).any(|n| is_high_byte(host.op_register(n)));
-        if !high {
+        if !names_high_byte(&host) {
             match place {
                 Place::At(reg) => rebase(&mut host, full(reg)),
                 Place::Beyond { base, delta, .. } => displace(&mut host, full(base), full(delta)),

@@ -1,11 +1,14 @@
 //! From a linear address to the host's, by a hint or by the software TLB.
 
+use std::mem::offset_of;
+
 use super::saved::Saved;
 use super::{Lowering, SiteKind};
 use crate::context::ContextField as F;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
-use crate::hint_table::HintId;
-use crate::mode::View;
+use crate::hint::Reach;
+use crate::hint_table::{HintId, HintTable, WINDOWS, WindowHint};
+use crate::mode::{VIEW_USER, View};
 use crate::refill::{Note, Refill};
 use crate::regs::Scratch;
 use crate::tlb_entry::TlbEntry;
@@ -49,7 +52,7 @@ impl Place {
 /// A hint that is looked at, and what becomes of it if it does not know the page.
 pub(super) struct HintStub {
     jump: Fixup,
-    /// Offset of the code that tries again.
+    /// Offset of the code behind the check.
     back: usize,
     hint: HintId,
     /// Holds the linear address less the tag.
@@ -61,6 +64,20 @@ pub(super) struct HintStub {
     offset: u16,
     /// The group that it leads.
     group: Option<u8>,
+}
+
+/// An access by the table of windows, and what becomes of it if it is in none.
+pub(super) struct WindowStub {
+    jump: Fixup,
+    /// Where to go on with the host address in the first scratch register.
+    back: u64,
+    /// What has been taken from the linear address there.
+    tag: Mem,
+    s: Scratch,
+    extent: Extent,
+    saved: Saved,
+    /// Of the instruction.
+    offset: u16,
 }
 
 impl HintStub {
@@ -92,6 +109,39 @@ impl Lowering<'_> {
         self.e.jcc(Cond::Above)
     }
 
+    /// From the linear address in `s[0]` to a host address there, by the table of windows.
+    pub(super) fn window(&mut self, s: Scratch, extent: Extent, saved: Saved, offset: u16) -> WindowStub {
+        const SHIFT: u32 = 30 - size_of::<WindowHint>().trailing_zeros();
+        let windows = self.e.layout().hints(HintTable::WINDOWS) as i32;
+        let part = |offset: usize| Mem::at(s[1], windows + offset as i32);
+        self.e.mov(s[1], s[0]);
+        self.e.shift(5, true, s[1], SHIFT as u8); // shr
+        self.e.group1(4, false, s[1], ((WINDOWS - 1) * size_of::<WindowHint>()) as i32); // and
+        self.e.op_mem(Op::Sub, true, s[0], part(offset_of!(WindowHint, tag)));
+        self.e.op_mem(Op::Cmp, true, s[0], part(offset_of!(WindowHint, limit)));
+        let jump = self.e.jcc(Cond::Above);
+        self.e.op_mem(Op::Add, true, s[0], part(offset_of!(WindowHint, host)));
+        WindowStub {
+            jump,
+            back: self.e.here(),
+            tag: part(offset_of!(WindowHint, tag)),
+            s,
+            extent,
+            saved,
+            offset,
+        }
+    }
+
+    /// Where an access goes that is in no window: by the software TLB after all.
+    pub(super) fn window_stub(&mut self, stub: WindowStub) {
+        let WindowStub { jump, back, tag, s, extent, saved, offset } = stub;
+        self.e.fix_here(jump);
+        self.e.op_mem(Op::Add, true, s[0], tag);
+        let miss = self.page(s, extent);
+        self.e.jmp_to(back);
+        self.slow_from([Some(miss), None], saved, offset);
+    }
+
     pub(super) fn entry(&self, place: Reg, field: usize) -> Mem {
         let table = self.e.layout().tlb(self.frame.mode.view()) as i32;
         Mem::at(place, table + field as i32)
@@ -106,11 +156,14 @@ impl Lowering<'_> {
         saved: Saved,
         offset: u16,
     ) -> HintStub {
-        let back = self.e.offset();
-        self.e.op_ctx(Op::Sub, true, rest, F::HintTag(hint));
-        self.e.group1(7, true, rest, 4096 - extent.size as i32);
-        let jump = self.e.jcc(Cond::Above);
         let view = self.frame.mode.view();
+        self.e.op_ctx(Op::Sub, true, rest, F::HintTag(hint));
+        match view {
+            VIEW_USER => self.e.op_ctx(Op::Cmp, true, rest, F::HintLimit(hint)),
+            _ => self.e.group1(7, true, rest, 4096 - extent.size as i32),
+        }
+        let jump = self.e.jcc(Cond::Above);
+        let back = self.e.offset();
         HintStub { jump, back, hint, rest, view, extent, saved, offset, group: None }
     }
 
@@ -135,7 +188,8 @@ impl Lowering<'_> {
         let note = Note {
             hint: u32::from(hint) * 8,
             filled: layout.hint_mark(hint) as u32,
-            limit: 4096 - extent.size,
+            last: 4096 - extent.size,
+            limit: 4096 - Reach::of(extent.size).map_or(4096, Reach::bytes),
             back: (origin + back as u64) as u32,
             exit,
             apart: 0,

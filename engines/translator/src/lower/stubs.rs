@@ -104,6 +104,9 @@ impl Lowering<'_> {
             self.frame.mode = stub.mode;
             self.jump_far(stub.target);
         }
+        for stub in std::mem::take(&mut self.window_stubs) {
+            self.window_stub(stub);
+        }
         for stub in std::mem::take(&mut self.slow) {
             for fixup in stub.fixups.into_iter().flatten() {
                 self.e.fix_here(fixup);

@@ -10,6 +10,7 @@ use crate::decode::GuestInsn;
 use crate::engine::Translator;
 use crate::lower::{access_size, address_bytes};
 use crate::tlb::Page;
+use crate::windows::Tables;
 
 /// One memory access of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +167,7 @@ impl Translator {
     }
 
     /// Paging: what stands behind `linear`, entered into the software TLB where it may be.
-    pub(super) fn page(&mut self, linear: u64, write: bool) -> Result<Target, Exception> {
+    pub(crate) fn page(&mut self, linear: u64, write: bool) -> Result<Target, Exception> {
         let kind = if write { AccessKind::Write } else { AccessKind::Read };
         let access = PageAccess::explicit(kind, self.user);
         let found = paging::walk(&self.paging, &self.guest, linear, access)
@@ -185,7 +186,8 @@ impl Translator {
             global: found.global,
             large: found.size != PageSize::Size4K,
         };
-        self.tlb.fill(&mut self.cache.region, self.mode.view(), entry);
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        self.tlb.fill(&mut self.cache.region, tables, self.mode.view(), entry);
         let fast = if write { writable } else { found.readable };
         Ok(Target { physical, host: Some(page + (physical & 0xfff)), fast })
     }

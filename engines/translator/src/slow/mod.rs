@@ -56,6 +56,11 @@ impl Progress {
         self.tries > 1
     }
 
+    /// The linear address that was asked for last.
+    pub fn linear(&self) -> u64 {
+        self.linear
+    }
+
     fn stuck(&mut self, rip: u64, linear: u64) -> bool {
         if (self.rip, self.linear) == (rip, linear) {
             self.tries += 1;

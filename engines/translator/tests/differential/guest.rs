@@ -1,7 +1,7 @@
 //! The translator: a bare vCPU whose page tables show the same window as the native process has.
 
 use memory::GuestRam;
-use translator::{Options, Translator};
+use translator::{Options, Translator, Windowing};
 use vcpu::{CpuState, Engine, Entry, Exit};
 use x86::classify::Routine;
 use x86::{Cr0, Cr4, Efer, Rflags, Segment, SegmentRegister, Xcr0};
@@ -36,7 +36,7 @@ pub struct Guest {
 
 impl Guest {
     /// `data` is the content of the data pages before each case.
-    pub fn new(data: &'static [u8], cache_bytes: usize) -> Self {
+    pub fn new(data: &'static [u8], cache_bytes: usize, windows: Windowing) -> Self {
         let ram = GuestRam::allocate(RAM).expect("RAM");
         let [top, directories, directory, table] = [0, 1, 2, 3].map(|n| TABLES + n * PAGE);
         let link = PRESENT | WRITABLE | USER;
@@ -60,7 +60,7 @@ impl Guest {
             ram.write(PHYSICAL + CODE - WINDOW + n * 2, &[0x0f, 0x0b]).expect("in RAM");
         }
         ram.write(physical(DATA), data).expect("in RAM");
-        let options = Options { cache_bytes, ..Options::default() };
+        let options = Options { cache_bytes, windows, ..Options::default() };
         let engine = Translator::new(ram.clone(), options).expect("engine");
         Self { ram, engine, data, seen: data.to_vec(), program: None }
     }

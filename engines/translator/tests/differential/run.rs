@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::{slice, thread};
 
 use iced_x86::{Code, FlowControl, Instruction};
+use translator::Windowing;
 
 use crate::case::{Case, ENDLESS, NO_EXCEPTION, Outcome, Width, initial_data};
 use crate::compare;
@@ -116,15 +117,17 @@ impl Found {
 /// Both sides.
 pub struct Bench {
     native: Native,
-    guest: Guest,
+    /// With windows for what is hot, and with windows for everything.
+    guests: [Guest; 2],
     outcome: Box<Outcome>,
     found: Found,
 }
 
 impl Bench {
     pub fn new(native: Native, data: &'static [u8]) -> Self {
-        let (guest, outcome) = (Guest::new(data, 1 << 20), Box::new(empty_outcome()));
-        Self { native, guest, outcome, found: Found::default() }
+        let guests = [Windowing::Hot, Windowing::All].map(|windows| Guest::new(data, 1 << 20, windows));
+        let outcome = Box::new(empty_outcome());
+        Self { native, guests, outcome, found: Found::default() }
     }
 
     fn batch(&mut self, first: usize, batch: &[Case]) {
@@ -139,7 +142,9 @@ impl Bench {
                 continue;
             }
             self.found.coverage.count(&list, native);
-            let remark = self.guest.run(case, &areas[n], &mut self.outcome);
+            // Programs take turns.
+            let guest = &mut self.guests[(first + n) / STATES % 2];
+            let remark = guest.run(case, &areas[n], &mut self.outcome);
             let found = differences(case, native, &self.outcome, remark);
             if !found.is_empty() {
                 failed.push((n, *case, found));
@@ -203,8 +208,11 @@ impl Bench {
         if outcomes[0].vector == ENDLESS {
             return None;
         }
-        let remark = self.guest.run(case, &areas[0], &mut self.outcome);
-        Some(differences(case, &outcomes[0], &self.outcome, remark))
+        let found = self.guests.each_mut().map(|guest| {
+            let remark = guest.run(case, &areas[0], &mut self.outcome);
+            differences(case, &outcomes[0], &self.outcome, remark)
+        });
+        found.into_iter().find(|found| !found.is_empty()).or(Some(Vec::new()))
     }
 }
 

@@ -1,0 +1,539 @@
+//! Windows: gigabytes of ring 3's memory, where the host's own page tables find the page.
+//!
+//! A hint knows one page, and an access that goes over many fills it again each time. A window is a range of host addresses
+//! for a whole gigabyte of one address space, into which the pages that are used most are mapped one by one, each where
+//! the guest has it, with the rights that the guest's tables give. A hint may know a window; what it lets pass that is
+//! not mapped raises a signal, and the engine looks ([`crate::engine`]). So a program that is hot finds its memory as
+//! the host's processor finds any, and hints that miss are rare.
+//!
+//! Mapping a page costs what two hundred misses cost, so it is for pages that have had as many: every hint's every 128th
+//! miss counts for the surroundings of the page. A program that ends soon has no window.
+//!
+//! What is mapped is what a processor's TLB could know, never more: entries are looked up as it does, with their accessed
+//! and, for writes, dirty bits set; INVLPG takes a page out; after a write of CR3 no window may be used before all that
+//! it maps has been compared with the tables. Pages that must see every write (translated code) are mapped for reading.
+
+mod table;
+
+use std::collections::HashMap;
+
+use host::{Protection, Reservation};
+use x86::paging::{Access, AccessKind, PagingContext, PagingMode, entry_of_page, probe};
+
+use crate::guest::Guest;
+use crate::hint_table::{WINDOWS, WindowHint};
+use crate::region::Region;
+use table::Table;
+
+const GIGABYTE: u64 = 1 << 30;
+const LARGE: u64 = 2 << 20;
+const PAGE: u64 = 4096;
+/// Windows that may be open, of all address spaces.
+const SLOTS: usize = 128;
+/// Pages that are mapped at once, if they may be: surroundings of one.
+const AROUND: u64 = 8 * PAGE;
+/// How often surroundings have to be noticed.
+const NOTICED: u8 = 6;
+/// Most pages in windows. Linux gives a process 65,530 mappings, and a page between two that are not mapped takes two.
+const MOST_PAGES: usize = 20_000;
+/// How often all windows may be given up for want of room before there are none any more.
+const PATIENCE: u8 = 4;
+/// How many pages of a window may go or change by flushes of theirs, if it has not more than half as many, before it is closed: a
+/// page that is mapped again and again costs more than it brings.
+const MOST_CHURN: usize = 256;
+/// For how many flushes of all it stays closed then.
+const REST: u64 = 4000;
+/// The last page of a window is never mapped, so that no access reaches into the next window.
+const LAST: u64 = GIGABYTE - PAGE;
+
+/// A guest's memory and its tables as they are now.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// Memory.
+    pub guest: &'a Guest,
+    /// How linear addresses are translated.
+    pub paging: &'a PagingContext,
+}
+
+/// One window.
+#[derive(Debug)]
+struct Window {
+    /// CR3, and the number of the gigabyte.
+    place: (u64, u64),
+    /// When it was last compared with the guest's tables.
+    epoch: u64,
+    tables: Vec<Table>,
+    /// How many pages have gone or been changed by a flush of theirs.
+    churn: usize,
+    /// When it was found that there are too many of those; it is empty since.
+    restless: Option<u64>,
+}
+
+impl Window {
+    fn is_restless(&self, now: u64) -> bool {
+        self.restless.is_some_and(|since| now - since < REST)
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Pages mapped into windows.
+    pub mapped: u64,
+    /// Pages taken out of them.
+    pub unmapped: u64,
+    /// Accesses to what is not mapped.
+    pub faults: u64,
+}
+
+/// What is to be mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// An address in the page.
+    pub linear: u64,
+    /// Whether it is to be written.
+    pub write: bool,
+    /// Whether its surroundings are, too, if they may be.
+    pub around: bool,
+}
+
+/// What a miss at an address means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// There can be no window.
+    Hopeless,
+    /// Nothing yet.
+    Seldom,
+    /// The surroundings had better be mapped.
+    Often,
+    /// They are.
+    Mapped,
+}
+
+/// All windows of an engine.
+pub struct Windows {
+    /// None if the host gives no addresses; there are no windows then.
+    reservation: Option<Reservation>,
+    /// Each has the gigabyte of the reservation with its number.
+    list: Vec<Option<Window>>,
+    by_place: HashMap<(u64, u64), usize>,
+    /// Those that may be used in the current address space, as generated code finds them.
+    current: [Option<usize>; WINDOWS],
+    /// Guest-physical pages that are mapped for writing, and at which linear addresses of which windows. The address of a large
+    /// one has bit 0 set.
+    writable: HashMap<u64, Vec<(usize, u64)>>,
+    /// Surroundings that have been noticed, by CR3 and number, and how often.
+    noticed: HashMap<(u64, u64), u8>,
+    /// Counts the flushes.
+    epoch: u64,
+    pages: usize,
+    patience: u8,
+    tally: Tally,
+}
+
+impl Windows {
+    /// None yet.
+    pub fn new() -> Self {
+        let reservation = Reservation::anywhere(SLOTS << 30).ok();
+        Self {
+            reservation,
+            list: (0..SLOTS).map(|_| None).collect(),
+            by_place: HashMap::new(),
+            current: [None; WINDOWS],
+            writable: HashMap::new(),
+            noticed: HashMap::new(),
+            epoch: 1,
+            pages: 0,
+            patience: PATIENCE,
+            tally: Tally::default(),
+        }
+    }
+
+    /// What has happened.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// All that is mapped may be stale.
+    pub fn flush(&mut self, region: &mut Region) {
+        self.epoch += 1;
+        for (place, window) in self.current.iter_mut().enumerate() {
+            if window.take().is_some() {
+                region.hints().set_window(place, WindowHint::NONE);
+            }
+        }
+    }
+
+    /// A page is mapped no more as it was, but as the tables have it now.
+    /// `false` if its window is closed therefore, so that hints and TLB entries may know of it that must not.
+    pub fn flush_page(&mut self, region: &mut Region, tables: Tables, linear: u64) -> bool {
+        if self.pages == 0 {
+            return true;
+        }
+        let place = place_in_table(linear);
+        let Some(n) = self.current[place] else { return true };
+        if self.list[n].as_ref().is_none_or(|window| window.place.1 != linear >> 30) {
+            return true;
+        }
+        if !self.renew(tables, n, linear & !(PAGE - 1)) {
+            return true;
+        }
+        let Some(window) = &mut self.list[n] else { return true };
+        window.churn += 1;
+        let pages: usize = window.tables.iter().map(Table::len).sum();
+        if window.churn < MOST_CHURN.max(2 * pages) {
+            return true;
+        }
+        (window.churn, window.restless) = (0, Some(self.epoch));
+        self.empty(n);
+        self.current[place] = None;
+        region.hints().set_window(place, WindowHint::NONE);
+        false
+    }
+
+    /// Lets nobody write a guest-physical page unseen.
+    pub fn protect(&mut self, physical: u64) {
+        let small = self.writable.remove(&physical).unwrap_or_default();
+        let large = self.writable.get(&(physical & !(LARGE - 1) | 1)).cloned().unwrap_or_default();
+        let within = large.into_iter().map(|(n, start)| (n, start | physical & (LARGE - 1)));
+        for (n, linear) in small.into_iter().chain(within) {
+            let place = place_of(n, linear);
+            let protected = match &mut self.reservation {
+                Some(reservation) => reservation.protect(place, PAGE as usize, Protection::Read).is_ok(),
+                None => true,
+            };
+            // What cannot be protected has to go.
+            if !protected {
+                self.unmap(n, linear);
+            } else if let Some(table) = self.table(n, linear) {
+                table.set_writable(linear, false);
+            }
+        }
+    }
+
+    /// Gives up all windows. Hints and TLB entries that know of them must be forgotten.
+    pub fn clear(&mut self, region: &mut Region) {
+        if self.pages > 0
+            && let Some(reservation) = &mut self.reservation
+        {
+            let all = reservation.len();
+            // If even that fails, nothing may use them again.
+            if reservation.place_anonymous(0, all, Protection::None).is_err() {
+                self.reservation = None;
+            }
+        }
+        self.list.iter_mut().for_each(|window| *window = None);
+        self.by_place.clear();
+        self.writable.clear();
+        self.noticed.clear();
+        self.tally.unmapped += self.pages as u64;
+        self.pages = 0;
+        self.flush(region);
+    }
+
+    /// The linear address that a host address stands for, if it is in a window that may be used.
+    pub fn linear_of(&self, host: u64) -> Option<u64> {
+        let base = self.reservation.as_ref()?.address() as u64;
+        let offset = host.checked_sub(base)?;
+        let window = self.list.get((offset >> 30) as usize)?.as_ref()?;
+        let linear = window.place.1 << 30 | offset & (GIGABYTE - 1);
+        (window.epoch == self.epoch).then_some(linear)
+    }
+
+    /// A miss at this address is one of many.
+    pub fn notice(&mut self, paging: &PagingContext, linear: u64) -> Noticed {
+        if !self.may_open(paging, linear) {
+            return Noticed::Hopeless;
+        }
+        match self.current[place_in_table(linear)] {
+            Some(n) if self.mapped(n, linear).is_some() => {
+                return Noticed::Mapped;
+            }
+            Some(_) => {}
+            None if self.rests(paging, linear) => return Noticed::Hopeless,
+            None => {}
+        }
+        // What has been noticed once is no news after a while.
+        if self.noticed.len() > 4096 {
+            self.noticed.clear();
+        }
+        let times = self.noticed.entry((paging.cr3, linear / AROUND)).or_default();
+        *times += 1;
+        let often = *times >= NOTICED;
+        if often {
+            *times = 0;
+        }
+        if often { Noticed::Often } else { Noticed::Seldom }
+    }
+
+    fn rests(&self, paging: &PagingContext, linear: u64) -> bool {
+        let n = self.by_place.get(&(paging.cr3, linear >> 30));
+        let window = n.and_then(|n| self.list[*n].as_ref());
+        window.is_some_and(|window| window.is_restless(self.epoch))
+    }
+
+    fn may_open(&self, paging: &PagingContext, linear: u64) -> bool {
+        self.reservation.is_some()
+            && self.patience > 0
+            && matches!(paging.mode, PagingMode::FourLevel | PagingMode::FiveLevel)
+            && linear & (GIGABYTE - 1) < LAST
+    }
+
+    /// The place, and one, of the window in which this page is mapped, for writing too if it may be written; 0 if in none.
+    pub fn number(&mut self, region: &mut Region, tables: Tables, linear: u64, writable: bool) -> usize {
+        if self.pages == 0 {
+            return 0;
+        }
+        let Some(n) = self.window_at(region, tables, linear) else { return 0 };
+        match self.mapped(n, linear) {
+            Some(for_writing) if for_writing || !writable => place_in_table(linear) + 1,
+            Some(_) if self.map(tables, n, linear) => place_in_table(linear) + 1,
+            _ => 0,
+        }
+    }
+
+    /// The window that holds this address, if there is one that may be used; it is compared with the tables if need be.
+    fn window_at(&mut self, region: &mut Region, tables: Tables, linear: u64) -> Option<usize> {
+        let n = *self.by_place.get(&(tables.paging.cr3, linear >> 30))?;
+        let place = place_in_table(linear);
+        if self.current[place] != Some(n) {
+            let window = self.list[n].as_mut()?;
+            if self.current[place].is_some() || window.is_restless(self.epoch) {
+                return None;
+            }
+            window.restless = None;
+            window.epoch = self.epoch;
+            let mapped: usize = window.tables.iter().map(Table::len).sum();
+            let gone: Vec<u64> = window.tables.iter_mut().flat_map(|table| table.stale(tables)).collect();
+            // Another program has got the tables of one that ended: at once is cheaper than one by one.
+            if gone.len() > mapped / 2 {
+                self.empty(n);
+            } else {
+                gone.into_iter().for_each(|page| self.unmap(n, page));
+            }
+            self.current[place] = Some(n);
+            region.hints().set_window(place, self.hint_of(n, linear));
+        }
+        Some(n)
+    }
+
+    /// Maps a page for a read or for a write, in a window that is opened for it if need be; what else may be mapped around it,
+    /// too, if wanted. Whether the page is.
+    pub fn open(&mut self, region: &mut Region, tables: Tables, wanted: Wanted) -> bool {
+        let Wanted { linear, write, around } = wanted;
+        if !self.may_open(tables.paging, linear) || self.pages >= MOST_PAGES {
+            return false;
+        }
+        let place = (tables.paging.cr3, linear >> 30);
+        if !self.by_place.contains_key(&place)
+            && let Some(n) = self.list.iter().position(Option::is_none)
+        {
+            self.list[n] =
+                Some(Window { place, epoch: self.epoch, tables: Vec::new(), churn: 0, restless: None });
+            self.by_place.insert(place, n);
+        }
+        let Some(n) = self.window_at(region, tables, linear) else { return false };
+        let page = linear & !(PAGE - 1);
+        if around {
+            let start = page & !(AROUND - 1);
+            for other in (start..start + AROUND).step_by(PAGE as usize) {
+                let mapped = self.mapped(n, other).is_some();
+                if other != page && !mapped && other & (GIGABYTE - 1) < LAST {
+                    self.map(tables, n, other);
+                }
+            }
+        }
+        match self.mapped(n, page) {
+            Some(for_writing) if for_writing || !write => true,
+            _ => self.map(tables, n, page) && (!write || self.mapped(n, page) == Some(true)),
+        }
+    }
+
+    /// Makes room for another page and window: at first gives up those of other address spaces. If that is not enough all,
+    /// and in the end all hope. `false` if hints and TLB entries may know of windows that are gone.
+    pub fn make_room(&mut self, region: &mut Region) -> bool {
+        let is_full = |list: &[Option<Window>]| list.iter().all(Option::is_some);
+        if self.pages < MOST_PAGES && !is_full(&self.list) {
+            return true;
+        }
+        for n in 0..self.list.len() {
+            if self.list[n].as_ref().is_some_and(|window| window.epoch != self.epoch) {
+                self.close(n);
+            }
+        }
+        if self.pages < MOST_PAGES / 4 * 3 && !is_full(&self.list) {
+            return true;
+        }
+        self.patience = self.patience.saturating_sub(1);
+        self.clear(region);
+        false
+    }
+
+    /// Gives up one.
+    fn close(&mut self, n: usize) {
+        self.empty(n);
+        if let Some(window) = self.list[n].take() {
+            self.by_place.remove(&window.place);
+        }
+    }
+
+    /// Takes all pages out of one.
+    fn empty(&mut self, n: usize) {
+        let (Some(window), Some(reservation)) = (&mut self.list[n], &mut self.reservation) else { return };
+        let pages: usize = window.tables.drain(..).map(|table| table.len()).sum();
+        if pages > 0 && reservation.place_anonymous(n << 30, 1 << 30, Protection::None).is_err() {
+            self.reservation = None;
+        }
+        self.pages -= pages;
+        self.tally.unmapped += pages as u64;
+        for places in self.writable.values_mut() {
+            places.retain(|(window, _)| *window != n);
+        }
+        self.writable.retain(|_, places| !places.is_empty());
+    }
+
+    /// Whether a page is mapped, and if so for writing.
+    fn mapped(&self, n: usize, linear: u64) -> Option<bool> {
+        let tables = &self.list[n].as_ref()?.tables;
+        tables.iter().find(|table| table.holds(linear))?.mapped(linear)
+    }
+
+    fn hint_of(&self, n: usize, linear: u64) -> WindowHint {
+        let base = self.reservation.as_ref().map_or(0, |reservation| reservation.address() as u64);
+        let tag = linear & !(GIGABYTE - 1);
+        let host = base + ((n as u64) << 30);
+        WindowHint { tag, delta: host.wrapping_sub(tag), limit: LAST - 1, host }
+    }
+
+    fn table(&mut self, n: usize, linear: u64) -> Option<&mut Table> {
+        self.list[n].as_mut()?.tables.iter_mut().find(|table| table.holds(linear))
+    }
+
+    /// Maps one page as the guest's tables have it now, if ring 3 may read it and has.
+    fn map(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
+        let Tables { guest, paging } = tables;
+        let Ok(found) = probe(paging, guest, linear, Access::explicit(AccessKind::Read, true)) else {
+            return false;
+        };
+        let Some(entry) = entry_of_page(paging, guest, linear) else { return false };
+        let bytes = found.size.bytes();
+        let start = linear & !(bytes - 1);
+        let fits = (start + bytes - 1) & (GIGABYTE - 1) < LAST;
+        if bytes > LARGE || !fits || found.global || !entry.accessed() {
+            return false;
+        }
+        let physical = found.physical & !(bytes - 1);
+        let offset = guest.ram.file_offset(physical);
+        let (Some(offset), Some(last)) = (offset, guest.ram.file_offset(physical + bytes - 1)) else {
+            return false;
+        };
+        if last - offset != bytes as usize - 1 {
+            return false;
+        }
+        let is_watched = |page: u64| guest.watcher.watches(physical + page);
+        let writable = found.writable && (entry.large || !is_watched(0));
+        // What is mapped beside it rests on the same table, or goes.
+        let beside = self.table(n, linear).filter(|table| !table.is_of(entry));
+        let overlapped = beside.map_or(vec![linear], |table| table.all().collect());
+        overlapped.into_iter().for_each(|page| self.unmap(n, page));
+        let Some(reservation) = &mut self.reservation else { return false };
+        let protection = if writable { Protection::ReadWrite } else { Protection::Read };
+        let place = place_of(n, start);
+        if reservation.place_memfd(place, bytes as usize, guest.ram.memfd(), offset, protection).is_err() {
+            // No more mappings for this process.
+            self.patience = 0;
+            return false;
+        }
+        self.tally.mapped += 1;
+        self.pages += 1;
+        if writable {
+            let key = physical | u64::from(entry.large);
+            self.writable.entry(key).or_default().push((n, start));
+        }
+        let Some(window) = &mut self.list[n] else { return false };
+        if !window.tables.iter().any(|table| table.holds(linear)) {
+            window.tables.push(Table::new(linear));
+        }
+        if let Some(table) = window.tables.iter_mut().find(|table| table.holds(linear)) {
+            table.set(linear, entry, writable);
+        }
+        if writable && entry.large {
+            (0..bytes).step_by(PAGE as usize).filter(|page| is_watched(*page)).for_each(|page| {
+                self.protect(physical + page);
+            });
+        }
+        true
+    }
+
+    /// A page that is mapped gets the rights that the tables give it now, or goes if that is not all that has changed.
+    /// Whether anything has.
+    fn renew(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
+        let Tables { guest, paging } = tables;
+        let Some(table) = self.table(n, linear).filter(|table| table.mapped(linear).is_some()) else {
+            return false;
+        };
+        let now = entry_of_page(paging, guest, linear);
+        if now.is_some_and(|now| table.has(linear, now)) {
+            return false;
+        }
+        let found = probe(paging, guest, linear, Access::explicit(AccessKind::Read, true));
+        let (Some(now), Ok(found)) = (now.filter(|now| table.differs_in_rights(linear, *now)), found) else {
+            self.unmap(n, linear);
+            return true;
+        };
+        let physical = found.physical & !(PAGE - 1);
+        let writable = found.writable && !guest.watcher.watches(physical);
+        let protection = if writable { Protection::ReadWrite } else { Protection::Read };
+        let protect = |r: &mut Reservation| r.protect(place_of(n, linear), PAGE as usize, protection).is_ok();
+        if found.global || !now.accessed() || !self.reservation.as_mut().is_some_and(protect) {
+            self.unmap(n, linear);
+            return true;
+        }
+        self.forget_writable(physical, n, linear);
+        if writable {
+            self.writable.entry(physical).or_default().push((n, linear));
+        }
+        if let Some(table) = self.table(n, linear) {
+            table.set(linear, now, writable);
+        }
+        true
+    }
+
+    fn forget_writable(&mut self, key: u64, n: usize, linear: u64) {
+        if let Some(places) = self.writable.get_mut(&key) {
+            places.retain(|place| *place != (n, linear));
+            if places.is_empty() {
+                self.writable.remove(&key);
+            }
+        }
+    }
+
+    /// Takes one page out, if it is mapped; all of it, if it is a large one.
+    fn unmap(&mut self, n: usize, linear: u64) {
+        let Some(piece) = self.table(n, linear).and_then(|table| table.take(linear)) else { return };
+        let Some(reservation) = &mut self.reservation else { return };
+        let place = place_of(n, piece.linear);
+        if reservation.place_anonymous(place, piece.bytes as usize, Protection::None).is_err() {
+            // It may not stay, whatever it takes.
+            self.reservation = None;
+        }
+        self.pages -= 1;
+        self.tally.unmapped += 1;
+        self.forget_writable(piece.physical | u64::from(piece.bytes == LARGE), n, piece.linear);
+    }
+
+    /// An access has met what is not mapped.
+    pub fn count_fault(&mut self) {
+        self.tally.faults += 1;
+    }
+}
+
+/// Where generated code looks for the window of an address.
+fn place_in_table(linear: u64) -> usize {
+    (linear >> 30) as usize % WINDOWS
+}
+
+/// Where a linear address is in the reservation, in the window of this number.
+fn place_of(n: usize, linear: u64) -> usize {
+    n << 30 | (linear & (GIGABYTE - 1)) as usize
+}

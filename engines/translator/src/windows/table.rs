@@ -1,0 +1,142 @@
+//! The pages of a window that one page table of the guest's maps, or the one large page that it is.
+
+use x86::paging::{PageEntry, entry_of_page};
+
+use super::{LARGE, PAGE, Tables};
+
+const ENTRIES: usize = 512;
+/// Bits 51:12 of an entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// What is mapped of 2 MiB.
+#[derive(Debug)]
+pub struct Table {
+    /// Linear address of the first page.
+    start: u64,
+    /// Guest-physical address of the table, and what the tables above it allow. For a large page, those of the table that its
+    /// entry is in.
+    at: u64,
+    rights: u64,
+    /// The entries of those pages that are mapped, as they were then; 0 for the others. That of a large page is the first.
+    entries: Box<[u64; ENTRIES]>,
+    large: bool,
+    /// How many there are.
+    mapped: usize,
+    /// The guest's table as it was when it was last compared.
+    seen: Box<[u8; 8 * ENTRIES]>,
+    /// Pages of 4 KiB that are mapped for writing.
+    writable: [u64; ENTRIES / 64],
+}
+
+/// What was mapped.
+pub struct Piece {
+    /// Linear address.
+    pub linear: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Guest-physical address.
+    pub physical: u64,
+}
+
+impl Table {
+    /// Nothing is mapped yet of the 2 MiB around an address.
+    pub fn new(linear: u64) -> Self {
+        let start = linear & !(LARGE - 1);
+        let (entries, writable) = (Box::new([0; ENTRIES]), [0; ENTRIES / 64]);
+        let seen = Box::new([0; 8 * ENTRIES]);
+        Self { start, at: 0, rights: 0, entries, large: false, mapped: 0, seen, writable }
+    }
+
+    /// Whether it is about this address.
+    pub fn holds(&self, linear: u64) -> bool {
+        self.start == linear & !(LARGE - 1)
+    }
+
+    /// Where the entry of this address is.
+    fn place(&self, linear: u64) -> usize {
+        if self.large { 0 } else { index(linear) }
+    }
+
+    /// Whether a page is mapped, and if so for writing.
+    pub fn mapped(&self, linear: u64) -> Option<bool> {
+        let n = index(linear);
+        (self.entries[self.place(linear)] != 0).then(|| self.writable[n / 64] >> (n % 64) & 1 != 0)
+    }
+
+    /// Whether a page is mapped by this very entry.
+    pub fn has(&self, linear: u64, entry: PageEntry) -> bool {
+        self.is_of(entry) && self.entries[self.place(linear)] == entry.value
+    }
+
+    /// Whether a page of 4 KiB is mapped by an entry that says the same but for rights and marks.
+    pub fn differs_in_rights(&self, linear: u64, entry: PageEntry) -> bool {
+        self.is_of(entry) && !self.large && (self.entries[index(linear)] ^ entry.value) & ADDRESS == 0
+    }
+
+    /// Whether what is mapped rests on the table in which this entry is, with the rights that it has now.
+    pub fn is_of(&self, entry: PageEntry) -> bool {
+        (self.at, self.rights, self.large) == (entry.address & !0xfff, entry.rights, entry.large)
+    }
+
+    /// A page is mapped by this entry, after all that it overlaps has been taken.
+    pub fn set(&mut self, linear: u64, entry: PageEntry, writable: bool) {
+        self.large = entry.large;
+        (self.at, self.rights) = (entry.address & !0xfff, entry.rights);
+        let n = self.place(linear);
+        self.mapped += usize::from(self.entries[n] == 0);
+        self.entries[n] = entry.value;
+        match self.large {
+            true => self.writable = [if writable { u64::MAX } else { 0 }; ENTRIES / 64],
+            false => self.set_writable(linear, writable),
+        }
+    }
+
+    /// Whether a page is mapped for writing.
+    pub fn set_writable(&mut self, linear: u64, writable: bool) {
+        let n = index(linear);
+        self.writable[n / 64] = self.writable[n / 64] & !(1 << (n % 64)) | u64::from(writable) << (n % 64);
+    }
+
+    /// A page is not mapped any more; what was.
+    pub fn take(&mut self, linear: u64) -> Option<Piece> {
+        let n = self.place(linear);
+        let entry = std::mem::take(&mut self.entries[n]);
+        self.mapped -= usize::from(entry != 0);
+        let (mask, bytes) = if self.large { (LARGE - 1, LARGE) } else { (PAGE - 1, PAGE) };
+        (entry != 0).then_some(Piece { linear: linear & !mask, bytes, physical: entry & ADDRESS & !mask })
+    }
+
+    /// Linear addresses of what is mapped.
+    pub fn all(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..ENTRIES).filter(|n| self.entries[*n] != 0).map(|n| self.start + n as u64 * PAGE)
+    }
+
+    /// How many pages are mapped.
+    pub fn len(&self) -> usize {
+        self.mapped
+    }
+
+    /// Linear addresses of what the guest's tables do not have as it is mapped.
+    pub fn stale(&mut self, tables: Tables) -> Vec<u64> {
+        let Some(first) = self.all().next() else { return Vec::new() };
+        let now = entry_of_page(tables.paging, tables.guest, first).filter(|now| self.is_of(*now));
+        let mut bytes = [0; 8 * ENTRIES];
+        let Some(now) = now.filter(|_| tables.guest.ram.read(self.at, &mut bytes).is_ok()) else {
+            return self.all().collect();
+        };
+        if self.large {
+            return if now.value == self.entries[0] { Vec::new() } else { vec![first] };
+        }
+        if bytes == *self.seen {
+            return Vec::new();
+        }
+        *self.seen = bytes;
+        let entry =
+            |linear: u64| bytes[index(linear) * 8..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        self.all().filter(|linear| entry(*linear) != Some(self.entries[index(*linear)])).collect()
+    }
+}
+
+fn index(linear: u64) -> usize {
+    (linear >> 12) as usize % ENTRIES
+}
