@@ -5,7 +5,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use iced_x86::Encoder;
-use vcpu::DebugPoints;
+use vcpu::{DebugPoints, HostCode};
 
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Group, Key, LinkState, Place, Range, Sites};
@@ -29,6 +29,7 @@ mod drop;
 mod hash;
 mod jumps;
 mod links;
+mod parts;
 mod sources;
 mod view;
 
@@ -106,6 +107,8 @@ pub struct Cache {
     used: usize,
     generation: u64,
     instructions: u64,
+    /// What code was that has been thrown away, in the order of addresses, if somebody wants to know.
+    gone: Option<Vec<HostCode>>,
 }
 
 /// What has gone through the cache.
@@ -166,6 +169,7 @@ impl Cache {
             used: start,
             generation: 0,
             instructions: 0,
+            gone: None,
         };
         for view in 0..VIEWS {
             cache.clear_view(view);
@@ -426,6 +430,7 @@ impl Cache {
     /// Empties the cache. No guest code may be half-way through a block.
     pub fn clear(&mut self, guest: &Guest) {
         guest.watcher.unwatch_all();
+        self.retire();
         self.blocks.clear();
         self.by_key.clear();
         self.by_page.clear();

@@ -74,7 +74,9 @@ impl Translator {
                 let slow = self.slow(cpu, at);
                 match slow {
                     Slow::Retry => self.counters.slow_accesses += 1,
-                    _ => self.counters.slow_executions += 1,
+                    Slow::Fault(_) => self.counters.slow_faults += 1,
+                    Slow::Device(..) | Slow::Ask(_) => self.counters.slow_devices += 1,
+                    Slow::Done(_) | Slow::Unsupported => self.counters.slow_executions += 1,
                 }
                 match (site.kind, &slow) {
                     // The page is entered, and yet the group that it leads does not pass.
