@@ -11,26 +11,29 @@ use crate::error::CliError;
 /// A VM that can be asked.
 pub struct Session<'a> {
     name: Name,
-    ask: Box<dyn FnMut(&Question) -> Result<Answer, ClientError> + 'a>,
+    way: Box<Way<'a>>,
 }
+
+/// How a question gets to it.
+type Way<'a> = dyn FnMut(&Question) -> Result<Answer, ClientError> + 'a;
 
 impl<'a> Session<'a> {
     /// Reaches the VM of this name.
     pub fn open(name: &Name) -> Result<Self, CliError> {
         let mut client = Registry::of_user()?.running(name)?.control()?;
-        let ask = move |question: &Question| {
+        let way = move |question: &Question| {
             let question = serde_json::to_value(question).expect("a question is plain data");
             let answer = client.inspect(question)?;
             serde_json::from_value(answer).map_err(|error| ClientError::Nonsense(error.to_string()))
         };
-        Ok(Self { name: name.clone(), ask: Box::new(ask) })
+        Ok(Self { name: name.clone(), way: Box::new(way) })
     }
 
     /// A VM that `ask` is a way to.
     pub fn direct(name: &Name, ask: &'a mut Ask<'_>) -> Self {
-        let ask =
+        let way =
             |question: &Question| ask(question).map_err(|error| ClientError::Refused(error.to_string()));
-        Self { name: name.clone(), ask: Box::new(ask) }
+        Self { name: name.clone(), way: Box::new(way) }
     }
 
     /// Its name.
@@ -39,7 +42,7 @@ impl<'a> Session<'a> {
     }
 
     fn ask(&mut self, question: &Question) -> Result<Answer, ClientError> {
-        (self.ask)(question)
+        (self.way)(question)
     }
 
     /// What has been counted on a vCPU.

@@ -148,7 +148,7 @@ fn read(cpu: &CpuState, env: &dyn Environment, linear: u64, len: u32) -> String 
         }
         let Some(physical) = page else { break };
         let offset = at % PAGE;
-        if n == 0 || offset % 8 == 0 {
+        if n == 0 || offset.is_multiple_of(8) {
             word = env.read_u64(physical + (offset & !7)).to_le_bytes();
         }
         let byte = word[offset as usize % 8];
