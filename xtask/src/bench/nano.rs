@@ -182,7 +182,7 @@ fn print(report: &Report, json: bool) -> Result<(), String> {
         let ratio = row
             .popf
             .zip(row.qemu)
-            .map_or_else(String::new, |(popf, qemu)| format!("{:.1}", qemu.median / popf.median));
+            .map_or_else(String::new, |(popf, qemu)| format!("{:.2}", qemu.median / popf.median));
         println!(
             "| {} | {} | {} | {} | {ratio} | {} |",
             row.event.what,
