@@ -1,5 +1,6 @@
 //! What popf shows of real guests' code.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
@@ -128,4 +129,22 @@ fn a_flame_graph_has_a_kernels_functions() {
         (svg.matches("<title>").count(), opened),
         "well formed"
     );
+}
+
+/// What perf is told of translated code at a guest's end is in the kernel's own words.
+#[test]
+fn perf_is_given_a_kernels_names() {
+    image();
+    let vm = popf(&["run", "--perf-map", "busybox", "--", "true"]).stderr(Stdio::piped()).spawn().unwrap();
+    let path = format!("/tmp/perf-{}.map", vm.id());
+    let ended = vm.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let map = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let names: HashSet<_> = map.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    for name in ["guest:entry_SYSCALL_64", "guest:do_syscall_64", "guest:do_syscall_64:way-out", "popf:enter"]
+    {
+        assert!(names.contains(name), "no {name} among {}", names.len());
+    }
+    assert!(names.iter().any(|name| name.starts_with("user:")), "a program has run");
 }

@@ -25,10 +25,13 @@ pub enum Signal {
     Quit,
     /// SIGWINCH: the terminal's window has another size.
     WindowChange,
+    /// SIGUSR1: how is it going?
+    User1,
 }
 
 impl Signal {
-    const ALL: [Self; 5] = [Self::Interrupt, Self::Terminate, Self::HangUp, Self::Quit, Self::WindowChange];
+    const ALL: [Self; 6] =
+        [Self::Interrupt, Self::Terminate, Self::HangUp, Self::Quit, Self::WindowChange, Self::User1];
 
     /// The signal's number.
     pub fn number(self) -> i32 {
@@ -38,6 +41,7 @@ impl Signal {
             Self::HangUp => libc::SIGHUP,
             Self::Quit => libc::SIGQUIT,
             Self::WindowChange => libc::SIGWINCH,
+            Self::User1 => libc::SIGUSR1,
         }
     }
 }

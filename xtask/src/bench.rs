@@ -6,6 +6,8 @@
 pub mod boot;
 pub mod console;
 pub mod disk;
+mod growth;
+mod nano;
 pub mod net;
 mod work;
 
@@ -29,6 +31,11 @@ enum BenchCommand {
     Boot(boot::BootArgs),
     /// Blocks read and written per second, in sequence and at random: popf beside QEMU's TCG.
     Disk(disk::DiskArgs),
+    /// Single events, such as a system call, a page fault or an interrupt, in cycles: popf beside QEMU's TCG, and the
+    /// processor itself where a program can do it.
+    Nano(nano::NanoArgs),
+    /// How the cost of one more grows with how many there are: functions, processes, pages; popf beside QEMU's TCG.
+    Growth(growth::GrowthArgs),
     /// TCP between guests and with the host: popf's networks beside QEMU's. Takes root.
     Net(net::NetArgs),
 }
@@ -39,6 +46,8 @@ pub fn run(args: &BenchArgs) -> Result<(), String> {
         None => work::run(&args.work),
         Some(BenchCommand::Boot(args)) => boot::run(args),
         Some(BenchCommand::Disk(args)) => disk::run(args),
+        Some(BenchCommand::Nano(args)) => nano::run(args),
+        Some(BenchCommand::Growth(args)) => growth::run(args),
         Some(BenchCommand::Net(args)) => net::run(args),
     }
 }

@@ -1,5 +1,5 @@
-//! The guest that tries its disk (`xtask/guest/disk.rs`): a kernel, an initramfs that mounts the first disk, and a
-//! root file system with one program on it.
+//! Guests of a kernel, an initramfs that mounts the first disk, and a root file system with one program on it; and the
+//! one that tries its disk (`xtask/guest/disk.rs`).
 
 use std::fs;
 use std::io;
@@ -47,17 +47,7 @@ impl Guest {
 
     /// Makes a root file system of this size.
     pub fn make_root(&self, path: &Path, size: &str) -> Result<(), String> {
-        let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
-        let made = |error: io::Error| format!("cannot make the guest's files: {error}");
-        for name in ["dev", "proc", "sys", "run"] {
-            fs::create_dir(folder.path().join(name)).map_err(made)?;
-        }
-        let program = folder.path().join(NAMES[0]);
-        compile(SOURCE, &program)?;
-        for name in &NAMES[1..] {
-            fs::hard_link(&program, folder.path().join(name)).map_err(made)?;
-        }
-        make_disk(folder.path(), path, size)
+        make_root(SOURCE, &NAMES, path, size)
     }
 
     /// popf with this guest, to which disks are to be added; the first is its root.
@@ -68,6 +58,22 @@ impl Guest {
         command.args(["--cmdline", &cmdline(init), "--memory", &format!("{MEMORY_MIB}M"), "--no-reboot"]);
         Ok(command)
     }
+}
+
+/// Makes a root file system of this size with one program on it, under these names.
+pub fn make_root(source: &str, names: &[&str], path: &Path, size: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
+    let made = |error: io::Error| format!("cannot make the guest's files: {error}");
+    for name in ["dev", "proc", "sys", "run"] {
+        fs::create_dir(folder.path().join(name)).map_err(made)?;
+    }
+    let (first, others) = names.split_first().ok_or("a program without a name")?;
+    let program = folder.path().join(first);
+    compile(source, &program)?;
+    for name in others {
+        fs::hard_link(&program, folder.path().join(name)).map_err(made)?;
+    }
+    make_disk(folder.path(), path, size)
 }
 
 /// Compiles a guest's program. Static, because the guest may have no C library, or another.

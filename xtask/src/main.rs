@@ -30,6 +30,8 @@ Examples:
   cargo xtask bench                 workloads natively, under popf and under QEMU's TCG
   cargo xtask bench boot            popf's boot beside QEMU's, interleaved
   cargo xtask bench disk            reads and writes per second beside QEMU's
+  cargo xtask bench nano            cycles of single events, such as a page fault
+  cargo xtask bench growth          the cost of one as there are more of them, as a picture
   cargo xtask soak                  a hundred boots in a row, and an idle guest's cost
   cargo xtask durability            kill popf while its guest writes, fifty times
   cargo xtask units DIR --qemu      kvm-unit-tests built in DIR, under popf and QEMU

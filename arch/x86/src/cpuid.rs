@@ -77,6 +77,8 @@ pub struct CpuidTable {
     extended_max: u32,
     /// What XCR0 may be.
     xcr0: Xcr0,
+    /// Asked for at each walk of page tables, so it is not looked up.
+    physical_bits: u8,
 }
 
 impl CpuidTable {
@@ -134,7 +136,7 @@ impl CpuidTable {
 
     /// MAXPHYADDR.
     pub fn physical_bits(&self) -> u8 {
-        self.stored(0x8000_0008, 0)[0] as u8
+        self.physical_bits
     }
 
     /// The maker.
@@ -250,7 +252,8 @@ impl<'a> Builder<'a> {
         let mut entries = self.entries;
         entries.sort_unstable_by_key(|entry| entry.0);
         let (vendor, vcpus, xcr0) = (self.vendor, self.vcpus, self.xcr0);
-        CpuidTable { entries, vendor, vcpus, basic_max, extended_max, xcr0 }
+        let table = CpuidTable { entries, vendor, vcpus, basic_max, extended_max, xcr0, physical_bits: 0 };
+        CpuidTable { physical_bits: table.stored(0x8000_0008, 0)[0] as u8, ..table }
     }
 
     fn put(&mut self, leaf: u32, subleaf: u32, answer: Leaf) {

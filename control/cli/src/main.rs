@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Cp(args) => vm::cp(args),
         Command::Trace(args) => trace::trace(args),
         Command::Top(args) => trace::top(args),
+        Command::Stats(args) => stats::stats(args),
         Command::Memory(args) => vm::memory(args),
         Command::Stop(args) => vm::stop(args),
         Command::Kill(args) => vm::kill(args),

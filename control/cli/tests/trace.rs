@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read as _};
+use std::process::{Command, Stdio};
 
 use common::{Files, multiboot, popf, run};
 use serde_json::Value;
@@ -143,6 +144,113 @@ fn a_screen_of_one_and_of_all() {
     let all = bench.done(&["top", "--once", "--interval", "0.3"]);
     assert!(all.lines().any(|line| line.starts_with("loop") && line.contains('%')), "{all}");
     bench.refused(&["top", "loop"], 2, "--once");
+}
+
+/// The ranges of a map for perf and what they are called; in order, and none over another.
+fn read_map(path: &str) -> Vec<(u64, u64, String)> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    std::fs::remove_file(path).unwrap();
+    let number = |word: &str| u64::from_str_radix(word, 16).unwrap_or_else(|error| panic!("{word}: {error}"));
+    let line = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        assert_eq!(words.len(), 3, "{line}");
+        (number(words[0]), number(words[1]), words[2].to_owned())
+    };
+    let map: Vec<_> = text.lines().map(line).collect();
+    for pair in map.windows(2) {
+        assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:?}");
+    }
+    map
+}
+
+#[test]
+fn perf_is_given_names_while_a_vm_runs() {
+    let bench = Bench::new();
+    bench.done(&["trace", "loop", "--for", "0.3", "--symbols", &bench.names]);
+    let path = bench.done(&["trace", "loop", "--perf-map"]);
+    let map = read_map(path.trim_end());
+    let blocks = bench.json(&["trace", "loop", "--block", &format!("{:#x}", BEGIN + 4)]);
+    let block = &blocks[0];
+    let begins = format!("guest:{:x}", block["rip"].as_u64().unwrap());
+    for piece in block["pieces"].as_array().unwrap() {
+        let address = piece["address"].as_u64().unwrap();
+        let range = map.iter().find(|(start, len, _)| (*start..start + len).contains(&address));
+        let way_out = piece["reason"].as_str().unwrap().starts_with("ways out");
+        let expected = if way_out { format!("{begins}:way-out") } else { begins.clone() };
+        assert_eq!(range.map(|(.., name)| name), Some(&expected), "{piece}");
+    }
+    for name in ["popf:enter", "popf:leave", "popf:refill-read-kernel"] {
+        assert!(map.iter().any(|(.., known)| known == name), "no {name}");
+    }
+}
+
+#[test]
+fn perf_is_given_names_at_a_vms_end() {
+    let files = Files::new();
+    // mov al, 3; out f4h, al
+    let kernel = files.write("kernel", &multiboot(&[0xb0, 3, 0xe6, 0xf4]));
+    let mut command = popf(&["run", "--perf-map", "--debug-exit", "--memory", "32M", "--kernel", &kernel]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let path = format!("/tmp/perf-{}.map", child.id());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(3), "{}", String::from_utf8_lossy(&ended.stderr));
+    let map = read_map(&path);
+    assert!(map.iter().any(|(.., name)| *name == format!("guest:{BEGIN:x}")), "{map:?}");
+}
+
+#[test]
+fn counters_are_listed_while_a_vm_runs() {
+    let bench = Bench::new();
+    let out = |counted: &Value| {
+        let rows = counted["vcpus"][0]["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["cause"] == "Out").map_or(0, |row| row["count"].as_u64().unwrap())
+    };
+    let before = out(&bench.json(&["stats", "loop"]));
+    let after = loop {
+        let counted = bench.json(&["stats", "loop"]);
+        if out(&counted) > before {
+            break counted;
+        }
+    };
+    assert_eq!(after["vm"], "loop");
+    let counters = after["vcpus"][0]["counters"].to_string();
+    for name in ["instructions translated", "accesses that missed the software TLB", "the cache was emptied"]
+    {
+        assert!(counters.contains(name), "no {name} in {counters}");
+    }
+    let text = bench.done(&["stats", "loop"]);
+    for part in ["vCPU 0: ", "k cycles", "  Out\n", "of the engine's own:", "blocks in the cache"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    bench.refused(&["stats", "nobody"], 66, "nobody");
+}
+
+#[test]
+fn a_signal_has_them_listed() {
+    let files = Files::new();
+    // mov dx, 3f8h; mov al, '.'; out dx, al; l: in al, 61h; jmp l
+    let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xe4, 0x61, 0xeb, 0xfc];
+    let kernel = files.write("kernel", &multiboot(&code));
+    let mut command = popf(&["run", "--memory", "32M", "--kernel", &kernel]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut dot = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut dot).unwrap();
+    assert_eq!(&dot, b".", "it runs");
+    let pid = child.id().to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    };
+    signal("USR1");
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    while !said.contains("software TLB entries of ring 3") {
+        assert_ne!(errors.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    let row = said.lines().find(|line| line.ends_with("  In")).unwrap_or_else(|| panic!("{said}"));
+    assert!(row.split_whitespace().next().unwrap().parse::<u64>().unwrap() > 0, "{said}");
+    signal("TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use iced_x86::Encoder;
-use vcpu::DebugPoints;
+use vcpu::{DebugPoints, HostCode};
 
 use crate::Windowing;
 use crate::access::Accesses;
@@ -30,6 +30,7 @@ mod drop;
 mod hash;
 mod jumps;
 mod links;
+mod parts;
 mod sources;
 mod view;
 
@@ -107,6 +108,8 @@ pub struct Cache {
     used: usize,
     generation: u64,
     instructions: u64,
+    /// What code was that has been thrown away, in the order of addresses, if somebody wants to know.
+    gone: Option<Vec<HostCode>>,
 }
 
 /// What has gone through the cache.
@@ -167,6 +170,7 @@ impl Cache {
             used: start,
             generation: 0,
             instructions: 0,
+            gone: None,
         };
         for view in 0..VIEWS {
             cache.clear_view(view);
@@ -427,6 +431,7 @@ impl Cache {
     /// Empties the cache. No guest code may be half-way through a block.
     pub fn clear(&mut self, guest: &Guest) {
         guest.watcher.unwatch_all();
+        self.retire();
         self.blocks.clear();
         self.by_key.clear();
         self.by_page.clear();

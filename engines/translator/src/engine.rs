@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
 use vcpu::{
-    BlockView, CpuState, DebugPoints, Delivery, Engine, EngineError, Entry, Exit, Invalidation, Kick,
-    Sighting,
+    BlockView, CpuState, DebugPoints, Delivery, Engine, EngineError, Entry, Exit, HostCode, Invalidation,
+    Kick, Sighting,
 };
 use x86::paging::PagingContext;
 
@@ -87,6 +87,8 @@ pub struct Translator {
 struct Counters {
     missed_jumps: u64,
     slow_accesses: u64,
+    slow_faults: u64,
+    slow_devices: u64,
     slow_executions: u64,
     links: u64,
     callouts: u64,
@@ -355,8 +357,10 @@ impl Engine for Translator {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        let Counters { missed_jumps, slow_accesses, slow_executions, links, callouts, translations, flushes } =
-            self.counters;
+        let Counters {
+            missed_jumps, slow_accesses, slow_faults, slow_devices, slow_executions, links, ..
+        } = self.counters;
+        let Counters { callouts, translations, flushes, .. } = self.counters;
         let (size, windows) = (self.cache.size(), self.tlb.windows.tally());
         vec![
             ("blocks translated", translations),
@@ -367,6 +371,8 @@ impl Engine for Translator {
             ("indirect jumps that found no block", missed_jumps),
             ("callouts to the monitor", callouts),
             ("accesses that missed the software TLB", slow_accesses),
+            ("accesses that fault in the guest", slow_faults),
+            ("accesses to memory of devices", slow_devices),
             ("instructions run apart from their block", slow_executions),
             ("pages mapped into windows", windows.mapped),
             ("pages taken out of windows", windows.unmapped),
@@ -383,6 +389,14 @@ impl Engine for Translator {
 
     fn blocks_at(&mut self, rip: u64) -> Vec<BlockView> {
         self.view_blocks(rip)
+    }
+
+    fn host_code(&self, from: u64, most: usize) -> Vec<HostCode> {
+        self.cache.parts(from).take(most).collect()
+    }
+
+    fn keep_host_code(&mut self) {
+        self.cache.keep();
     }
 
     fn sighted(&mut self) -> Option<Sighting> {

@@ -58,7 +58,7 @@ impl Refill {
     }
 
     /// All of them, in the order of their places.
-    fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> {
         let kept = || [Kept::Dead, Kept::Context].into_iter().chain(SPILLED.map(Kept::Register));
         let rests = move || SPILLED.into_iter().flat_map(move |rest| kept().map(move |kept| (rest, kept)));
         let kinds = (0..VIEWS).flat_map(|view| [false, true].map(|write| (view, write)));

@@ -8,7 +8,8 @@ use std::thread;
 use common::{Bench, CODE, DATA};
 use host::sampling::Thread;
 use iced_x86::code_asm::*;
-use vcpu::{Engine as _, Entry, Exit, Sighting};
+use translator::Options;
+use vcpu::{Engine as _, Entry, Exit, HostCode, HostPart, Invalidation, Sighting};
 
 #[test]
 fn a_block_is_shown_beside_its_code_with_reasons() {
@@ -81,4 +82,89 @@ fn an_interrupted_thread_is_seen_in_guest_code() {
         sighting
     });
     assert!((CODE..CODE + 16).contains(&sighting), "{sighting:#x}");
+}
+
+/// All of it, asked for in pieces.
+fn host_code(bench: &Bench) -> Vec<HostCode> {
+    let mut all: Vec<HostCode> = Vec::new();
+    loop {
+        let from = all.last().map_or(0, |last| last.address + 1);
+        let piece = bench.engine.host_code(from, 3);
+        if piece.is_empty() {
+            return all;
+        }
+        assert!(piece.len() <= 3);
+        all.extend(piece);
+    }
+}
+
+/// The part that an address lies in.
+fn part_at(code: &[HostCode], address: u64) -> &HostPart {
+    let found: Vec<_> =
+        code.iter().filter(|part| (part.address..part.address + part.len).contains(&address)).collect();
+    assert_eq!(found.len(), 1, "{address:#x}: {found:?}");
+    &found[0].part
+}
+
+#[test]
+fn host_code_is_told_apart_by_address() {
+    let mut bench = Bench::long_mode();
+    bench.load(|a| {
+        a.mov(rbx, DATA).unwrap();
+        a.mov(rax, qword_ptr(rbx)).unwrap();
+    });
+    bench.run();
+    let block = bench.engine.blocks_at(CODE).remove(0);
+    let code = host_code(&bench);
+    for pair in code.windows(2) {
+        assert!(pair[0].address + pair[0].len <= pair[1].address, "{pair:?}");
+    }
+    for piece in &block.pieces {
+        let last = piece.address + piece.host.len() as u64 - 1;
+        let way_out = piece.reason.starts_with("ways out");
+        for address in [piece.address, last] {
+            let expected = HostPart::Guest { rip: CODE, user: false, way_out };
+            assert_eq!(part_at(&code, address), &expected, "{piece:?}");
+        }
+    }
+    for name in ["enter", "leave", "jump-not-found", "refill-read-kernel", "refill-write-user", "bounce"] {
+        let named = |part: &HostCode| part.part == HostPart::Engine(name.into());
+        assert!(code.iter().any(named), "{name}");
+    }
+}
+
+#[test]
+fn code_that_was_thrown_away_is_remembered_where_nothing_else_stands() {
+    let mut bench = Bench::long_mode_with(Options::default());
+    bench.engine.keep_host_code();
+    // Two blocks; after the cache is emptied, one of them again.
+    bench.load(|a| {
+        let mut next = a.create_label();
+        a.jmp(next).unwrap();
+        a.set_label(&mut next).unwrap();
+        a.mov(rax, 1_u64).unwrap();
+    });
+    bench.run();
+    let blocks = |code: &[HostCode]| -> Vec<_> {
+        code.iter().filter(|part| matches!(part.part, HostPart::Guest { .. })).cloned().collect()
+    };
+    let before = blocks(&host_code(&bench));
+    let second = CODE + 2;
+    assert!(before.iter().any(|part| matches!(part.part, HostPart::Guest { rip, .. } if rip == second)));
+    bench.engine.invalidate(Invalidation::Everything);
+    assert_eq!(blocks(&host_code(&bench)), before, "nothing is there yet");
+    bench.cpu.rip = second;
+    bench.run();
+    let after = blocks(&host_code(&bench));
+    let first = &before[0];
+    assert_eq!(after[0].address, first.address);
+    assert!(matches!(after[0].part, HostPart::Guest { rip, .. } if rip == second), "{after:?}");
+    let end = after
+        .iter()
+        .take_while(|part| matches!(part.part, HostPart::Guest { rip, .. } if rip == second))
+        .last();
+    let end = end.map_or(0, |part| part.address + part.len);
+    let old: Vec<_> = before.iter().filter(|part| part.address >= end).cloned().collect();
+    assert!(after.ends_with(&old), "{after:?} {before:?}");
+    assert_eq!(after.iter().filter(|part| part.address >= end).count(), old.len());
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use x86::classify::Routine;
 use x86::{Exception, Vector};
 
-use crate::{BlockView, CpuState, DebugEvent, DebugPoints, Sighting};
+use crate::{BlockView, CpuState, DebugEvent, DebugPoints, HostCode, Sighting};
 
 /// A way to let guest code run. One per vCPU, bound to the thread that calls [`Engine::run`].
 pub trait Engine: Send {
@@ -55,6 +55,15 @@ pub trait Engine: Send {
     fn blocks_at(&mut self, _rip: u64) -> Vec<BlockView> {
         Vec::new()
     }
+
+    /// Its host code from an address on, in the order of addresses, as many parts as `most`; with what has been thrown
+    /// away since [`Engine::keep_host_code`], where nothing else has taken its place.
+    fn host_code(&self, _from: u64, _most: usize) -> Vec<HostCode> {
+        Vec::new()
+    }
+
+    /// From now on remembers what host code that is thrown away was, for [`Engine::host_code`].
+    fn keep_host_code(&mut self) {}
 
     /// Where the thread that calls this was when `host::sampling` last interrupted it, if that happened since the
     /// last call. An engine that cannot tell says nothing.

@@ -38,6 +38,35 @@ pub struct PieceView {
     pub reason: String,
 }
 
+/// A range of an engine's host code, for tools that see host addresses only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCode {
+    /// First address.
+    pub address: u64,
+    /// Bytes.
+    pub len: u64,
+    /// What it does.
+    pub part: HostPart,
+}
+
+/// See [`HostCode`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostPart {
+    /// The guest's instructions from `rip` on.
+    Guest {
+        /// Guest rip; of code that is good wherever its page is mapped, at the last place it was found, and without a
+        /// page if that is not known any more.
+        rip: u64,
+        /// In ring 3.
+        user: bool,
+        /// Not the instructions themselves, but what they lead to when they cannot go on: misses and exits.
+        way_out: bool,
+    },
+    /// The engine's own.
+    Engine(String),
+}
+
 /// What was seen of a thread that was interrupted in the midst of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -13,6 +13,6 @@ mod state;
 pub use debug::{DebugEvent, DebugPoints, Watchpoint};
 pub use engine::{Delivery, Engine, EngineError, Entry, Event, Exit, Insn, Invalidation, Kick, Mmio};
 pub use environment::{Environment, Signal};
-pub use inspect::{BlockView, PieceView, Sighting};
+pub use inspect::{BlockView, HostCode, HostPart, PieceView, Sighting};
 pub use persist::{ActivityV1, CpuStateV1, MsrsV1, SegmentV1, ShadowV1, TableRegisterV1};
 pub use state::{Activity, CpuState, FpuState, Msrs, Shadow, Width};

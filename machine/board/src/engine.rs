@@ -6,6 +6,8 @@ use translator::{Options, Translator};
 use vcpu::{CpuState, Engine, EngineError, Width};
 use x86::{Cr0, Cr4, Efer, Mode, Rflags, Xcr0};
 
+use crate::machine::Config;
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -21,13 +23,15 @@ pub const TRANSLATOR: &str = "translator";
 
 /// An engine for one vCPU.
 pub(crate) fn make(
-    choice: EngineChoice,
+    config: &Config,
     ram: &GuestRam,
     physical_bits: u8,
 ) -> Result<Box<dyn Engine>, (&'static str, EngineError)> {
-    match choice {
+    match config.engine {
         EngineChoice::Auto | EngineChoice::Translator => {
-            let options = Options { physical_bits, ..Options::default() };
+            let own = Options::default();
+            let cache_bytes = config.cache.unwrap_or(own.cache_bytes);
+            let options = Options { physical_bits, cache_bytes, ..Options::default() };
             match Translator::new(ram.clone(), options) {
                 Ok(engine) => Ok(Box::new(engine)),
                 Err(error) => Err((TRANSLATOR, error)),

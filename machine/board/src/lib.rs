@@ -28,5 +28,4 @@ pub mod wiring;
 pub mod yard;
 
 pub use backends::{Serial, SerialError, SerialEvent, SerialKind};
-pub use dispatcher::Statistics;
 pub use host::sandbox;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use devices::acpi_pm::AcpiPm;
-use dispatcher::{Dispatcher, Statistics};
+use dispatcher::Dispatcher;
 use host::sandbox::{Sandbox, SandboxError};
 use memory::{AllocateError, GuestRam};
 use thiserror::Error;
@@ -18,7 +18,7 @@ use x86::cpuid::{CpuidConfig, CpuidTable};
 use crate::acpi::{self, Description};
 use crate::clock::Clock;
 use crate::engine::{self, EngineChoice};
-use crate::insight::{Answer, AskError, Insight, Question, Seat};
+use crate::insight::{Answer, Ask, AskError, Insight, Question, Seat, Snapshot, Whole, answer};
 use crate::load::{self, Format, LoadError, Request};
 use crate::map::{BIOS, MemoryMap, SizeError};
 use crate::processor::{Processor, ProcessorView, Shared};
@@ -70,6 +70,9 @@ impl Source {
     }
 }
 
+/// See [`Config::last_look`].
+pub type LastLook = Arc<dyn Fn(&mut Ask<'_>) + Send + Sync>;
+
 /// What a machine is made of.
 #[derive(Clone)]
 pub struct Config {
@@ -79,6 +82,8 @@ pub struct Config {
     pub cpus: u8,
     /// How guest code runs.
     pub engine: EngineChoice,
+    /// Bytes of each vCPU's translation cache; none is what the engine thinks fit.
+    pub cache: Option<usize>,
     /// The kernel.
     pub kernel: Source,
     /// Initial RAM disks or boot modules.
@@ -97,6 +102,9 @@ pub struct Config {
     pub reboot: bool,
     /// Where a debugger may hold its processors; none costs nothing.
     pub yard: Option<Arc<Yard>>,
+    /// Called at the end of each life, when nothing moves any more, with a way to ask the machine what it was. Engines
+    /// remember for it what host code they have thrown away.
+    pub last_look: Option<LastLook>,
     /// What whoever runs the machine needs of this process from then on; none lets the process do what it may now.
     pub sandbox: Option<Sandbox>,
 }
@@ -238,8 +246,8 @@ impl Control {
 pub struct End {
     /// Why.
     pub reason: StopReason,
-    /// What made its vCPUs leave guest code, in its last life.
-    pub statistics: Vec<Statistics>,
+    /// What was counted of each vCPU in its last life.
+    pub counters: Vec<Snapshot>,
 }
 
 /// Runs a machine to its end, through as many resets as the guest asks for. With a sandbox, this process is in it
@@ -264,7 +272,10 @@ pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
         }));
         let reason = machine.run(config);
         control.set(None);
-        let end = End { reason, statistics: machine.statistics() };
+        if let Some(look) = &config.last_look {
+            look(&mut |question| machine.ask(question));
+        }
+        let end = End { reason, counters: machine.counters() };
         if !matches!(end.reason, StopReason::Reset) || !config.reboot {
             return Ok(end);
         }
@@ -287,6 +298,7 @@ pub struct Machine {
     pub(crate) processors: Vec<Processor>,
     pub(crate) chips: Chips,
     pub(crate) clock: Arc<Clock>,
+    whole: Whole,
     stop: Arc<StopSwitch>,
     /// Alarms may go off until this is dropped, or [`Machine::run`] has ended.
     timers: Option<TimerService>,
@@ -352,12 +364,16 @@ impl Machine {
                 0 => boot.clone(),
                 _ => CpuState { activity: Activity::WaitForStartUp, ..firmware::reset(&shared.clock) },
             };
-            let engine = engine::make(config.engine, &ram, shared.cpuid.physical_bits())
+            let mut engine = engine::make(config, &ram, shared.cpuid.physical_bits())
                 .map_err(|(name, source)| BuildError::Engine { name, source })?;
+            if config.last_look.is_some() {
+                engine.keep_host_code();
+            }
             let view = ProcessorView::new(shared.clone(), index as u32, apic, waker.clone());
             processors.push(Processor { dispatcher: Dispatcher::new(engine, cpu), view, waker });
         }
-        Ok(Self { processors, chips, clock, stop, timers: Some(timers) })
+        let whole = Whole { vcpus: config.cpus, tsc_hz: clock.tsc_hz() };
+        Ok(Self { processors, chips, clock, whole, stop, timers: Some(timers) })
     }
 
     /// How its vCPUs can be looked at while they run.
@@ -366,7 +382,7 @@ impl Machine {
             desk: processor.dispatcher.desk(),
             waker: processor.waker.clone(),
         };
-        Arc::new(Insight::new(self.processors.iter().map(seat).collect(), self.clock.tsc_hz()))
+        Arc::new(Insight::new(self.processors.iter().map(seat).collect(), self.whole))
     }
 
     /// Runs it until something stops it, and says what. All that moved stands still then, for good.
@@ -405,9 +421,23 @@ impl Machine {
         self.stop.take_reason().unwrap_or(StopReason::Bug)
     }
 
-    /// What made each vCPU leave guest code so far.
-    pub fn statistics(&self) -> Vec<Statistics> {
-        self.processors.iter().map(|processor| processor.dispatcher.statistics()).collect()
+    /// Answers a question, while no vCPU has a thread.
+    fn ask(&mut self, question: &Question) -> Result<Answer, AskError> {
+        let (whole, there) = (self.whole, self.processors.len());
+        let asked = question.vcpu();
+        let none = AskError::NoProcessor { asked, there };
+        let processor = self.processors.get_mut(usize::from(asked)).ok_or(none)?;
+        answer::to(question, whole, &mut processor.dispatcher, &mut processor.view)
+    }
+
+    /// What has been counted of each vCPU, while none has a thread.
+    fn counters(&mut self) -> Vec<Snapshot> {
+        let vcpus = self.whole.vcpus;
+        let counters = |vcpu| match self.ask(&Question::Counters { vcpu }) {
+            Ok(Answer::Counters(snapshot)) => Some(*snapshot),
+            _ => None,
+        };
+        (0..vcpus).filter_map(counters).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use backends::{MemoryPeer, Serial, SerialEvent};
 use devices::wiring::VmClock;
 
 use super::*;
+use crate::insight::{HostCode, HostPart};
 
 /// A multiboot kernel loaded at 1 MiB that runs this code.
 fn multiboot(code: &[u8]) -> Source {
@@ -41,6 +42,8 @@ fn config(code: &[u8]) -> (Config, MemoryPeer) {
         test_device: false,
         reboot: true,
         yard: None,
+        last_look: None,
+        cache: None,
         sandbox: None,
     };
     (config, peer)
@@ -119,7 +122,7 @@ fn a_reset_starts_again_and_the_line_stays() {
     let end = machine.join().unwrap().unwrap();
     assert!(matches!(end.reason, StopReason::PowerOff), "{:?}", end.reason);
     assert_eq!(peer.output(), b"...");
-    assert!(!end.statistics[0].rows().is_empty());
+    assert!(!end.counters[0].rows.is_empty());
 }
 
 #[test]
@@ -270,4 +273,32 @@ fn what_cannot_be_built_says_why() {
     assert!(matches!(refused(&config), BuildError::Read { .. }));
     config.modules = vec![Source::Bytes(vec![0; 4 << 20].into())];
     assert!(matches!(refused(&config), BuildError::Load(LoadError::NoRoom { .. })));
+}
+
+#[test]
+fn a_machine_is_looked_at_when_it_has_ended() {
+    let (mut config, _peer) = config(EXIT_5);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let answers = seen.clone();
+    config.last_look = Some(Arc::new(move |ask: &mut Ask<'_>| {
+        let mut answers = answers.lock().unwrap();
+        answers.push(ask(&Question::Counters { vcpu: 0 }).unwrap());
+        answers.push(ask(&Question::HostCode { vcpu: 0, from: 0 }).unwrap());
+        answers.push(ask(&Question::Read { vcpu: 0, linear: 0x10_001f, len: 17 }).unwrap());
+        let nobody = ask(&Question::Counters { vcpu: 1 });
+        assert!(matches!(nobody, Err(AskError::NoProcessor { asked: 1, there: 1 })), "{nobody:?}");
+    }));
+    let end = run(&config, &Control::default()).unwrap();
+    assert!(matches!(end.reason, StopReason::DebugExit(5)), "{:?}", end.reason);
+    let [Answer::Counters(snapshot), Answer::HostCode(parts), Answer::Bytes(bytes)] =
+        &seen.lock().unwrap()[..]
+    else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(snapshot.rows, end.counters[0].rows);
+    assert!(snapshot.rows.iter().any(|row| row.cause == "Out" && row.counter.count == 1), "{snapshot:?}");
+    let begins = |part: &HostCode| matches!(part.part, HostPart::Guest { rip: 0x10_0020, user: false, .. });
+    assert!(parts.iter().any(begins), "{parts:?}");
+    // The header's last byte, the code, and what follows it.
+    assert_eq!(bytes, "00b805000000b934120000e6f4ebfe0000");
 }

@@ -12,7 +12,7 @@ pub use classify::{Class, ClassifyArgs};
 pub use scan::ScanArgs;
 pub use theory::{CheckArgs, ProgramArgs, TheoryCommand};
 pub use trace::{Recording, TopArgs, TraceArgs};
-pub use vm::{CpArgs, LogsArgs, MemoryArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StopArgs};
+pub use vm::{CpArgs, LogsArgs, MemoryArgs, NameArg, Place, PsArgs, RmArgs, ShellArgs, StatsArgs, StopArgs};
 
 use crate::definition::Definition;
 use crate::disk::CreateArgs;
@@ -70,6 +70,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Show the same live, on a screen; of one VM or all.
     Top(TopArgs),
+    /// Show what made a VM's guest leave guest code since its start, at what cost, and what the engine did.
+    Stats(StatsArgs),
     /// Show how a VM uses its memory, or have its guest give some of it up.
     Memory(MemoryArgs),
     /// Have a VM's guest shut down, by its power button.

@@ -16,6 +16,7 @@ Examples:
   popf run -d --name b busybox; popf trace b --total --for 3
                                          a boot: since the machine's start
   popf trace web --record web.trace      for later: popf trace --replay web.trace
+  popf trace web --perf-map              names for `perf report` of `perf record -p PID`
   popf trace web --json
 
 Names come from the guest kernel's own table of symbols, read out of its memory; --symbols overrules that. What is
@@ -68,6 +69,9 @@ pub struct TraceArgs {
     /// Write a flame graph of where vCPUs were, as an SVG.
     #[arg(long, value_name = "FILE")]
     pub flame: Option<PathBuf>,
+    /// Write the map by which Linux' perf names the VM's guest code, and print where it is.
+    #[arg(long, conflicts_with_all = ["replay", "record", "flame", "block"])]
+    pub perf_map: bool,
     /// Show what the engine has made of the guest code at an address, or at a NAME+0xOFFSET.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["replay", "record", "flame"])]
     pub block: Option<String>,

@@ -130,6 +130,17 @@ Examples:
   popf memory web --json | jq .guest.available
 ";
 
+/// `popf stats`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  popf stats web\n  popf stats web --json | jq '.vcpus[0].rows[:3]'")]
+pub struct StatsArgs {
+    /// The VM.
+    pub name: Name,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `popf stop`.
 #[derive(Args, Debug)]
 #[command(after_help = STOP_HELP)]

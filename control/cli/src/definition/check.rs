@@ -22,6 +22,8 @@ impl Definition {
         let user_network = self.networks().iter().any(|spec| spec.to == Network::User);
         let given = |value: Option<bool>| value == Some(true);
         let on_terminal = |end: &Option<SerialArg>| *end == Some(SerialArg::Stdio);
+        // It lies below 2 GiB with all that goes with it.
+        let fits = |cache: u64| (1 << 20..=1 << 30).contains(&cache) && cache.is_multiple_of(4096);
         // Field, whether it is given wrongly, why that is wrong.
         #[rustfmt::skip]
         let table = [
@@ -37,6 +39,7 @@ impl Definition {
             ("console",    on_terminal(&self.console) && (command || detached), "standard input and output are a command's, or nobody's"),
             ("console",    on_terminal(&self.console) && on_terminal(&self.serial), "the first serial port has standard input and output"),
             ("stats",      detached && given(self.stats),            "a detached VM has no standard error to list them on"),
+            ("translation-cache", self.translation_cache.is_some_and(|size| !fits(size.0)), "whole pages are wanted, and from 1M to 1G"),
             ("publish",    !self.publish.is_empty() && !user_network, "ports are published by a user network, and there is none"),
             ("no-sandbox", given(self.no_sandbox) && self.sandbox.is_some(), "it says the same as sandbox: give one of them"),
             ("cpus",       self.cpus == Some(0),                     "a machine needs a processor"),

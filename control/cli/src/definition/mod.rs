@@ -154,10 +154,21 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_sandbox: Option<bool>,
 
-    /// When the guest has ended, list what made it leave guest code, and what the engine did, on standard error.
+    /// When the guest has ended, list what made it leave guest code, and what the engine did, on standard error; the
+    /// signal SIGUSR1 has that listed at any time.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<bool>,
+
+    /// When the guest has ended, write the map by which Linux' perf names guest code, to /tmp/perf-PID.map.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perf_map: Option<bool>,
+
+    /// Memory for each processor's translated code, for measurements.
+    #[arg(long, value_name = "SIZE", hide = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translation_cache: Option<Size>,
 
     /// Run just this in the guest; its output and exit status are popf's.
     #[arg(last = true, value_name = "COMMAND")]
@@ -197,6 +208,8 @@ impl Definition {
             sandbox,
             no_sandbox,
             stats,
+            perf_map,
+            translation_cache,
             command,
         } = self;
         Self {
@@ -224,6 +237,8 @@ impl Definition {
             sandbox: sandbox.or(base.sandbox),
             no_sandbox: no_sandbox.or(base.no_sandbox),
             stats: stats.or(base.stats),
+            perf_map: perf_map.or(base.perf_map),
+            translation_cache: translation_cache.or(base.translation_cache),
             command: list(command, base.command),
         }
     }

@@ -50,6 +50,8 @@ stdin = true
 sandbox = "strict"
 no-sandbox = true
 stats = true
+perf-map = true
+translation-cache = "16M"
 command = ["sh", "-c", "exit 7"]
 "#;
 
@@ -102,6 +104,9 @@ fn fields_that_do_not_go_together_are_named() {
         ("popf run busybox --detach -- ls", "command"),
         ("popf run busybox --detach --serial stdio", "serial"),
         ("popf run busybox --detach --stats", "stats"),
+        ("popf run busybox --translation-cache 4K", "translation-cache"),
+        ("popf run busybox --translation-cache 2G", "translation-cache"),
+        ("popf run busybox --translation-cache 1000001", "translation-cache"),
         ("popf run --name web", "image"),
     ] {
         assert_eq!(flags(line).unwrap().check().unwrap_err().field, field, "{line}");
@@ -137,7 +142,8 @@ fn flags_say_what_fields_say() {
     let line = "popf run --kernel /boot/vmlinuz --initrd /a --initrd /b --cmdline quiet --name web -d -m 1G \
                 --disk /disk,format=qcow2 --net user --net switch:lab,queues=2 -p 8080:80 -p [::]:53:53/udp \
                 -v /src:/src:ro --cpus 1 --engine translator --serial file:/log --console file:/console \
-                --port agent=unix:/agent.sock --gdb unix:/gdb.sock,wait --debug-exit --test-device --no-reboot -i --sandbox strict --no-sandbox --stats";
+                --port agent=unix:/agent.sock --gdb unix:/gdb.sock,wait --debug-exit --test-device --no-reboot -i --sandbox strict --no-sandbox --stats \
+                --perf-map --translation-cache 16M";
     let definition = flags(line).unwrap();
     let full = toml(FULL).unwrap();
     // A path with a comma cannot be said by a flag.

@@ -9,6 +9,7 @@ mod detach;
 mod devices;
 mod end;
 mod guest;
+mod last;
 mod memory;
 mod overlay;
 mod resolve;
@@ -107,6 +108,8 @@ fn launch(
         debug_exit: guest.debug_exit,
         test_device: definition.test_device.unwrap_or(false),
         reboot: guest.reboot,
+        last_look: last::look(definition, claim.name())?,
+        cache: definition.translation_cache.map(|size| size.0 as usize),
         yard: debugged.as_ref().map(|debugged| debugged.yard.clone()),
         sandbox: sandbox::of(definition, &claim, guest.by_agent),
     };
@@ -134,7 +137,7 @@ fn launch(
     let how = ended.as_ref().map_or_else(|_| "did not start".to_owned(), |end| end::words(&end.reason));
     let status = ended.map_err(end::build_error).and_then(|end| {
         if definition.stats.unwrap_or(false) {
-            stats::print(&end.statistics);
+            stats::print_to_stderr(&end.counters);
         }
         let commands = command.and_then(|command| command.status(&end.reason));
         commands.unwrap_or_else(|| end::status(end, definition.command_mode()))
@@ -181,8 +184,8 @@ fn keep(definition: &Definition, claim: &mut Claim, record: &Record) -> Result<(
         let here = std::env::current_dir()
             .map_err(|error| CliError::new(Failure::Host, "there is no current directory").because(error))?;
         definition.seen_from(&here);
-        // A debugger is for one run.
-        definition.gdb = None;
+        // Debuggers and profilers are for one run.
+        (definition.gdb, definition.perf_map) = (None, None);
         claim.write(vms::DEFINITION, to_toml(&definition)?.as_bytes())?;
     }
     Ok(claim.publish(record)?)

@@ -15,6 +15,7 @@ use crate::definition::SerialArg;
 use crate::error::CliError;
 use crate::exit::Failure;
 use crate::spec::port::PortSpec;
+use crate::stats;
 use crate::vm::attach::Window;
 
 /// Where a serial port goes.
@@ -137,13 +138,18 @@ fn tell_size(console: &Console) {
     }
 }
 
-/// Ends the guest at a signal; its unwritten output is given up. A window's new size is passed on.
+/// Ends the guest at a signal; its unwritten output is given up. A window's new size is passed on, and SIGUSR1 has the
+/// counters printed.
 pub fn catch_signals(control: Control, lines: Lines, window: Window) -> Result<host::Signals, CliError> {
-    use host::Signal::{HangUp, Interrupt, Quit, Terminate, WindowChange};
-    host::Signals::deliver(&[Interrupt, Terminate, HangUp, Quit, WindowChange], move |signal| {
-        if signal == WindowChange {
-            lines.resized();
-            return window.changed();
+    use host::Signal::{HangUp, Interrupt, Quit, Terminate, User1, WindowChange};
+    host::Signals::deliver(&[Interrupt, Terminate, HangUp, Quit, WindowChange, User1], move |signal| {
+        match signal {
+            WindowChange => {
+                lines.resized();
+                return window.changed();
+            }
+            User1 => return stats::print_now(&control),
+            Interrupt | Terminate | HangUp | Quit => {}
         }
         lines.abandon();
         control.stop(StopReason::Signal(signal.number()));

@@ -6,6 +6,7 @@
 mod block;
 mod frame;
 pub mod kernel;
+pub mod perf;
 mod record;
 mod screen;
 pub mod session;
@@ -69,6 +70,9 @@ pub fn trace(args: &TraceArgs) -> Result<u8, CliError> {
     if let Some(place) = &args.block {
         return blocks(args, &mut session, place);
     }
+    if args.perf_map {
+        return perf_map(name, &mut session);
+    }
     let hertz = args.hertz.unwrap_or(if args.flame.is_some() { HERTZ } else { 0 });
     let mut watch = open(session, &args.files, hertz)?;
     let mut frames: Vec<Frame> = watch.look()?.into_iter().collect();
@@ -85,7 +89,7 @@ pub fn trace(args: &TraceArgs) -> Result<u8, CliError> {
 }
 
 /// A watch with whatever names can be had, and a recording if one is wanted.
-fn open(mut session: Session, files: &Recording, hertz: u32) -> Result<Watch, CliError> {
+fn open(mut session: Session<'static>, files: &Recording, hertz: u32) -> Result<Watch, CliError> {
     let recorder = files.record.as_deref().map(|path| Recorder::create(path, &session.name().to_string()));
     let recorder = recorder.transpose()?;
     let symbols = match (kernel::symbols(&mut session, files.symbols.as_deref()), &files.symbols) {
@@ -153,7 +157,7 @@ fn write_flame(path: &Path, svg: &str) -> Result<(), CliError> {
 }
 
 /// `--block`.
-fn blocks(args: &TraceArgs, session: &mut Session, place: &str) -> Result<u8, CliError> {
+fn blocks(args: &TraceArgs, session: &mut Session<'_>, place: &str) -> Result<u8, CliError> {
     let number = place.strip_prefix("0x").map(|digits| u64::from_str_radix(digits, 16));
     let symbols = match (kernel::symbols(session, args.files.symbols.as_deref()), &number) {
         (Ok(symbols), _) => symbols,
@@ -176,6 +180,15 @@ fn blocks(args: &TraceArgs, session: &mut Session, place: &str) -> Result<u8, Cl
     }
     let listings: Vec<_> = blocks.iter().map(|block| block::listing(block, &symbols)).collect();
     print(format_args!("{}", listings.join("\n"))).map(|()| 0)
+}
+
+/// `--perf-map`.
+fn perf_map(name: &Name, session: &mut Session<'_>) -> Result<u8, CliError> {
+    let running = vms::Registry::of_user()?.running(name)?;
+    let answered = |source| CliError::from(vms::Error::NoAnswer { name: name.clone(), source });
+    let path = perf::path(running.control()?.status().map_err(answered)?.pid);
+    perf::write(session, &perf::create(&path)?)?;
+    print(format_args!("{}\n", path.display())).map(|()| 0)
 }
 
 /// NAME, or NAME+0xOFFSET.

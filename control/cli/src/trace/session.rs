@@ -1,22 +1,39 @@
-//! Questions to a VM that runs.
+//! Questions to a VM: one that runs, by its control socket, or one of this process's at its end.
 
-use board::insight::{Answer, BlockView, MOST_BYTES, MOST_MAPPED, Mapped, Question, Samples, Snapshot};
-use vms::control::{Client, ClientError};
+use board::insight::{
+    Answer, Ask, BlockView, HostCode, MOST_BYTES, MOST_MAPPED, Mapped, Question, Samples, Snapshot,
+};
+use vms::control::ClientError;
 use vms::{Error, Name, Registry};
 
 use crate::error::CliError;
 
 /// A VM that can be asked.
-pub struct Session {
+pub struct Session<'a> {
     name: Name,
-    client: Client,
+    way: Box<Way<'a>>,
 }
 
-impl Session {
+/// How a question gets to it.
+type Way<'a> = dyn FnMut(&Question) -> Result<Answer, ClientError> + 'a;
+
+impl<'a> Session<'a> {
     /// Reaches the VM of this name.
     pub fn open(name: &Name) -> Result<Self, CliError> {
-        let client = Registry::of_user()?.running(name)?.control()?;
-        Ok(Self { name: name.clone(), client })
+        let mut client = Registry::of_user()?.running(name)?.control()?;
+        let way = move |question: &Question| {
+            let question = serde_json::to_value(question).expect("a question is plain data");
+            let answer = client.inspect(question)?;
+            serde_json::from_value(answer).map_err(|error| ClientError::Nonsense(error.to_string()))
+        };
+        Ok(Self { name: name.clone(), way: Box::new(way) })
+    }
+
+    /// A VM that `ask` is a way to.
+    pub fn direct(name: &Name, ask: &'a mut Ask<'_>) -> Self {
+        let way =
+            |question: &Question| ask(question).map_err(|error| ClientError::Refused(error.to_string()));
+        Self { name: name.clone(), way: Box::new(way) }
     }
 
     /// Its name.
@@ -25,14 +42,19 @@ impl Session {
     }
 
     fn ask(&mut self, question: &Question) -> Result<Answer, ClientError> {
-        let question = serde_json::to_value(question).expect("a question is plain data");
-        let answer = self.client.inspect(question)?;
-        serde_json::from_value(answer).map_err(|error| ClientError::Nonsense(error.to_string()))
+        (self.way)(question)
     }
 
     /// What has been counted on a vCPU.
     pub fn counters(&mut self, vcpu: u8) -> Result<Snapshot, ClientError> {
         self.snapshot(&Question::Counters { vcpu })
+    }
+
+    /// The same of all vCPUs.
+    pub fn all_counters(&mut self) -> Result<Vec<Snapshot>, ClientError> {
+        let first = self.counters(0)?;
+        let rest = (1..first.vcpus).map(|vcpu| self.counters(vcpu)).collect::<Result<Vec<_>, _>>()?;
+        Ok([vec![first], rest].concat())
     }
 
     /// The same with what is counted by place; keeps that going.
@@ -59,6 +81,14 @@ impl Session {
     pub fn blocks(&mut self, vcpu: u8, rip: u64) -> Result<Vec<BlockView>, ClientError> {
         match self.ask(&Question::Blocks { vcpu, rip })? {
             Answer::Blocks(blocks) => Ok(blocks),
+            other => Err(nonsense(&other)),
+        }
+    }
+
+    /// What a vCPU's engine has for host code from an address on, in part.
+    pub fn host_code(&mut self, vcpu: u8, from: u64) -> Result<Vec<HostCode>, ClientError> {
+        match self.ask(&Question::HostCode { vcpu, from })? {
+            Answer::HostCode(parts) => Ok(parts),
             other => Err(nonsense(&other)),
         }
     }

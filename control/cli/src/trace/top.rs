@@ -103,9 +103,7 @@ fn all(args: &TopArgs) -> Result<u8, CliError> {
 fn look(name: &Name, before: &HashMap<Name, Vec<Snapshot>>) -> (Overview, Vec<Snapshot>) {
     let ask = || {
         let mut session = Session::open(name).ok()?;
-        let first = session.counters(0).ok()?;
-        let rest: Option<Vec<_>> = (1..first.vcpus).map(|vcpu| session.counters(vcpu).ok()).collect();
-        Some([vec![first], rest?].concat())
+        session.all_counters().ok()
     };
     let snapshots = ask().unwrap_or_default();
     let none = Vec::new();

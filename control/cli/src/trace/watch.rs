@@ -19,7 +19,7 @@ const NAMES_AGAIN: Duration = Duration::from_secs(10);
 
 /// Watches a VM.
 pub struct Watch {
-    session: Session,
+    session: Session<'static>,
     symbols: Symbols,
     /// Whether the kernel is asked again for its names: it may not have had them yet.
     nameless: bool,
@@ -35,7 +35,12 @@ pub struct Watch {
 
 impl Watch {
     /// Begins.
-    pub fn new(session: Session, symbols: Option<Symbols>, hertz: u32, recorder: Option<Recorder>) -> Self {
+    pub fn new(
+        session: Session<'static>,
+        symbols: Option<Symbols>,
+        hertz: u32,
+        recorder: Option<Recorder>,
+    ) -> Self {
         let (next, samples, nameless) = (Vec::new(), Vec::new(), symbols.is_none());
         let symbols = symbols.unwrap_or_default();
         Self {

@@ -49,6 +49,8 @@ impl Vm {
             peripherals: Vec::new(),
             debug_exit: true,
             test_device: false,
+            last_look: None,
+            cache: None,
             reboot: false,
             yard: Some(yard.clone()),
             sandbox: None,

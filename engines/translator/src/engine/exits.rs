@@ -76,10 +76,7 @@ impl Translator {
             SiteKind::Slow | SiteKind::Hinted(..) => {
                 *rip = at;
                 let slow = self.slow(cpu, at);
-                match slow {
-                    Slow::Retry => self.counters.slow_accesses += 1,
-                    _ => self.counters.slow_executions += 1,
-                }
+                self.count_slow(&slow);
                 if self.options.windows == Windowing::All && self.user && matches!(slow, Slow::Retry) {
                     self.opens_window();
                 }
@@ -132,10 +129,19 @@ impl Translator {
         }
     }
 
+    fn count_slow(&mut self, slow: &Slow) {
+        match slow {
+            Slow::Retry => self.counters.slow_accesses += 1,
+            Slow::Fault(_) => self.counters.slow_faults += 1,
+            Slow::Device(..) | Slow::Ask(_) => self.counters.slow_devices += 1,
+            Slow::Done(_) | Slow::Unsupported => self.counters.slow_executions += 1,
+        }
+    }
+
     /// The budget of a hint that has missed is spent: its page had better be in a window, or its access do without.
     fn spent(&mut self, cpu: &mut CpuState, site: Site, hint: HintId, at: u64) -> Next {
-        self.counters.slow_accesses += 1;
         let slow = self.slow(cpu, at);
+        self.count_slow(&slow);
         let noticed = match self.mode.view() {
             VIEW_USER => self.tlb.windows.notice(&self.paging, self.progress.linear()),
             _ => Noticed::Hopeless,

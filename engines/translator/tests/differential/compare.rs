@@ -191,7 +191,8 @@ fn masked_beyond_limit(case: &Case, native: &Outcome, translated: &Outcome) -> b
 /// processor's affair (SDM vol. 3 ch. 5.3). In 64-bit mode AMD's processors wrap around the address of each element of a
 /// masked store by 32-bit addresses.
 fn wraps_around(case: &Case, native: &Outcome, translated: &Outcome) -> bool {
-    let narrow = |i: &Instruction| moves_masked(i) && i.memory_base().size().max(i.memory_index().size()) == 4;
+    let narrow =
+        |i: &Instruction| moves_masked(i) && i.memory_base().size().max(i.memory_index().size()) == 4;
     if case.width == Width::Bits64 {
         return host::cpu::vendor() == "AuthenticAMD"
             && translated.vector == 14

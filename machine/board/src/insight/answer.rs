@@ -1,24 +1,64 @@
-//! Answers, made on a vCPU's thread.
-
-use std::fmt::Write as _;
+//! Answers, made on a vCPU's thread, or by whoever has the vCPU once that has ended.
 
 use dispatcher::{Dispatcher, Tracer, paging};
 use vcpu::{CpuState, Environment};
 use x86::paging::{Access, AccessKind, PagingContext, PagingMode, probe};
 
-use super::{MOST_PLACES, Mapped, Snapshot, Traced};
+use super::{
+    Answer, AskError, MOST_BYTES, MOST_MAPPED, MOST_PARTS, MOST_PLACES, Mapped, Question, Samples, Snapshot,
+    Traced, Whole,
+};
 
 /// Vectors in one answer.
 const DELIVERED: usize = 48;
 /// Samples in one answer, for the same reason as [`MOST_PLACES`].
-pub const SAMPLES: usize = 40;
+const SAMPLES: usize = 40;
 /// Ranges of pages in one answer.
 const RANGES: usize = 512;
 
 const PAGE: u64 = 4096;
 
+/// Answers a question about this vCPU.
+pub fn to(
+    question: &Question,
+    whole: Whole,
+    dispatcher: &mut Dispatcher,
+    env: &mut dyn Environment,
+) -> Result<Answer, AskError> {
+    let Whole { vcpus, tsc_hz } = whole;
+    Ok(match *question {
+        Question::Counters { vcpu } => {
+            let snapshot = Snapshot { vcpu, vcpus, tsc_hz, ..counters(dispatcher, env) };
+            Answer::Counters(Box::new(snapshot))
+        }
+        Question::Trace { vcpu, .. } => {
+            let traced = Some(traced(dispatcher.trace()));
+            let snapshot = Snapshot { vcpu, vcpus, tsc_hz, traced, ..counters(dispatcher, env) };
+            Answer::Counters(Box::new(snapshot))
+        }
+        Question::Samples { from, .. } => {
+            let (from, list) = dispatcher.trace().samples_from(from, SAMPLES);
+            Answer::Samples(Samples { from, list })
+        }
+        Question::Blocks { rip, .. } => Answer::Blocks(dispatcher.engine_mut().blocks_at(rip)),
+        Question::HostCode { from, .. } => Answer::HostCode(dispatcher.engine().host_code(from, MOST_PARTS)),
+        Question::Mappings { from, to, .. } => {
+            if to <= from || to - from > MOST_MAPPED {
+                return Err(AskError::Range("mappings are told of 64 MiB at most at once, and of some"));
+            }
+            Answer::Mappings(mappings(dispatcher.cpu(), env, from, to))
+        }
+        Question::Read { linear, len, .. } => {
+            if len == 0 || len > MOST_BYTES {
+                return Err(AskError::Range("memory is read by 24 KiB at most, and by one byte at least"));
+            }
+            Answer::Bytes(read(dispatcher.cpu(), env, linear, len))
+        }
+    })
+}
+
 /// What has been counted; who it is about is the caller's to fill in.
-pub fn counters(dispatcher: &mut Dispatcher, env: &dyn Environment) -> Snapshot {
+fn counters(dispatcher: &mut Dispatcher, env: &dyn Environment) -> Snapshot {
     let statistics = dispatcher.statistics();
     let named =
         |list: Vec<(&str, u64)>| list.into_iter().map(|(what, count)| (what.to_owned(), count)).collect();
@@ -37,7 +77,7 @@ pub fn counters(dispatcher: &mut Dispatcher, env: &dyn Environment) -> Snapshot 
 }
 
 /// What has been counted by place.
-pub fn traced(tracer: &Tracer) -> Traced {
+fn traced(tracer: &Tracer) -> Traced {
     let mut delivered = tracer.delivered();
     delivered.truncate(DELIVERED);
     Traced {
@@ -66,7 +106,7 @@ fn translate(
 }
 
 /// The pages that are there, in ranges of equal rights.
-pub fn mappings(cpu: &CpuState, env: &dyn Environment, from: u64, to: u64) -> Vec<Mapped> {
+fn mappings(cpu: &CpuState, env: &dyn Environment, from: u64, to: u64) -> Vec<Mapped> {
     let context = paging(cpu, env);
     let mut ranges: Vec<Mapped> = Vec::new();
     let mut linear = from & !(PAGE - 1);
@@ -95,10 +135,12 @@ pub fn mappings(cpu: &CpuState, env: &dyn Environment, from: u64, to: u64) -> Ve
 
 /// Bytes of linear memory as hexadecimal digits, up to the first that is not there. RAM only: to read a device's
 /// registers would change it.
-pub fn read(cpu: &CpuState, env: &dyn Environment, linear: u64, len: u32) -> String {
+fn read(cpu: &CpuState, env: &dyn Environment, linear: u64, len: u32) -> String {
     let context = paging(cpu, env);
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(2 * len as usize);
     let mut page = None;
+    let mut word = [0; 8];
     for n in 0..u64::from(len) {
         let Some(at) = linear.checked_add(n) else { break };
         if page.is_none() || at % PAGE == 0 {
@@ -106,9 +148,11 @@ pub fn read(cpu: &CpuState, env: &dyn Environment, linear: u64, len: u32) -> Str
         }
         let Some(physical) = page else { break };
         let offset = at % PAGE;
-        let word = env.read_u64(physical + (offset & !7));
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{:02x}", (word >> (offset % 8 * 8)) as u8);
+        if n == 0 || offset.is_multiple_of(8) {
+            word = env.read_u64(physical + (offset & !7)).to_le_bytes();
+        }
+        let byte = word[offset as usize % 8];
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
     }
     text
 }

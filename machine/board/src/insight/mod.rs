@@ -7,7 +7,7 @@
 //! Counting by place, and sampling, are on for as long as somebody asks: [`Question::Trace`] is a lease of
 //! [`LEASE`], so that a watcher that dies leaves nothing behind that costs.
 
-mod answer;
+pub(crate) mod answer;
 mod sampler;
 
 use std::sync::{Arc, mpsc};
@@ -22,7 +22,7 @@ use devices::apic::Wake as _;
 use sampler::Sampler;
 
 pub use dispatcher::{Counter, Frame, Place, Row, Sample};
-pub use vcpu::{BlockView, PieceView, Sighting};
+pub use vcpu::{BlockView, HostCode, HostPart, PieceView, Sighting};
 
 /// How long counting by place and sampling go on after the last question about them.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ pub const MOST_HERTZ: u32 = 1000;
 pub const MOST_PLACES: usize = 128;
 /// Most bytes of memory in one answer.
 pub const MOST_BYTES: u32 = 24 << 10;
+/// Most parts of an engine's host code in one answer.
+pub const MOST_PARTS: usize = 400;
 /// The longest range whose mappings are told in one answer.
 pub const MOST_MAPPED: u64 = 64 << 20;
 
@@ -68,6 +70,13 @@ pub enum Question {
         /// Guest rip.
         rip: u64,
     },
+    /// What an engine's host code is, from an address on; at most [`MOST_PARTS`] parts.
+    HostCode {
+        /// Whose engine.
+        vcpu: u8,
+        /// First host address.
+        from: u64,
+    },
     /// Which pages of linear memory are there, from the first address to before the second.
     Mappings {
         /// In whose address space.
@@ -88,6 +97,21 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// Who it is for.
+    pub fn vcpu(&self) -> u8 {
+        match *self {
+            Self::Counters { vcpu }
+            | Self::Trace { vcpu, .. }
+            | Self::Samples { vcpu, .. }
+            | Self::Blocks { vcpu, .. }
+            | Self::HostCode { vcpu, .. }
+            | Self::Mappings { vcpu, .. }
+            | Self::Read { vcpu, .. } => vcpu,
+        }
+    }
+}
+
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -98,6 +122,8 @@ pub enum Answer {
     Samples(Samples),
     /// To [`Question::Blocks`].
     Blocks(Vec<BlockView>),
+    /// To [`Question::HostCode`], in the order of addresses.
+    HostCode(Vec<HostCode>),
     /// To [`Question::Mappings`].
     Mappings(Vec<Mapped>),
     /// To [`Question::Read`], two hexadecimal digits a byte.
@@ -213,62 +239,34 @@ impl Seat {
 /// What of one life of a machine can be looked at.
 pub(crate) struct Insight {
     seats: Vec<Seat>,
-    tsc_hz: u64,
+    whole: Whole,
     sampler: Arc<Sampler>,
 }
 
+/// What an answer about one vCPU says of the machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole {
+    pub(crate) vcpus: u8,
+    pub(crate) tsc_hz: u64,
+}
+
+/// Asks a machine that stands still at its end: see [`crate::machine::Config::last_look`].
+pub type Ask<'a> = dyn FnMut(&Question) -> Result<Answer, AskError> + 'a;
+
 impl Insight {
-    pub(crate) fn new(seats: Vec<Seat>, tsc_hz: u64) -> Self {
-        Self { sampler: Arc::new(Sampler::new(seats.clone())), seats, tsc_hz }
+    pub(crate) fn new(seats: Vec<Seat>, whole: Whole) -> Self {
+        Self { sampler: Arc::new(Sampler::new(seats.clone())), seats, whole }
     }
 
     /// Answers a question.
     pub(crate) fn ask(&self, question: &Question) -> Result<Answer, AskError> {
-        let vcpus = self.seats.len() as u8;
-        match *question {
-            Question::Counters { vcpu } => {
-                let tsc_hz = self.tsc_hz;
-                self.visit(vcpu, move |dispatcher, env| {
-                    let snapshot = Snapshot { vcpu, vcpus, tsc_hz, ..answer::counters(dispatcher, env) };
-                    Answer::Counters(Box::new(snapshot))
-                })
-            }
-            Question::Trace { vcpu, hertz } => {
-                let tsc_hz = self.tsc_hz;
-                let answer = self.visit(vcpu, move |dispatcher, env| {
-                    let traced = Some(answer::traced(dispatcher.trace()));
-                    let counters = answer::counters(dispatcher, env);
-                    Answer::Counters(Box::new(Snapshot { vcpu, vcpus, tsc_hz, traced, ..counters }))
-                })?;
-                self.sampler.extend(hertz.min(MOST_HERTZ)).map_err(AskError::Sampling)?;
-                Ok(answer)
-            }
-            Question::Samples { vcpu, from } => self.visit(vcpu, move |dispatcher, _| {
-                let (from, list) = dispatcher.trace().samples_from(from, answer::SAMPLES);
-                Answer::Samples(Samples { from, list })
-            }),
-            Question::Blocks { vcpu, rip } => {
-                self.visit(vcpu, move |dispatcher, _| Answer::Blocks(dispatcher.engine_mut().blocks_at(rip)))
-            }
-            Question::Mappings { vcpu, from, to } => {
-                if to <= from || to - from > MOST_MAPPED {
-                    return Err(AskError::Range("mappings are told of 64 MiB at most at once, and of some"));
-                }
-                self.visit(vcpu, move |dispatcher, env| {
-                    Answer::Mappings(answer::mappings(dispatcher.cpu(), env, from, to))
-                })
-            }
-            Question::Read { vcpu, linear, len } => {
-                if len == 0 || len > MOST_BYTES {
-                    return Err(AskError::Range(
-                        "memory is read by 24 KiB at most, and by one byte at least",
-                    ));
-                }
-                self.visit(vcpu, move |dispatcher, env| {
-                    Answer::Bytes(answer::read(dispatcher.cpu(), env, linear, len))
-                })
-            }
+        let (asked, whole) = (question.clone(), self.whole);
+        let answer =
+            self.visit(question.vcpu(), move |dispatcher, env| answer::to(&asked, whole, dispatcher, env))??;
+        if let Question::Trace { hertz, .. } = question {
+            self.sampler.extend((*hertz).min(MOST_HERTZ)).map_err(AskError::Sampling)?;
         }
+        Ok(answer)
     }
 
     fn visit<T: Send + 'static>(
