@@ -287,7 +287,7 @@ impl Windows {
         let Some(n) = self.window_at(region, tables, linear) else { return 0 };
         match self.mapped(n, linear) {
             Some(for_writing) if for_writing || !writable => place_in_table(linear) + 1,
-            Some(_) if self.map(tables, n, linear) => place_in_table(linear) + 1,
+            Some(_) if self.make_writable(tables, n, linear) => place_in_table(linear) + 1,
             _ => 0,
         }
     }
@@ -345,7 +345,8 @@ impl Windows {
         }
         match self.mapped(n, page) {
             Some(for_writing) if for_writing || !write => true,
-            _ => self.map(tables, n, page) && (!write || self.mapped(n, page) == Some(true)),
+            Some(_) => self.make_writable(tables, n, page),
+            None => self.map(tables, n, page) && (!write || self.mapped(n, page) == Some(true)),
         }
     }
 
@@ -407,6 +408,14 @@ impl Windows {
 
     fn table(&mut self, n: usize, linear: u64) -> Option<&mut Table> {
         self.list[n].as_mut()?.tables.iter_mut().find(|table| table.holds(linear))
+    }
+
+    /// Lets a page that is mapped be written, if it may be.
+    fn make_writable(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
+        // A page that is dirty now, most times.
+        self.renew(tables, n, linear & !(PAGE - 1));
+        self.mapped(n, linear) == Some(true)
+            || self.map(tables, n, linear) && self.mapped(n, linear) == Some(true)
     }
 
     /// Maps one page as the guest's tables have it now, if ring 3 may read it and has.

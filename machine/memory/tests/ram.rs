@@ -55,6 +55,14 @@ fn large_ram_leaves_the_mmio_hole_free() {
 }
 
 #[test]
+fn regions_follow_each_other_in_the_file() {
+    let ram = three_regions();
+    let offsets = [0x123, 0x1_0123, 0x10_0123].map(|gpa| ram.file_offset(gpa));
+    assert_eq!(offsets, [Some(0x123), Some(0x1_0123), Some(0x2_0123)]);
+    assert_eq!(ram.file_offset(0x2_0000), None);
+}
+
+#[test]
 fn bad_layouts_are_refused() {
     let bad: [&[(u64, u64)]; 7] = [
         &[],

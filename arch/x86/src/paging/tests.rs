@@ -161,6 +161,23 @@ fn large_pages_of_four_level() {
 }
 
 #[test]
+fn the_entry_of_a_page() {
+    let context = context(PagingMode::FourLevel);
+    let pte = PAGE | P | RW | A;
+    let found = entry_of_page(&context, &four_level(0, L2 | P | US, 0, pte), LINEAR).unwrap();
+    assert_eq!(found, PageEntry { address: L1 + 32, value: pte, rights: US, large: false });
+    assert!(found.accessed());
+    let two = 0x12_3460_0000 | OPEN | PS;
+    let found = entry_of_page(&context, &four_level(0, 0, two, 0), LINEAR).unwrap();
+    assert_eq!(found, PageEntry { address: L2 + 24, value: two, rights: RW | US, large: true });
+    assert!(!found.accessed());
+    assert_eq!(entry_of_page(&context, &four_level(0, 0x12_4000_0000 | OPEN | PS, 0, 0), LINEAR), None);
+    assert_eq!(entry_of_page(&context, &four_level(0, 0, L1 | RW, 0), LINEAR), None, "not present");
+    let pae = PagingContext { mode: PagingMode::Pae, ..context };
+    assert_eq!(entry_of_page(&pae, &four_level(0, 0, 0, 0), LINEAR), None);
+}
+
+#[test]
 fn five_level_has_one_more() {
     let memory = four_level(0, 0, 0, 0);
     memory.put(L4 + 8 * 0x1ff, ROOT | OPEN);

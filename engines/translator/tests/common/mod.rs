@@ -5,7 +5,7 @@ pub mod pages;
 
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestRam;
-use translator::{Options, Translator};
+use translator::{Options, Translator, Windowing};
 use vcpu::{CpuState, Engine, Entry, Exit};
 use x86::classify::Routine;
 use x86::{Cr0, Cr4, Efer, Exception, Segment, SegmentRegister, Xcr0};
@@ -23,6 +23,23 @@ pub const STACK_LOW: u64 = 0x5_0000;
 const TABLES: u64 = 0x8000;
 const RAM: u64 = 16 << 20;
 
+/// Which of ring 3's pages are in windows: all in crates whose names say so, which are others' tests once more (Cargo.toml).
+pub const WINDOWS: Windowing = match ends_in(env!("CARGO_CRATE_NAME").as_bytes(), b"_in_windows") {
+    true => Windowing::All,
+    false => Windowing::Hot,
+};
+
+const fn ends_in(mut name: &[u8], end: &[u8]) -> bool {
+    while name.len() > end.len() {
+        (_, name) = name.split_at(1);
+    }
+    let mut n = 0;
+    while n < name.len() && name[n] == end[n] {
+        n += 1;
+    }
+    n == end.len()
+}
+
 /// A vCPU in 64-bit mode, ring 0, with the first gigabyte mapped to itself in one page.
 pub struct Bench {
     pub ram: GuestRam,
@@ -34,7 +51,7 @@ pub struct Bench {
 impl Bench {
     /// A new one with nothing loaded.
     pub fn long_mode() -> Self {
-        Self::long_mode_with(Options::default())
+        Self::long_mode_with(Options { windows: WINDOWS, ..Options::default() })
     }
 
     /// The same with an engine made otherwise.
