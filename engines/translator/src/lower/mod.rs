@@ -19,7 +19,7 @@ mod stubs;
 mod system;
 mod transition;
 
-use iced_x86::{Encoder, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register};
 
 pub use control::is_narrow;
 pub use encode::widen;
@@ -30,7 +30,7 @@ use crate::access::{Accesses, Operands};
 use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
 use crate::cells::Cells;
 use crate::context::{CellId, ContextField as F, PageSlot, VIEWS};
-use crate::decode::{End, GuestInsn};
+use crate::decode::{End, GuestInsn, is_amd};
 use crate::emit::{Emitter, Op, Reg};
 use crate::hint::Hints;
 use crate::hint_table::HintId;
@@ -363,5 +363,9 @@ pub fn address_bytes(i: &Instruction) -> usize {
 
 /// Bytes an explicit memory operand spans; at least 1, so that cache-line operations check their page.
 pub fn access_size(i: &Instruction) -> u32 {
-    (i.memory_size().size() as u32).max(1)
+    match i.code() {
+        // AMD's processors read a doubleword, of which they take half.
+        Code::Movsxd_r16_rm16 if is_amd() => 4,
+        _ => (i.memory_size().size() as u32).max(1),
+    }
 }
