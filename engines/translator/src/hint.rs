@@ -4,7 +4,7 @@
 //! is added to it. A hint belongs to one access, so that its code knows where it is; comparing with it lies beside the
 //! way, and only one addition is left on it. A miss asks the TLB, in generated code too, and fills the hint.
 //!
-//! Accesses through the stack pointer, half of all, share two hints of their view, one for reads and one for writes.
+//! Accesses through the stack pointer, half of all, share a few hints of their view, half of them for reads and half for writes.
 //! Other accesses have their own in ring 3 only: a kernel's code is too large and meets too many pages for them. An access
 //! that roams over pages would miss all the time; each miss costs a bit of a budget, and when that is spent too fast the
 //! access is translated again to go by the TLB alone.
@@ -41,14 +41,20 @@ impl Reach {
     }
 }
 
-/// The first ones, four for each view, are those of the stack pointer.
-const STACK_HINTS: usize = 4 * VIEWS;
+/// Hints for the stack pointer in each view; they are the first ones.
+const STACKS: usize = 16;
+const STACK_HINTS: usize = STACKS * VIEWS;
 /// The first of those that reach far.
 const WIDE: usize = HINTS / 4 * 3;
 
-/// The hint for accesses through the stack pointer.
-pub fn of_stack(view: View, write: bool, reach: Reach) -> HintId {
-    (4 * view + 2 * reach as usize + usize::from(write)) as HintId
+/// The hint for accesses through the stack pointer by code at this guest-physical address. A kernel goes from one stack to
+/// another and back in each system call, so that its code pages share eight; how far it reaches, its code says itself.
+pub fn of_stack(view: View, write: bool, reach: Reach, physical: u64) -> HintId {
+    let kind = match view {
+        VIEW_USER => reach as usize,
+        _ => (physical >> 12) as usize % (STACKS / 2),
+    };
+    (STACKS * view + 2 * kind + usize::from(write)) as HintId
 }
 
 /// Whether misses of this hint are counted: not those of the stack, which moves slowly.
@@ -153,11 +159,14 @@ mod tests {
     #[test]
     fn the_stack_has_hints_of_its_own() {
         let mut hints = Hints::new(Windowing::Hot);
-        let stack = (0..VIEWS).flat_map(|view| {
-            REACHES.map(|reach| [of_stack(view, false, reach), of_stack(view, true, reach)])
-        });
-        let stack: HashSet<_> = stack.flatten().collect();
-        assert_eq!(stack.len(), 4 * VIEWS);
+        let stacks =
+            |view| REACHES.map(|reach| [false, true].map(|write| of_stack(view, write, reach, 0x5000)));
+        let user: HashSet<_> = stacks(VIEW_USER).into_iter().flatten().collect();
+        assert_eq!(user.len(), 4);
+        let kernel =
+            |page: u64| [false, true].map(|write| of_stack(VIEW_KERNEL, write, Reach::Wide, page << 12));
+        let stack: HashSet<_> = (0..100).flat_map(kernel).chain(user.iter().copied()).collect();
+        assert_eq!(stack.len(), 4 + STACKS);
         assert!(stack.iter().all(|hint| !is_counted(*hint)));
         assert_eq!(hints.assign(VIEW_KERNEL, false, Reach::Narrow, 1), None);
         for reach in REACHES {

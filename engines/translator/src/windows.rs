@@ -38,11 +38,11 @@ const NOTICED: u8 = 6;
 const MOST_PAGES: usize = 20_000;
 /// How often all windows may be given up for want of room before there are none any more.
 const PATIENCE: u8 = 4;
-/// How many pages of a window may go or change by flushes of theirs, if it has not more than half as many, before it is closed: a
-/// page that is mapped again and again costs more than it brings.
+/// How many pages of a window may go or change by flushes, if it has not more than half as many, before it is closed: a page that is
+/// mapped again and again costs more than it brings.
 const MOST_CHURN: usize = 256;
-/// For how many flushes of all it stays closed then.
-const REST: u64 = 4000;
+/// For how many cycles of the time-stamp counter it stays closed then: some tenths of a second.
+const REST: u64 = 1 << 29;
 /// The last page of a window is never mapped, so that no access reaches into the next window.
 const LAST: u64 = GIGABYTE - PAGE;
 
@@ -63,15 +63,30 @@ struct Window {
     /// When it was last compared with the guest's tables.
     epoch: u64,
     tables: Vec<Table>,
-    /// How many pages have gone or been changed by a flush of theirs.
+    /// How many pages have gone or been changed by flushes.
     churn: usize,
-    /// When it was found that there are too many of those; it is empty since.
+    /// When there were too many of those, by the time-stamp counter; it is empty since.
     restless: Option<u64>,
 }
 
 impl Window {
-    fn is_restless(&self, now: u64) -> bool {
-        self.restless.is_some_and(|since| now - since < REST)
+    fn new(place: (u64, u64), epoch: u64) -> Self {
+        Self { place, epoch, tables: Vec::new(), churn: 0, restless: None }
+    }
+
+    fn is_restless(&self) -> bool {
+        self.restless.is_some_and(|since| host::cpu::rdtsc().wrapping_sub(since) < REST)
+    }
+
+    /// Takes note of pages that have gone or been changed; whether that is too many by now.
+    fn churns(&mut self, pages: usize) -> bool {
+        let mapped: usize = self.tables.iter().map(Table::len).sum();
+        self.churn += pages;
+        let too_many = self.churn >= MOST_CHURN.max(2 * mapped);
+        if too_many {
+            (self.churn, self.restless) = (0, Some(host::cpu::rdtsc()));
+        }
+        too_many
     }
 }
 
@@ -178,13 +193,9 @@ impl Windows {
         if !self.renew(tables, n, linear & !(PAGE - 1)) {
             return true;
         }
-        let Some(window) = &mut self.list[n] else { return true };
-        window.churn += 1;
-        let pages: usize = window.tables.iter().map(Table::len).sum();
-        if window.churn < MOST_CHURN.max(2 * pages) {
+        if !self.list[n].as_mut().is_some_and(|window| window.churns(1)) {
             return true;
         }
-        (window.churn, window.restless) = (0, Some(self.epoch));
         self.empty(n);
         self.current[place] = None;
         region.hints().set_window(place, WindowHint::NONE);
@@ -269,7 +280,7 @@ impl Windows {
     fn rests(&self, paging: &PagingContext, linear: u64) -> bool {
         let n = self.by_place.get(&(paging.cr3, linear >> 30));
         let window = n.and_then(|n| self.list[*n].as_ref());
-        window.is_some_and(|window| window.is_restless(self.epoch))
+        window.is_some_and(Window::is_restless)
     }
 
     fn may_open(&self, paging: &PagingContext, linear: u64) -> bool {
@@ -298,13 +309,17 @@ impl Windows {
         let place = place_in_table(linear);
         if self.current[place] != Some(n) {
             let window = self.list[n].as_mut()?;
-            if self.current[place].is_some() || window.is_restless(self.epoch) {
+            if self.current[place].is_some() || window.is_restless() {
                 return None;
             }
             window.restless = None;
             window.epoch = self.epoch;
             let mapped: usize = window.tables.iter().map(Table::len).sum();
             let gone: Vec<u64> = window.tables.iter_mut().flat_map(|table| table.stale(tables)).collect();
+            if window.churns(gone.len()) {
+                self.empty(n);
+                return None;
+            }
             // Another program has got the tables of one that ended: at once is cheaper than one by one.
             if gone.len() > mapped / 2 {
                 self.empty(n);
@@ -328,8 +343,7 @@ impl Windows {
         if !self.by_place.contains_key(&place)
             && let Some(n) = self.list.iter().position(Option::is_none)
         {
-            self.list[n] =
-                Some(Window { place, epoch: self.epoch, tables: Vec::new(), churn: 0, restless: None });
+            self.list[n] = Some(Window::new(place, self.epoch));
             self.by_place.insert(place, n);
         }
         let Some(n) = self.window_at(region, tables, linear) else { return false };

@@ -88,9 +88,7 @@ impl Lowering<'_> {
         // register of the guest's then.
         let reach = Reach::of(extent.size).filter(|_| !names_high_byte(&insn.instruction))?;
         match on_stack {
-            // A kernel's say for themselves how far they reach.
-            true if view != VIEW_USER => Some(hint::of_stack(view, extent.write, Reach::Narrow)),
-            true => Some(hint::of_stack(view, extent.write, reach)),
+            true => Some(hint::of_stack(view, extent.write, reach, physical)),
             false => self.hints.assign(view, extent.write, reach, physical),
         }
     }
