@@ -42,17 +42,36 @@ impl Reach {
 }
 
 /// Hints for the stack pointer in each view; they are the first ones.
-const STACKS: usize = 16;
+const STACKS: usize = 32;
 const STACK_HINTS: usize = STACKS * VIEWS;
 /// The first of those that reach far.
 const WIDE: usize = HINTS / 4 * 3;
 
-/// The hint for accesses through the stack pointer by code at this guest-physical address. A kernel goes from one stack to
-/// another and back in each system call, so that its code pages share eight; how far it reaches, its code says itself.
-pub fn of_stack(view: View, write: bool, reach: Reach, physical: u64) -> HintId {
+/// Which stack it may be that code has the stack pointer in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// Whichever its caller has: by the guest-physical address of the code.
+    Callers(u64),
+    /// One that it has loaded from memory itself: by the displacement.
+    Loaded(u64),
+}
+
+impl Stack {
+    fn number(self) -> usize {
+        const EACH: usize = STACKS / 4;
+        match self {
+            Self::Callers(physical) => (physical >> 12) as usize % EACH,
+            Self::Loaded(displacement) => EACH + (displacement >> 3 ^ displacement >> 6) as usize % EACH,
+        }
+    }
+}
+
+/// The hint for accesses through the stack pointer. A kernel goes from one stack to another and back in each system call, and
+/// its hints would be filled as often; how far they reach, its code says itself.
+pub fn of_stack(view: View, write: bool, reach: Reach, stack: Stack) -> HintId {
     let kind = match view {
         VIEW_USER => reach as usize,
-        _ => (physical >> 12) as usize % (STACKS / 2),
+        _ => stack.number(),
     };
     (STACKS * view + 2 * kind + usize::from(write)) as HintId
 }
@@ -159,12 +178,17 @@ mod tests {
     #[test]
     fn the_stack_has_hints_of_its_own() {
         let mut hints = Hints::new(Windowing::Hot);
-        let stacks =
-            |view| REACHES.map(|reach| [false, true].map(|write| of_stack(view, write, reach, 0x5000)));
+        let stacks = |view| {
+            REACHES
+                .map(|reach| [false, true].map(|write| of_stack(view, write, reach, Stack::Callers(0x5000))))
+        };
         let user: HashSet<_> = stacks(VIEW_USER).into_iter().flatten().collect();
         assert_eq!(user.len(), 4);
-        let kernel =
-            |page: u64| [false, true].map(|write| of_stack(VIEW_KERNEL, write, Reach::Wide, page << 12));
+        let kernel = |n: u64| {
+            let stacks = [Stack::Callers(n << 12), Stack::Loaded(n << 3)];
+            stacks.map(|stack| [false, true].map(|write| of_stack(VIEW_KERNEL, write, Reach::Wide, stack)))
+        };
+        let kernel = |n: u64| kernel(n).into_iter().flatten();
         let stack: HashSet<_> = (0..100).flat_map(kernel).chain(user.iter().copied()).collect();
         assert_eq!(stack.len(), 4 + STACKS);
         assert!(stack.iter().all(|hint| !is_counted(*hint)));

@@ -9,7 +9,7 @@ use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
-use crate::hint::{self, Reach, Roaming};
+use crate::hint::{self, Reach, Roaming, Stack};
 use crate::hint_table::HintId;
 use crate::mode::VIEW_USER;
 use crate::regs::{SPILLED, Scratch, is_spilled, names_high_byte, number};
@@ -88,7 +88,10 @@ impl Lowering<'_> {
         // register of the guest's then.
         let reach = Reach::of(extent.size).filter(|_| !names_high_byte(&insn.instruction))?;
         match on_stack {
-            true => Some(hint::of_stack(view, extent.write, reach, physical)),
+            true => {
+                let stack = self.loaded_stack.map_or(Stack::Callers(physical), Stack::Loaded);
+                Some(hint::of_stack(view, extent.write, reach, stack))
+            }
             false => self.hints.assign(view, extent.write, reach, physical),
         }
     }

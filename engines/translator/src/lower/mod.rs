@@ -160,6 +160,8 @@ pub(crate) struct Lowering<'a> {
     far_stubs: Vec<FarStub>,
     held: Held,
     plan: Plan,
+    /// The displacement by which the block has loaded the stack pointer.
+    loaded_stack: Option<u64>,
     /// How many instructions have been lowered, this one included.
     count: usize,
     /// The first instruction from which on flags may be parked.
@@ -231,6 +233,7 @@ impl<'a> Lowering<'a> {
             far_stubs: Vec::new(),
             held: Held::default(),
             plan: Plan::default(),
+            loaded_stack: None,
             count: 0,
             parking: None,
             parked: false,
@@ -255,6 +258,9 @@ impl<'a> Lowering<'a> {
         }
         if self.ordinary(insn).is_err() {
             self.leave(SiteKind::Unsupported, insn.offset);
+        }
+        if i.code() == Code::Mov_r64_rm64 && i.op0_register() == Register::RSP && has_memory(i) {
+            self.loaded_stack = Some(i.memory_displacement64());
         }
     }
 
