@@ -160,11 +160,11 @@ impl Tlb {
 
     /// Makes writes to a guest-physical page take the slow path.
     pub fn protect_physical(&mut self, region: &mut Region, physical: u64) {
+        self.windows.protect(physical);
         let (word, bit) = written_bit(physical);
         if self.written[word] & bit == 0 {
             return;
         }
-        self.windows.protect(physical);
         region.hints().forget_all();
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {

@@ -13,12 +13,13 @@
 //! and, for writes, dirty bits set; INVLPG takes a page out; after a write of CR3 no window may be used before all that
 //! it maps has been compared with the tables. Pages that must see every write (translated code) are mapped for reading.
 
+mod pages;
 mod table;
 
 use std::collections::HashMap;
 
-use host::{Protection, Reservation};
-use x86::paging::{Access, AccessKind, PagingContext, PagingMode, entry_of_page, probe};
+use host::Reservation;
+use x86::paging::{PagingContext, PagingMode};
 
 use crate::guest::Guest;
 use crate::hint_table::{WINDOWS, WindowHint};
@@ -36,6 +37,8 @@ const AROUND: u64 = 8 * PAGE;
 const NOTICED: u8 = 6;
 /// Most pages in windows. Linux gives a process 65,530 mappings, and a page between two that are not mapped takes two.
 const MOST_PAGES: usize = 20_000;
+/// Most of the guest's page tables that anything of is in windows; each takes 8 KiB here.
+const MOST_TABLES: usize = 2048;
 /// How often all windows may be given up for want of room before there are none any more.
 const PATIENCE: u8 = 4;
 /// How many pages of a window may go or change by flushes, if it has not more than half as many, before it is closed: a page that is
@@ -142,6 +145,7 @@ pub struct Windows {
     /// Counts the flushes.
     epoch: u64,
     pages: usize,
+    tables: usize,
     patience: u8,
     tally: Tally,
 }
@@ -159,6 +163,7 @@ impl Windows {
             noticed: HashMap::new(),
             epoch: 1,
             pages: 0,
+            tables: 0,
             patience: PATIENCE,
             tally: Tally::default(),
         }
@@ -202,43 +207,17 @@ impl Windows {
         false
     }
 
-    /// Lets nobody write a guest-physical page unseen.
-    pub fn protect(&mut self, physical: u64) {
-        let small = self.writable.remove(&physical).unwrap_or_default();
-        let large = self.writable.get(&(physical & !(LARGE - 1) | 1)).cloned().unwrap_or_default();
-        let within = large.into_iter().map(|(n, start)| (n, start | physical & (LARGE - 1)));
-        for (n, linear) in small.into_iter().chain(within) {
-            let place = place_of(n, linear);
-            let protected = match &mut self.reservation {
-                Some(reservation) => reservation.protect(place, PAGE as usize, Protection::Read).is_ok(),
-                None => true,
-            };
-            // What cannot be protected has to go.
-            if !protected {
-                self.unmap(n, linear);
-            } else if let Some(table) = self.table(n, linear) {
-                table.set_writable(linear, false);
-            }
-        }
-    }
-
     /// Gives up all windows. Hints and TLB entries that know of them must be forgotten.
     pub fn clear(&mut self, region: &mut Region) {
-        if self.pages > 0
-            && let Some(reservation) = &mut self.reservation
-        {
-            let all = reservation.len();
-            // If even that fails, nothing may use them again.
-            if reservation.place_anonymous(0, all, Protection::None).is_err() {
-                self.reservation = None;
-            }
+        if self.pages > 0 {
+            self.withdraw(0, SLOTS << 30);
         }
         self.list.iter_mut().for_each(|window| *window = None);
         self.by_place.clear();
         self.writable.clear();
         self.noticed.clear();
         self.tally.unmapped += self.pages as u64;
-        self.pages = 0;
+        (self.pages, self.tables) = (0, 0);
         self.flush(region);
     }
 
@@ -336,7 +315,7 @@ impl Windows {
     /// too, if wanted. Whether the page is.
     pub fn open(&mut self, region: &mut Region, tables: Tables, wanted: Wanted) -> bool {
         let Wanted { linear, write, around } = wanted;
-        if !self.may_open(tables.paging, linear) || self.pages >= MOST_PAGES {
+        if !self.may_open(tables.paging, linear) {
             return false;
         }
         let place = (tables.paging.cr3, linear >> 30);
@@ -368,7 +347,8 @@ impl Windows {
     /// and in the end all hope. `false` if hints and TLB entries may know of windows that are gone.
     pub fn make_room(&mut self, region: &mut Region) -> bool {
         let is_full = |list: &[Option<Window>]| list.iter().all(Option::is_some);
-        if self.pages < MOST_PAGES && !is_full(&self.list) {
+        let has_room = |windows: &Self| windows.pages < MOST_PAGES && windows.tables < MOST_TABLES;
+        if has_room(self) && !is_full(&self.list) {
             return true;
         }
         for n in 0..self.list.len() {
@@ -376,7 +356,7 @@ impl Windows {
                 self.close(n);
             }
         }
-        if self.pages < MOST_PAGES / 4 * 3 && !is_full(&self.list) {
+        if self.pages < MOST_PAGES / 4 * 3 && self.tables < MOST_TABLES / 4 * 3 && !is_full(&self.list) {
             return true;
         }
         self.patience = self.patience.saturating_sub(1);
@@ -392,157 +372,11 @@ impl Windows {
         }
     }
 
-    /// Takes all pages out of one.
-    fn empty(&mut self, n: usize) {
-        let (Some(window), Some(reservation)) = (&mut self.list[n], &mut self.reservation) else { return };
-        let pages: usize = window.tables.drain(..).map(|table| table.len()).sum();
-        if pages > 0 && reservation.place_anonymous(n << 30, 1 << 30, Protection::None).is_err() {
-            self.reservation = None;
-        }
-        self.pages -= pages;
-        self.tally.unmapped += pages as u64;
-        for places in self.writable.values_mut() {
-            places.retain(|(window, _)| *window != n);
-        }
-        self.writable.retain(|_, places| !places.is_empty());
-    }
-
-    /// Whether a page is mapped, and if so for writing.
-    fn mapped(&self, n: usize, linear: u64) -> Option<bool> {
-        let tables = &self.list[n].as_ref()?.tables;
-        tables.iter().find(|table| table.holds(linear))?.mapped(linear)
-    }
-
     fn hint_of(&self, n: usize, linear: u64) -> WindowHint {
         let base = self.reservation.as_ref().map_or(0, |reservation| reservation.address() as u64);
         let tag = linear & !(GIGABYTE - 1);
         let host = base + ((n as u64) << 30);
         WindowHint { tag, delta: host.wrapping_sub(tag), limit: LAST - 1, host }
-    }
-
-    fn table(&mut self, n: usize, linear: u64) -> Option<&mut Table> {
-        self.list[n].as_mut()?.tables.iter_mut().find(|table| table.holds(linear))
-    }
-
-    /// Lets a page that is mapped be written, if it may be.
-    fn make_writable(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
-        // A page that is dirty now, most times.
-        self.renew(tables, n, linear & !(PAGE - 1));
-        self.mapped(n, linear) == Some(true)
-            || self.map(tables, n, linear) && self.mapped(n, linear) == Some(true)
-    }
-
-    /// Maps one page as the guest's tables have it now, if ring 3 may read it and has.
-    fn map(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
-        let Tables { guest, paging } = tables;
-        let Ok(found) = probe(paging, guest, linear, Access::explicit(AccessKind::Read, true)) else {
-            return false;
-        };
-        let Some(entry) = entry_of_page(paging, guest, linear) else { return false };
-        let bytes = found.size.bytes();
-        let start = linear & !(bytes - 1);
-        let fits = (start + bytes - 1) & (GIGABYTE - 1) < LAST;
-        if bytes > LARGE || !fits || found.global || !entry.accessed() {
-            return false;
-        }
-        let physical = found.physical & !(bytes - 1);
-        let offset = guest.ram.file_offset(physical);
-        let (Some(offset), Some(last)) = (offset, guest.ram.file_offset(physical + bytes - 1)) else {
-            return false;
-        };
-        if last - offset != bytes as usize - 1 {
-            return false;
-        }
-        let is_watched = |page: u64| guest.watcher.watches(physical + page);
-        let writable = found.writable && (entry.large || !is_watched(0));
-        // What is mapped beside it rests on the same table, or goes.
-        let beside = self.table(n, linear).filter(|table| !table.is_of(entry));
-        let overlapped = beside.map_or(vec![linear], |table| table.all().collect());
-        overlapped.into_iter().for_each(|page| self.unmap(n, page));
-        let Some(reservation) = &mut self.reservation else { return false };
-        let protection = if writable { Protection::ReadWrite } else { Protection::Read };
-        let place = place_of(n, start);
-        if reservation.place_memfd(place, bytes as usize, guest.ram.memfd(), offset, protection).is_err() {
-            // No more mappings for this process.
-            self.patience = 0;
-            return false;
-        }
-        self.tally.mapped += 1;
-        self.pages += 1;
-        if writable {
-            let key = physical | u64::from(entry.large);
-            self.writable.entry(key).or_default().push((n, start));
-        }
-        let Some(window) = &mut self.list[n] else { return false };
-        if !window.tables.iter().any(|table| table.holds(linear)) {
-            window.tables.push(Table::new(linear));
-        }
-        if let Some(table) = window.tables.iter_mut().find(|table| table.holds(linear)) {
-            table.set(linear, entry, writable);
-        }
-        if writable && entry.large {
-            (0..bytes).step_by(PAGE as usize).filter(|page| is_watched(*page)).for_each(|page| {
-                self.protect(physical + page);
-            });
-        }
-        true
-    }
-
-    /// A page that is mapped gets the rights that the tables give it now, or goes if that is not all that has changed.
-    /// Whether anything has.
-    fn renew(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
-        let Tables { guest, paging } = tables;
-        let Some(table) = self.table(n, linear).filter(|table| table.mapped(linear).is_some()) else {
-            return false;
-        };
-        let now = entry_of_page(paging, guest, linear);
-        if now.is_some_and(|now| table.has(linear, now)) {
-            return false;
-        }
-        let found = probe(paging, guest, linear, Access::explicit(AccessKind::Read, true));
-        let (Some(now), Ok(found)) = (now.filter(|now| table.differs_in_rights(linear, *now)), found) else {
-            self.unmap(n, linear);
-            return true;
-        };
-        let physical = found.physical & !(PAGE - 1);
-        let writable = found.writable && !guest.watcher.watches(physical);
-        let protection = if writable { Protection::ReadWrite } else { Protection::Read };
-        let protect = |r: &mut Reservation| r.protect(place_of(n, linear), PAGE as usize, protection).is_ok();
-        if found.global || !now.accessed() || !self.reservation.as_mut().is_some_and(protect) {
-            self.unmap(n, linear);
-            return true;
-        }
-        self.forget_writable(physical, n, linear);
-        if writable {
-            self.writable.entry(physical).or_default().push((n, linear));
-        }
-        if let Some(table) = self.table(n, linear) {
-            table.set(linear, now, writable);
-        }
-        true
-    }
-
-    fn forget_writable(&mut self, key: u64, n: usize, linear: u64) {
-        if let Some(places) = self.writable.get_mut(&key) {
-            places.retain(|place| *place != (n, linear));
-            if places.is_empty() {
-                self.writable.remove(&key);
-            }
-        }
-    }
-
-    /// Takes one page out, if it is mapped; all of it, if it is a large one.
-    fn unmap(&mut self, n: usize, linear: u64) {
-        let Some(piece) = self.table(n, linear).and_then(|table| table.take(linear)) else { return };
-        let Some(reservation) = &mut self.reservation else { return };
-        let place = place_of(n, piece.linear);
-        if reservation.place_anonymous(place, piece.bytes as usize, Protection::None).is_err() {
-            // It may not stay, whatever it takes.
-            self.reservation = None;
-        }
-        self.pages -= 1;
-        self.tally.unmapped += 1;
-        self.forget_writable(piece.physical | u64::from(piece.bytes == LARGE), n, piece.linear);
     }
 
     /// An access has met what is not mapped.
@@ -554,9 +388,4 @@ impl Windows {
 /// Where generated code looks for the window of an address.
 fn place_in_table(linear: u64) -> usize {
     (linear >> 30) as usize % WINDOWS
-}
-
-/// Where a linear address is in the reservation, in the window of this number.
-fn place_of(n: usize, linear: u64) -> usize {
-    n << 30 | (linear & (GIGABYTE - 1)) as usize
 }

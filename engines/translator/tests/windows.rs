@@ -313,6 +313,36 @@ fn code_may_lie_in_a_window() {
     }
 }
 
+/// A page that was mapped beside another, before there was code in it that anybody knew of.
+#[test]
+fn code_may_lie_beside_what_is_used() {
+    let mut bench = ring3(Windowing::All);
+    map(&bench, 0, frame(0), ACCESSED | DIRTY);
+    map(&bench, 1, frame(1), ACCESSED | DIRTY);
+    function(&bench, frame(1), 1);
+    bench.load(|a| {
+        let mut store = a.create_label();
+        a.mov(rbx, VIRTUAL + 1).unwrap();
+        a.call(store).unwrap();
+        a.mov(rsi, VIRTUAL + 0x1000).unwrap();
+        a.call(rsi).unwrap();
+        a.mov(edx, eax).unwrap();
+        // The same store as before, which has the window by now.
+        a.mov(rbx, VIRTUAL + 0x1001).unwrap();
+        a.call(store).unwrap();
+        a.call(rsi).unwrap();
+        a.hlt().unwrap();
+        a.set_label(&mut store).unwrap();
+        a.mov(dword_ptr(rbx), ecx).unwrap();
+        a.ret().unwrap();
+    });
+    for n in 2..6 {
+        bench.cpu.gpr[RCX] = n;
+        again(&mut bench);
+        assert_eq!((bench.cpu.gpr[RDX], bench.cpu.gpr[RAX]), (n - 1, n));
+    }
+}
+
 /// A fault in the middle of everything: registers that live in memory, a lent one, flags that are put by, a group.
 #[test]
 fn a_fault_finds_all_as_it_was() {
