@@ -28,10 +28,10 @@ pub const TLB_ENTRIES: usize = 4096;
 /// log2 of the size of a [`crate::tlb_entry::TlbEntry`].
 pub const TLB_ENTRY_SHIFT: u32 = 5;
 /// Entries of one jump table.
-pub const JUMP_ENTRIES: usize = 8192;
+pub const JUMP_ENTRIES: usize = 16384;
 
 /// Entries of the victim table behind each jump table.
-pub const VICTIM_ENTRIES: usize = 2048;
+pub const VICTIM_ENTRIES: usize = 4096;
 
 /// Bytes of an entry of either: the guest address of a block, and the host address of its entry for indirect jumps.
 pub const JUMP_ENTRY_BYTES: usize = 16;
