@@ -276,10 +276,18 @@ impl Cache {
 
     /// Translates, registers and publishes nothing: the caller does that. There must be room.
     pub fn translate(&mut self, guest: &Guest, tlb: &mut Tlb, source: Source) -> Result<BlockId, NoBlock> {
-        let code = self.fetch(guest, tlb, &source)?;
+        // Most blocks are short, and what is not needed of their code is not in the processor's caches either.
+        const FEW: usize = 128;
+        const MOST: usize = decode::MAX_INSTRUCTIONS * 15;
         let mode = source.key.mode;
         let limit = if mode.steps() || source.next_page.is_some() { 1 } else { decode::MAX_INSTRUCTIONS };
-        let (mut list, end) = decode::decode(&code, source.key.rip(0), mode, limit, &mut self.accesses);
+        let rip = source.key.rip(0);
+        let mut code = self.fetch(guest, tlb, &source, FEW)?;
+        let (mut list, mut end) = decode::decode(&code, rip, mode, limit, &mut self.accesses);
+        if end == End::Page && code.len() == FEW {
+            code = self.fetch(guest, tlb, &source, MOST)?;
+            (list, end) = decode::decode(&code, rip, mode, limit, &mut self.accesses);
+        }
         let end = breakpoints::cut(&self.points, &source, &mut list, end);
         if list.is_empty() && end == End::Page {
             return Err(NoBlock::NextPage);
@@ -294,9 +302,14 @@ impl Cache {
         Ok(id)
     }
 
-    /// The guest's bytes, with writes to them watched from before they are read.
-    fn fetch(&mut self, guest: &Guest, tlb: &mut Tlb, source: &Source) -> Result<Vec<u8>, NoBlock> {
-        const MOST: usize = decode::MAX_INSTRUCTIONS * 15;
+    /// The guest's bytes, at most so many of each page, with writes to them watched from before they are read.
+    fn fetch(
+        &mut self,
+        guest: &Guest,
+        tlb: &mut Tlb,
+        source: &Source,
+        most: usize,
+    ) -> Result<Vec<u8>, NoBlock> {
         let pages = [Some(source.key.physical), source.next_page];
         let mut code = Vec::new();
         for physical in pages.into_iter().flatten() {
@@ -307,7 +320,7 @@ impl Cache {
                 }
                 tlb.protect_physical(&mut self.region, page);
             }
-            code.extend(guest.code(physical, MOST).ok_or(NoBlock::NoMemory)?);
+            code.extend(guest.code(physical, most).ok_or(NoBlock::NoMemory)?);
         }
         Ok(code)
     }

@@ -12,6 +12,8 @@ use crate::region::Region;
 use crate::tlb_entry::TlbEntry;
 use crate::windows::{Tables, Wanted, Windows};
 
+const WRITTEN_WORDS: usize = (1 << 20) / 64;
+
 /// What a page may be used for.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
@@ -39,8 +41,8 @@ pub struct Tlb {
     local: [Vec<u16>; VIEWS],
     /// What has entries from larger pages: a flush of one page there is one of them all.
     large: Gigabytes,
-    /// Bit per guest-physical page number modulo 65536: entered for writing since the last complete flush.
-    written: Box<[u64; 1024]>,
+    /// Bit per guest-physical page number modulo 2^20, that is 4 GiB: entered for writing since the last complete flush.
+    written: Box<[u64; WRITTEN_WORDS]>,
 }
 
 impl Tlb {
@@ -51,7 +53,7 @@ impl Tlb {
             windows: Windows::new(),
             local: Default::default(),
             large: Gigabytes::default(),
-            written: Box::new([0; 1024]),
+            written: Box::new([0; WRITTEN_WORDS]),
         };
         tlb.flush_all(region);
         tlb
@@ -182,5 +184,5 @@ fn slot_of(linear: u64) -> usize {
 
 fn written_bit(physical: u64) -> (usize, u64) {
     let page = physical >> 12;
-    ((page >> 6 & 1023) as usize, 1 << (page & 63))
+    ((page >> 6) as usize % WRITTEN_WORDS, 1 << (page & 63))
 }
