@@ -14,6 +14,9 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 /// Frames that do not lie as the pages do.
 const FRAMES: u64 = DATA;
+/// An instruction.
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 /// How many pages the roaming program goes over.
 const PAGES: u64 = 64;
 
@@ -346,7 +349,7 @@ fn code_may_lie_beside_what_is_used() {
 /// A fault in the middle of everything: registers that live in memory, a lent one, flags that are put by, a group.
 #[test]
 fn a_fault_finds_all_as_it_was() {
-    let programs: [fn(&mut CodeAssembler) -> Result<(), IcedError>; 7] = [
+    let programs: [Program; 7] = [
         |a| a.add(r9, qword_ptr(rbx + 0x1000)),
         |a| a.adc(qword_ptr(rbx + 0x1000), r10),
         |a| a.add(ah, byte_ptr(rbx + 0x1000)),
