@@ -189,7 +189,7 @@ impl Translator {
             };
             let host = match resume {
                 Some(host) => host,
-                None if self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
+                None if self.kicked() && self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
                     return (Exit::Kicked, rip);
                 }
                 None => {
@@ -198,15 +198,29 @@ impl Translator {
                     {
                         return (Exit::Exception(fault), rip);
                     }
-                    match self.block_for(cpu, rip, false) {
-                        Ok(id) => self.enter_block(id, rip),
-                        Err(exit) => return (exit, rip),
+                    match self.known(rip) {
+                        Some(host) => host,
+                        None => match self.block_for(cpu, rip, false) {
+                            Ok(id) => self.enter_block(id, rip),
+                            Err(exit) => return (exit, rip),
+                        },
                     }
                 }
             };
             let index = self.enter(host);
             next = self.leave(cpu, index, &mut rip);
         }
+    }
+
+    /// Where to enter the block at `rip`, if guest code would find it by itself. Outside of long mode the limit of the code
+    /// segment is to be seen to each time.
+    fn known(&mut self, rip: u64) -> Option<u64> {
+        if !self.mode.is_long() {
+            return None;
+        }
+        let id = self.cache.known(rip, self.mode)?;
+        self.last = Some((id, self.cache.generation()));
+        self.cache.block(id).map(|block| block.body)
     }
 
     /// Makes a block ready that has been found for `rip`; gives the host address at which it begins.

@@ -11,6 +11,35 @@ use crate::gigabytes::Gigabytes;
 const ENTRIES: usize = 256;
 const SEEN_WORDS: usize = 1024;
 
+/// The longest instruction.
+const MOST: usize = 15;
+
+/// As many bytes of code as an instruction may have; fewer, if no more can be fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Code {
+    /// Zero behind the last.
+    bytes: [u8; MOST + 1],
+    len: u8,
+}
+
+impl Code {
+    /// The first of these bytes.
+    pub fn new(code: &[u8]) -> Self {
+        let len = code.len().min(MOST);
+        let mut bytes = [0; MOST + 1];
+        bytes[..len].copy_from_slice(&code[..len]);
+        Self { bytes, len: len as u8 }
+    }
+}
+
+impl std::ops::Deref for Code {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
 /// Where code lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodePage {
@@ -133,14 +162,17 @@ impl Translator {
     }
 
     /// Up to 15 bytes of code at `rip`, across a page boundary if need be.
-    pub(crate) fn fetch_instruction(&mut self, cpu: &CpuState, rip: u64) -> Result<Vec<u8>, Exception> {
+    pub(crate) fn fetch_instruction(&mut self, cpu: &CpuState, rip: u64) -> Result<Code, Exception> {
         let page = self.code_page(cpu, rip)?;
-        let mut code = self.guest.code(page.physical, 15).unwrap_or_default();
-        let have = code.len();
-        if have < 15 && self.cache.decode_one(&code, rip, self.mode).is_none() {
-            let next = self.code_page(cpu, rip.wrapping_add(have as u64))?;
-            code.extend(self.guest.code(next.physical, 15 - have).unwrap_or_default());
+        if let Some(code) = self.guest.instruction(page.physical) {
+            return Ok(code);
         }
-        Ok(code)
+        let mut bytes = self.guest.code(page.physical, MOST).unwrap_or_default();
+        let have = bytes.len();
+        if have < MOST && self.cache.decode_one(&Code::new(&bytes), rip, self.mode).is_none() {
+            let next = self.code_page(cpu, rip.wrapping_add(have as u64))?;
+            bytes.extend(self.guest.code(next.physical, MOST - have).unwrap_or_default());
+        }
+        Ok(Code::new(&bytes))
     }
 }
