@@ -144,9 +144,8 @@ impl Translator {
     }
 
     fn enter(&mut self, host: u64) -> u32 {
-        let stub = self.cache.crossings.enter;
         self.cache.region.context().enter_target = host;
-        self.cache.region.enter(stub);
+        self.cache.region.enter(self.cache.crossings);
         self.cache.region.context().exit_index as u32
     }
 
