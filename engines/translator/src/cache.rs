@@ -488,7 +488,7 @@ impl Cache {
         if let Some(insn) = self.decoded.get(code, rip, mode) {
             return Some(insn);
         }
-        let (list, _) = decode::decode(code, rip, mode, 1, &mut self.accesses);
+        let (list, _) = decode::decode(&code.to_vec(), rip, mode, 1, &mut self.accesses);
         let mut insn = list.first().copied()?;
         insn.live_before = flags::ALL;
         insn.live_after = flags::ALL;

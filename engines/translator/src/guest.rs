@@ -89,8 +89,7 @@ impl Guest {
             return None;
         }
         let (low, high) = (self.ram.read_u64(physical).ok()?, self.ram.read_u64(physical + 8).ok()?);
-        let bytes = u128::from(low) | u128::from(high) << 64;
-        Some(Code::new(&bytes.to_le_bytes()))
+        Some(Code::of_words(low, high))
     }
 
     /// Writes RAM on behalf of the engine itself, which then sees to its own blocks; `false` if there is none.

@@ -51,7 +51,7 @@ mod tests {
     use vcpu::CpuState;
 
     fn decoded(code: &Code, rip: u64, mode: ModeWord) -> GuestInsn {
-        decode(code, rip, mode, 1, &mut Accesses::new()).0[0]
+        decode(&code.to_vec(), rip, mode, 1, &mut Accesses::new()).0[0]
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Translator {
                 // Too long, or at the end of what can be fetched: the fetch decides which fault it is.
                 let fault = match self.fetch_instruction(cpu, at) {
                     Err(fault) => fault,
-                    Ok(code) if is_too_long(&code, self.mode) => Exception::gp(0),
+                    Ok(code) if is_too_long(&code.to_vec(), self.mode) => Exception::gp(0),
                     Ok(_) => Exception::UD,
                 };
                 Next::Exit(Exit::Exception(fault))

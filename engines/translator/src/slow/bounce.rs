@@ -163,7 +163,8 @@ impl Translator {
     /// Has the processor execute the instruction on the buffer.
     fn execute_natively(&mut self, cpu: &CpuState, bounce: &Bounce) -> Result<(), Slow> {
         let buffer = self.cache.region.layout().bounce().wrapping_add_signed(bounce.at);
-        let entry = self.cache.bounce(&bounce.insn, self.mode, &bounce.code, buffer).ok_or(Slow::Unsupported)?;
+        let code = bounce.code.to_vec();
+        let entry = self.cache.bounce(&bounce.insn, self.mode, &code, buffer).ok_or(Slow::Unsupported)?;
         let (gpr, flags) = (self.cache.region.context().gpr, self.cache.region.context().flags);
         let Some(signal) = self.enter_bounce(entry) else { return Ok(()) };
         // What stood in for registers of the guest's.
