@@ -14,6 +14,7 @@ use crate::cells::Cells;
 use crate::context::{ContextField, PAGE_SLOTS, VIEWS};
 use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
+use crate::fetch::Code;
 use crate::flags;
 use crate::guest::Guest;
 use crate::hint::Hints;
@@ -26,6 +27,7 @@ use crate::trampoline::{self, Crossings, XsaveFeatures};
 
 mod anchors;
 mod breakpoints;
+mod decoded;
 mod drop;
 mod hash;
 mod jumps;
@@ -35,6 +37,7 @@ mod sources;
 mod view;
 
 use anchors::{Anchored, Anchors};
+use decoded::Decoded;
 use hash::KeyHasher;
 use jumps::Jumps;
 use sources::{live_at_end, sources_of};
@@ -95,6 +98,7 @@ pub struct Cache {
     emitter: Emitter,
     encoder: Encoder,
     accesses: Accesses,
+    decoded: Decoded,
     hints: Hints,
     jumps: Jumps,
     cells: Cells,
@@ -157,6 +161,7 @@ impl Cache {
             emitter,
             encoder: Encoder::new(64),
             accesses: Accesses::new(),
+            decoded: Decoded::new(),
             hints: Hints::new(windows),
             jumps: Jumps::new(miss),
             cells: Cells::default(),
@@ -234,7 +239,7 @@ impl Cache {
         let (Key { mode, apart, .. }, entry) = (block.key, block.entry);
         self.prepare_view(mode);
         if !mode.steps() && !apart {
-            self.jumps.insert(&mut self.region, mode.view(), rip, entry);
+            self.jumps.insert(&mut self.region, mode.view(), rip, (id, entry));
         }
     }
 
@@ -492,11 +497,15 @@ impl Cache {
     }
 
     /// Decodes one instruction for the slow path.
-    pub fn decode_one(&mut self, code: &[u8], rip: u64, mode: ModeWord) -> Option<GuestInsn> {
-        let (list, _) = decode::decode(code, rip, mode, 1, &mut self.accesses);
+    pub fn decode_one(&mut self, code: &Code, rip: u64, mode: ModeWord) -> Option<GuestInsn> {
+        if let Some(insn) = self.decoded.get(code, rip, mode) {
+            return Some(insn);
+        }
+        let (list, _) = decode::decode(&code.to_vec(), rip, mode, 1, &mut self.accesses);
         let mut insn = list.first().copied()?;
         insn.live_before = flags::ALL;
         insn.live_after = flags::ALL;
+        self.decoded.put(code, rip, mode, insn);
         Some(insn)
     }
 }

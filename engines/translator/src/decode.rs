@@ -68,7 +68,7 @@ pub fn decode(
     limit: usize,
     accesses: &mut Accesses,
 ) -> (Vec<GuestInsn>, End) {
-    let mut list = Vec::with_capacity(16);
+    let mut list = Vec::with_capacity(limit.min(16));
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, options());
     let mut instruction = Instruction::default();
     let end = loop {

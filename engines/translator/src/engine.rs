@@ -144,9 +144,8 @@ impl Translator {
     }
 
     fn enter(&mut self, host: u64) -> u32 {
-        let stub = self.cache.crossings.enter;
         self.cache.region.context().enter_target = host;
-        self.cache.region.enter(stub);
+        self.cache.region.enter(self.cache.crossings);
         self.cache.region.context().exit_index as u32
     }
 
@@ -167,46 +166,61 @@ impl Translator {
         }
     }
 
-    /// The run itself; gives the exit and the rip it happened at.
-    fn go(&mut self, cpu: &mut CpuState, mut rip: u64, mut next: Next) -> (Exit, u64) {
+    /// The run itself; gives the exit, and leaves the rip it happened at.
+    fn go(&mut self, cpu: &mut CpuState, rip: &mut u64, mut next: Next) -> Exit {
         loop {
             let resume = match next {
                 Next::Again(at) => {
-                    rip = at;
+                    *rip = at;
                     None
                 }
                 Next::At(at) => {
-                    rip = at;
+                    *rip = at;
                     if self.mode.steps()
                         && let Some(exit) = self.stepped(cpu)
                     {
-                        return (exit, rip);
+                        return exit;
                     }
                     None
                 }
                 Next::In(host) => Some(host),
-                Next::Exit(exit) => return (exit, rip),
+                Next::Exit(exit) => return exit,
+                Next::Callout => return self.callout(cpu, *rip),
             };
             let host = match resume {
                 Some(host) => host,
-                None if self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
-                    return (Exit::Kicked, rip);
+                None if self.kicked() && self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
+                    return Exit::Kicked;
                 }
                 None => {
                     if self.watch.is_on()
-                        && let Some(fault) = self.look_ahead(cpu, rip)
+                        && let Some(fault) = self.look_ahead(cpu, *rip)
                     {
-                        return (Exit::Exception(fault), rip);
+                        return Exit::Exception(fault);
                     }
-                    match self.block_for(cpu, rip, false) {
-                        Ok(id) => self.enter_block(id, rip),
-                        Err(exit) => return (exit, rip),
+                    match self.known(*rip) {
+                        Some(host) => host,
+                        None => match self.block_for(cpu, *rip, false) {
+                            Ok(id) => self.enter_block(id, *rip),
+                            Err(exit) => return exit,
+                        },
                     }
                 }
             };
             let index = self.enter(host);
-            next = self.leave(cpu, index, &mut rip);
+            next = self.leave(cpu, index, rip);
         }
+    }
+
+    /// Where to enter the block at `rip`, if guest code would find it by itself. Outside of long mode the limit of the code
+    /// segment is to be seen to each time.
+    fn known(&mut self, rip: u64) -> Option<u64> {
+        if !self.mode.is_long() {
+            return None;
+        }
+        let id = self.cache.known(rip, self.mode)?;
+        self.last = Some((id, self.cache.generation()));
+        self.cache.block(id).map(|block| block.body)
     }
 
     /// Makes a block ready that has been found for `rip`; gives the host address at which it begins.
@@ -279,7 +293,7 @@ impl Engine for Translator {
         }
         self.load(cpu);
         self.drain_mailbox();
-        let rip = cpu.rip;
+        let mut rip = cpu.rip;
         let next = match (entry, self.pending.take()) {
             (Entry::Complete(value), Some(pending)) => {
                 let slow = match pending {
@@ -291,7 +305,7 @@ impl Engine for Translator {
             (Entry::Inject(_), _) => Next::Exit(unsupported(rip, "an injected event".into())),
             _ => Next::Again(rip),
         };
-        let (exit, rip) = self.go(cpu, rip, next);
+        let exit = self.go(cpu, &mut rip, next);
         self.store(cpu, rip);
         fault::set_running(None);
         exit

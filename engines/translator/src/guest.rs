@@ -1,6 +1,7 @@
 //! Guest memory as the translator uses it: page walks, code bytes, and the watch on pages it has translated.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use host::HostError;
@@ -9,18 +10,27 @@ use vcpu::Kick;
 use x86::paging::PageTables;
 
 use crate::block::Range;
+use crate::fetch::Code;
 use crate::region::KickWord;
 
 /// Writes to translated code by anyone but the guest's own stores, until the engine comes to drop the blocks.
 pub struct Mailbox {
     written: Mutex<Vec<Range>>,
+    /// Whether there is anything, so that the engine need not take the lock at each of its runs.
+    waits: AtomicBool,
     kick: Arc<KickWord>,
 }
 
 impl Mailbox {
     /// Takes what has come.
     pub fn take(&self) -> Vec<Range> {
-        std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner))
+        if !self.waits.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // Changed with the lock held only, so that it agrees with the list.
+        self.waits.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *written)
     }
 }
 
@@ -39,6 +49,7 @@ impl WatchSink for Mailbox {
         if written.last() != Some(&Range { start: gpa, len: len as u64 }) {
             written.push(Range { start: gpa, len: len as u64 });
         }
+        self.waits.store(true, Ordering::Release);
         drop(written);
         self.kick.kick();
     }
@@ -57,7 +68,7 @@ pub struct Guest {
 impl Guest {
     /// Registers a watcher for one engine.
     pub fn new(ram: GuestRam, kick: Arc<KickWord>) -> Result<Self, memory::WatchError> {
-        let mailbox = Arc::new(Mailbox { written: Mutex::new(Vec::new()), kick });
+        let mailbox = Arc::new(Mailbox { written: Mutex::new(Vec::new()), waits: false.into(), kick });
         let watcher = ram.watcher(mailbox.clone())?;
         Ok(Self { ram, watcher, mailbox })
     }
@@ -68,6 +79,17 @@ impl Guest {
         let mut bytes = vec![0; most.min(room)];
         self.ram.read(physical, &mut bytes).ok()?;
         Some(bytes)
+    }
+
+    /// The bytes that the longest instruction at `physical` would have, if its page holds one byte more: what takes two
+    /// reads, and is asked for at each exit.
+    #[inline]
+    pub fn instruction(&self, physical: u64) -> Option<Code> {
+        if physical & 0xfff > 4096 - 16 {
+            return None;
+        }
+        let (low, high) = (self.ram.read_u64(physical).ok()?, self.ram.read_u64(physical + 8).ok()?);
+        Some(Code::of_words(low, high))
     }
 
     /// Writes RAM on behalf of the engine itself, which then sees to its own blocks; `false` if there is none.

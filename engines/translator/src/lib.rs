@@ -43,6 +43,7 @@ mod status;
 mod tlb;
 mod tlb_entry;
 mod trampoline;
+mod vectors;
 mod windows;
 mod xsave;
 

@@ -5,6 +5,7 @@
 //! touch, and it is atomic.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use host::{DualMapping, HostError, Protection, Reservation};
@@ -16,6 +17,7 @@ use crate::context::{
 };
 use crate::hint_table::HintTable;
 use crate::tlb_entry::TlbEntry;
+use crate::trampoline::Crossings;
 
 const PAGE: usize = 4096;
 
@@ -24,6 +26,17 @@ pub struct Region {
     reservation: Reservation,
     code: DualMapping,
     code_bytes: usize,
+    /// The thread that has run guest code last, by the place of its [`LAST`], and what the x87 part of the XSAVE area was
+    /// behind that.
+    left: (usize, [u64; X87_WORDS]),
+}
+
+/// An XSAVE area up to the vector registers, and whether it holds that part at all.
+const X87_WORDS: usize = 21;
+
+thread_local! {
+    /// The region whose guest code ran last on this thread. The host's code does not touch the x87 registers.
+    static LAST: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Region {
@@ -34,7 +47,7 @@ impl Region {
         reservation.place_anonymous(BOUNCE_OFFSET + PAGE, 2 * PAGE, Protection::ReadWrite)?;
         reservation.place_anonymous(TLB_OFFSET, CODE_OFFSET - TLB_OFFSET, Protection::ReadWrite)?;
         let code = DualMapping::within(&mut reservation, CODE_OFFSET, code_bytes)?;
-        Ok(Self { reservation, code, code_bytes })
+        Ok(Self { reservation, code, code_bytes, left: (0, [0; X87_WORDS]) })
     }
 
     /// Where things stand; what stands in the cache is filled in once it is emitted.
@@ -151,16 +164,41 @@ impl Region {
         bytes
     }
 
-    /// Runs guest code: calls the enter stub at `stub`, which jumps to `Context::enter_target` and returns at
-    /// the next exit.
-    pub fn enter(&mut self, stub: u64) {
-        // SAFETY: `stub` is the address of the enter stub that `trampoline` emitted into this region, a function
-        // of this signature. The code behind it touches the region, guest memory that the software TLB admits,
-        // and nothing else of this process.
+    /// The x87 part of the XSAVE area that guest code runs on, word by word.
+    fn x87(&self) -> impl Iterator<Item = u64> + use<> {
+        const XSTATE_BV: usize = 64;
+        let area = self.context_ref().fpu as *const u64;
+        // SAFETY: the engine has put the address of the vCPU's area there, which is longer and is lent to it for as long as
+        // it enters guest code. Volatile, since the crossings write there unbeknown to the compiler.
+        let word = move |n: usize| unsafe { area.add(n).read_volatile() };
+        (0..X87_WORDS).map(move |n| if n < X87_WORDS - 1 { word(n) } else { word(XSTATE_BV) & 1 })
+    }
+
+    /// Whether the x87 registers of this thread are what the XSAVE area says.
+    fn is_warm(&self, thread: usize, last: usize) -> bool {
+        let (by, left) = &self.left;
+        // All are compared before it is said, which is quicker than a way out behind each.
+        last == self.reservation.address()
+            && thread == *by
+            && self.x87().zip(left).fold(0, |differ, (now, then)| differ | (now ^ then)) == 0
+    }
+
+    /// Runs guest code: calls an enter stub, which jumps to `Context::enter_target` and returns at the next exit.
+    pub fn enter(&mut self, crossings: Crossings) {
+        let region = self.reservation.address();
+        let (thread, last) = LAST.with(|last| (std::ptr::from_ref(last) as usize, last.replace(region)));
+        let warm = crossings.enter_warm.filter(|_| self.is_warm(thread, last));
+        let stub = warm.unwrap_or(crossings.enter);
+        // SAFETY: `stub` is the address of an enter stub that `trampoline` emitted into this region, a function
+        // of this signature. The code behind it touches the region, guest memory that the software TLB admits, the vCPU's
+        // XSAVE area, and nothing else of this process.
         unsafe {
             let enter: extern "sysv64" fn() = std::mem::transmute(stub as usize);
             enter();
         }
+        self.left.0 = thread;
+        let x87 = self.x87();
+        self.left.1.iter_mut().zip(x87).for_each(|(left, now)| *left = now);
     }
 }
 

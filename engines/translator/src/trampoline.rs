@@ -9,12 +9,15 @@ use crate::context::{
 };
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::regs::SPILLED;
+use crate::vectors;
 
 /// Addresses of the crossings.
 #[derive(Clone, Copy, Debug)]
 pub struct Crossings {
     /// `extern "sysv64" fn()`.
     pub enter: u64,
+    /// The same for when the x87 registers are known to hold the guest's; this host may have none.
+    pub enter_warm: Option<u64>,
     /// Target of every exit.
     pub exit: u64,
     /// Where guest code is entered that a signal stopped in the middle of an instruction's code, to go on there:
@@ -29,13 +32,25 @@ pub struct XsaveFeatures {
     pub mask: u64,
     /// XSAVEOPT exists.
     pub optimised: bool,
+    /// Where each component is in the standard format.
+    pub offsets: [u32; 8],
+    /// KMOVQ exists.
+    pub wide_masks: bool,
 }
 
 /// Emits both crossings.
 pub fn emit(e: &mut Emitter, xsave: XsaveFeatures) -> Crossings {
     e.align(64);
     let enter = e.here();
-    emit_enter(e, xsave);
+    emit_enter(e, |e| {
+        load_mask(e, xsave.mask);
+        e.bytes(&[0x49, 0x0f, 0xae, 0x29]); // xrstor64 [r9]
+    });
+    e.align(64);
+    let enter_warm = xsave.can_load().then(|| e.here());
+    if enter_warm.is_some() {
+        emit_enter(e, |e| vectors::emit_load(e, xsave));
+    }
     e.align(64);
     let exit = e.here();
     emit_exit(e, xsave);
@@ -45,7 +60,7 @@ pub fn emit(e: &mut Emitter, xsave: XsaveFeatures) -> Crossings {
         e.op_ctx(Op::Load, true, reg, F::Put(reg.0));
     }
     e.jmp_ctx(F::Onward);
-    Crossings { enter, exit, again }
+    Crossings { enter, enter_warm, exit, again }
 }
 
 const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
@@ -62,14 +77,14 @@ fn load_mask(e: &mut Emitter, mask: u64) {
     e.mov_imm(Reg::RDX, mask >> 32);
 }
 
-fn emit_enter(e: &mut Emitter, xsave: XsaveFeatures) {
+/// `restore` loads what XSAVE manages from the area at r9; it may clobber rax, rdx and flags.
+fn emit_enter(e: &mut Emitter, restore: impl FnOnce(&mut Emitter)) {
     for reg in CALLEE_SAVED {
         push_pop(e, 0x50, reg);
     }
     e.op_ctx(Op::Store, true, Reg::RSP, F::HostRsp);
     e.op_ctx(Op::Load, true, Reg::R9, F::Fpu);
-    load_mask(e, xsave.mask);
-    e.bytes(&[0x49, 0x0f, 0xae, 0x29]); // xrstor64 [r9]
+    restore(e);
     e.op_ctx(Op::Load, false, Reg::RAX, F::Flags);
     e.flags_from_ax();
     // The spilled ones too: code in the middle of a block may know that they are there.
@@ -89,8 +104,8 @@ fn emit_exit(e: &mut Emitter, xsave: XsaveFeatures) {
     e.op_ctx(Op::Store, true, Reg::R10, F::ExitValue);
     e.op_ctx(Op::Load, true, Reg::R9, F::Fpu);
     load_mask(e, xsave.mask);
-    // The optimised form skips what has not changed since XRSTOR from this very address; the engine changes
-    // the area only while the guest does not run, between this and the next XRSTOR.
+    // The optimised form skips what has not changed since XRSTOR from this very address. The engine changes the area only
+    // while the guest does not run, and what it has changed there is loaded before the guest does.
     e.bytes(&[0x49, 0x0f, 0xae, if xsave.optimised { 0x31 } else { 0x21 }]); // xsave[opt]64 [r9]
     e.raw_ctx(&[0x0f, 0xae], 2, F::HostMxcsr, &[]); // ldmxcsr
     e.op_ctx(Op::Load, true, Reg::RSP, F::HostRsp);

@@ -10,6 +10,9 @@ use crate::trampoline::XsaveFeatures;
 /// Components whose registers guest code may use.
 const OFFERED: Xcr0 = Xcr0::X87.union(Xcr0::SSE).union(Xcr0::AVX).union(Xcr0::AVX512);
 
+/// CPUID leaf 7, EBX: AVX512BW.
+const AVX512BW: u32 = 1 << 30;
+
 /// Offset and size in the standard format, by component (CPUID leaf D).
 fn components() -> &'static [(u32, u32); 8] {
     static COMPONENTS: OnceLock<[(u32, u32); 8]> = OnceLock::new();
@@ -36,7 +39,12 @@ pub fn host_features() -> XsaveFeatures {
     if area_size(mask) as usize > FpuState::SIZE {
         mask &= Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
     }
-    XsaveFeatures { mask: mask.bits(), optimised: host::cpu::cpuid(0xd, 1).eax & 1 != 0 }
+    XsaveFeatures {
+        mask: mask.bits(),
+        optimised: host::cpu::cpuid(0xd, 1).eax & 1 != 0,
+        offsets: components().map(|(offset, _)| offset),
+        wide_masks: host::cpu::cpuid_checked(7, 0).ebx & AVX512BW != 0,
+    }
 }
 
 /// Bytes of the widest vector register.

@@ -69,6 +69,52 @@ fn moves_and_arithmetic() {
 }
 
 #[test]
+fn moves_of_every_width() {
+    let mut bench = Bench::long_mode();
+    bench.load(|a| {
+        a.mov(rbx, DEVICE).unwrap();
+        a.mov(rax, -1_i64).unwrap();
+        a.mov(rcx, rax).unwrap();
+        a.mov(rdx, rax).unwrap();
+        a.mov(al, byte_ptr(rbx)).unwrap();
+        a.mov(ch, byte_ptr(rbx + 1)).unwrap();
+        a.mov(dx, word_ptr(rbx + 2)).unwrap();
+        a.mov(r10, qword_ptr(rbx + 8)).unwrap();
+        a.mov(esi, dword_ptr(rbx + 4)).unwrap();
+        a.mov(byte_ptr(rbx), ch).unwrap();
+        a.mov(byte_ptr(rbx + 1), dl).unwrap();
+        a.mov(word_ptr(rbx + 2), ax).unwrap();
+        a.mov(qword_ptr(rbx + 8), -2).unwrap();
+        a.mov(qword_ptr(rbx + 16), r10).unwrap();
+    });
+    let seen = run(&mut bench);
+    let expected = [
+        read(0, 1),
+        read(1, 1),
+        read(2, 2),
+        read(8, 8),
+        read(4, 4),
+        write(0, 1, 2),
+        write(1, 1, 3),
+        write(2, 2, 0xff01),
+        write(8, 8, -2_i64 as u64),
+        write(16, 8, 0x100f_0e0d_0c0b_0a09),
+    ];
+    assert_eq!(seen, expected);
+    let found = [RAX, RCX, RDX, RSI, R10].map(|n| bench.cpu.gpr[n]);
+    assert_eq!(
+        found,
+        [
+            0xffff_ffff_ffff_ff01,
+            0xffff_ffff_ffff_02ff,
+            0xffff_ffff_ffff_0403,
+            0x0807_0605,
+            0x100f_0e0d_0c0b_0a09
+        ]
+    );
+}
+
+#[test]
 fn strings_element_by_element() {
     let mut bench = Bench::long_mode();
     bench.ram.write(DATA, b"abcdefgh").unwrap();

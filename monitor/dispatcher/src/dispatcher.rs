@@ -60,6 +60,9 @@ pub struct Dispatcher {
     pub(crate) cpu: CpuState,
     pub(crate) effects: Effects,
     pub(crate) statistics: Statistics,
+    /// When the monitor's last work was over, if nothing that may take long has come since. Then it is entering the
+    /// engine, and the counter, which takes its time to be read, need not be.
+    pub(crate) over: Option<u64>,
     /// What the engine was last told by `request_interrupt_window`.
     window: bool,
     /// The exception delivered last and where, for the message about a triple fault.
@@ -85,6 +88,7 @@ impl Dispatcher {
             cpu,
             effects: Effects::default(),
             statistics: Statistics::default(),
+            over: None,
             window: false,
             last_exception: None,
             held_trap: 0,
@@ -126,6 +130,7 @@ impl Dispatcher {
 
     /// The loop.
     pub(crate) fn drive(&mut self, env: &mut dyn Environment) -> Stop {
+        self.over = None;
         let mut began = env.tsc();
         loop {
             let entry = match self.prepare(env) {
@@ -135,7 +140,7 @@ impl Dispatcher {
             };
             let mut entry = entry;
             loop {
-                let entered = env.tsc();
+                let entered = self.over.take().unwrap_or_else(|| env.tsc());
                 self.statistics.monitor_cycles += entered.wrapping_sub(began);
                 let exit = self.engine.run(&mut self.cpu, entry);
                 began = env.tsc();
@@ -211,6 +216,11 @@ impl Dispatcher {
         Ok(Some(Entry::Resume))
     }
 
+    /// Some work of the monitor's is over, at this time.
+    fn is_over(&mut self, env: &dyn Environment) -> u64 {
+        *self.over.insert(env.tsc())
+    }
+
     fn wakes(&self, env: &mut dyn Environment) -> bool {
         self.takes_nmi() || (self.takes_interrupt() && env.interrupt_waits())
     }
@@ -247,7 +257,7 @@ impl Dispatcher {
         if self.cpu.activity == Activity::Shutdown {
             return Err(Stop::TripleFault(self.report()));
         }
-        let cycles = env.tsc().wrapping_sub(began);
+        let cycles = self.is_over(env).wrapping_sub(began);
         self.statistics.count_event(event, cycles);
         if let Some(tracer) = &mut self.tracer {
             tracer.event(event, rip, cycles);
@@ -266,7 +276,7 @@ impl Dispatcher {
             Exit::PortIo { port, size, write } => (Cause::PortIo, access_port(env, port, size, write)),
             _ => return None,
         };
-        let cycles = env.tsc().wrapping_sub(began);
+        let cycles = self.is_over(env).wrapping_sub(began);
         self.statistics.count(cause, cycles);
         if let Some(tracer) = &mut self.tracer {
             match *exit {
@@ -345,7 +355,7 @@ impl Dispatcher {
         let about = self.tracer.as_ref().and_then(|_| about(insn, &self.cpu));
         let result = execute(&mut self.cpu, insn, env, &mut self.effects);
         self.apply_effects();
-        let cycles = env.tsc().wrapping_sub(began);
+        let cycles = self.is_over(env).wrapping_sub(began);
         self.statistics.count_routine(insn.routine, cycles);
         if let Some(tracer) = &mut self.tracer {
             tracer.routine(insn, about, cycles);

@@ -26,6 +26,7 @@ impl Dispatcher {
     /// Takes who waits at the desk.
     #[cold]
     pub(crate) fn receive(&mut self, env: &mut dyn Environment) {
+        self.over = None;
         let (visits, ticks) = self.desk.take();
         for visit in visits {
             visit(self, env);
@@ -46,6 +47,7 @@ impl Dispatcher {
         if traced {
             self.desk.set_idle(true);
         }
+        self.over = None;
         let began = env.tsc();
         wait(env);
         self.statistics.idle_cycles += env.tsc().wrapping_sub(began);

@@ -2,8 +2,13 @@
 //! a small part of them.
 //!
 //! A block that is dropped stays there, because its entry then leads to the engine.
+//!
+//! The engine itself goes by the tables, too: see [`Cache::known`].
 
+use super::Cache;
+use crate::block::BlockId;
 use crate::context::{JUMP_ENTRIES, VICTIM_ENTRIES, VIEWS};
+use crate::mode::ModeWord;
 use crate::region::Region;
 use crate::trampoline::{jump_slot, victim_slot};
 
@@ -15,6 +20,8 @@ struct Table {
     /// Slots that were filled since they were all emptied; `FEW` or more of them mean any.
     jumps: Vec<u16>,
     victims: Vec<u16>,
+    /// The block whose entry stands in each slot of the jump table, if one does.
+    blocks: Box<[BlockId]>,
 }
 
 /// See the module's documentation.
@@ -31,15 +38,17 @@ impl Jumps {
             // Emptied whole the first time.
             jumps: vec![0; FEW],
             victims: vec![0; FEW],
+            blocks: vec![BlockId(u32::MAX); JUMP_ENTRIES].into(),
         };
         Self { tables: std::array::from_fn(|_| table()), miss }
     }
 
     /// Puts a block's entry at its place for this guest address. Whose place that was is kept where it is still found:
     /// two that are wanted in turn would throw each other out at a crossing each time.
-    pub fn insert(&mut self, region: &mut Region, view: usize, rip: u64, entry: u64) {
+    pub fn insert(&mut self, region: &mut Region, view: usize, rip: u64, (id, entry): (BlockId, u64)) {
         let slot = jump_slot(rip);
         let table = &mut self.tables[view];
+        table.blocks[slot] = id;
         let [loser, its_entry] = std::mem::replace(&mut region.jump_table(view)[slot], [rip, entry]);
         if its_entry == self.miss {
             note(&mut table.jumps, slot);
@@ -72,6 +81,19 @@ impl Jumps {
         }
         table.jumps.clear();
         table.victims.clear();
+    }
+}
+
+impl Cache {
+    /// The block that a jump of guest code's own to this rip would find in its view's jump table, if that is one of this
+    /// mode and the block is still good. Whatever makes an entry wrong empties the table, since code follows it unasked; so
+    /// this says what looking for the block by its key would, and neither walks page tables nor hashes.
+    pub fn known(&mut self, rip: u64, mode: ModeWord) -> Option<BlockId> {
+        let (view, slot) = (mode.view(), jump_slot(rip));
+        let id = self.jumps.tables[view].blocks[slot];
+        let block = self.blocks.get(id.0 as usize).filter(|block| block.valid)?;
+        let stands = self.region.jump_table(view)[slot] == [rip, block.entry];
+        (stands && self.views[view] == Some(mode)).then_some(id)
     }
 }
 

@@ -11,7 +11,7 @@ use super::Translator;
 use crate::Windowing;
 use crate::block::{Block, BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::cache::Cache;
-use crate::decode::is_too_long;
+use crate::decode::{GuestInsn, is_too_long};
 use crate::fault::Signal;
 use crate::guest::refused;
 use crate::hint::{Roaming, is_counted};
@@ -30,6 +30,9 @@ pub(super) enum Next {
     In(u64),
     /// Leave the engine.
     Exit(Exit),
+    /// Leave it for the sensitive instruction here: the exit in all cases but few, which is made where it is returned,
+    /// since its copies wait for each other.
+    Callout,
 }
 
 impl Translator {
@@ -91,7 +94,7 @@ impl Translator {
             SiteKind::Callout => {
                 self.counters.callouts += 1;
                 *rip = at;
-                self.callout(cpu, at)
+                Next::Callout
             }
             SiteKind::Kick | SiteKind::Indirect => Next::Again(at),
             SiteKind::Window => {
@@ -113,7 +116,7 @@ impl Translator {
                 // Too long, or at the end of what can be fetched: the fetch decides which fault it is.
                 let fault = match self.fetch_instruction(cpu, at) {
                     Err(fault) => fault,
-                    Ok(code) if is_too_long(&code, self.mode) => Exception::gp(0),
+                    Ok(code) if is_too_long(&code.to_vec(), self.mode) => Exception::gp(0),
                     Ok(_) => Exception::UD,
                 };
                 Next::Exit(Exit::Exception(fault))
@@ -276,16 +279,17 @@ impl Translator {
         }
     }
 
-    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Next {
+    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Exit {
         let code = match self.fetch_instruction(cpu, rip) {
             Ok(code) => code,
-            Err(fault) => return Next::Exit(Exit::Exception(fault)),
+            Err(fault) => return Exit::Exception(fault),
         };
-        let insn = self.cache.decode_one(&code, rip, self.mode);
-        let Some((instruction, Some(routine))) = insn.map(|i| (i.instruction, i.routine)) else {
-            return Next::Exit(Exit::Exception(Exception::UD));
-        };
-        Next::Exit(Exit::Sensitive(Insn { instruction, routine }))
+        match self.cache.decode_one(&code, rip, self.mode) {
+            Some(GuestInsn { instruction, routine: Some(routine), .. }) => {
+                Exit::Sensitive(Insn { instruction, routine })
+            }
+            _ => Exit::Exception(Exception::UD),
+        }
     }
 
     pub(super) fn fpu_trap(&mut self, cpu: &CpuState, rip: u64) -> Exit {

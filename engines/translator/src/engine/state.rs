@@ -14,11 +14,15 @@ use crate::xsave;
 impl Translator {
     /// Takes the vCPU's state over.
     pub(super) fn load(&mut self, cpu: &mut CpuState) {
-        self.user = cpu.cpl() == 3;
         self.paging = paging_of(cpu, self.options.physical_bits);
         self.watch.follow(cpu);
         self.mode = self.watch.mode(ModeWord::of(cpu));
-        let xsave = GuestXsave { xcr0: cpu.xcr0.bits(), size: xsave::area_size(cpu.xcr0) };
+        self.user = self.mode.view() == VIEW_USER;
+        let xcr0 = cpu.xcr0.bits();
+        let xsave = match self.cache.xsave {
+            known if known.xcr0 == xcr0 => known,
+            _ => GuestXsave { xcr0, size: xsave::area_size(cpu.xcr0) },
+        };
         let base = if self.mode.is_long() { 0 } else { cpu.segments[1].base };
         let syscall = cpu.efer.contains(Efer::SCE | Efer::LMA).then_some(SyscallTarget {
             rip: cpu.msrs.lstar,
@@ -58,7 +62,10 @@ impl Translator {
         for (n, segment) in cpu.segments.iter().enumerate() {
             context.base[n] = segment.base;
             context.selector[n] = u64::from(segment.selector);
-            (context.readable[n], context.writable[n]) = limits(segment, mode);
+            // Code of 64-bit mode asks for none.
+            if !mode.is_long() {
+                (context.readable[n], context.writable[n]) = limits(segment, mode);
+            }
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! The instruction runs natively with its memory operand pointing at a buffer. What it reads is put there
 //! before, what it wrote is taken from there after. So devices, straddled pages, pages that hold translated
-//! code and masked accesses need no second implementation of any instruction.
+//! code and masked accesses need no second implementation of any instruction; MOV has one because it is so common.
 
+use iced_x86::{Mnemonic, OpKind, Register};
 use vcpu::{CpuState, Mmio};
 use x86::Exception;
 
@@ -12,7 +13,9 @@ use super::linear::{Access, Target};
 use crate::block::Range;
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
+use crate::fetch::Code;
 use crate::lower::access_size;
+use crate::regs::is_high_byte;
 
 const PAGE: u64 = 4096;
 
@@ -20,7 +23,7 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Bounce {
     insn: GuestInsn,
-    code: Vec<u8>,
+    code: Code,
     access: Access,
     pages: [Option<Target>; 2],
     /// Offset of the operand from the first bounce page; negative in the leading guard.
@@ -46,7 +49,7 @@ struct Fragment {
 
 impl Translator {
     /// Begins to execute `insn` through the buffer.
-    pub(super) fn bounce(&mut self, cpu: &CpuState, insn: GuestInsn, code: Vec<u8>, access: Access) -> Slow {
+    pub(super) fn bounce(&mut self, cpu: &CpuState, insn: GuestInsn, code: Code, access: Access) -> Slow {
         let pages = match self.pages(access) {
             Ok(pages) => pages,
             Err(fault) if decides_itself(&insn) => match self.pages_for_masked(access, fault) {
@@ -80,7 +83,7 @@ impl Translator {
         &mut self,
         cpu: &CpuState,
         insn: GuestInsn,
-        code: Vec<u8>,
+        code: Code,
         refused: Exception,
     ) -> Slow {
         if !decides_itself(&insn) {
@@ -120,8 +123,11 @@ impl Translator {
     /// Reads from RAM what the operand holds; devices follow one by one.
     fn fill_buffer(&mut self, bounce: &Bounce) {
         for (offset, len, target) in bounce.parts() {
+            if target.host.is_none() {
+                continue;
+            }
             let mut bytes = vec![0; len];
-            if target.host.is_some() && self.guest.ram.read(target.physical, &mut bytes).is_ok() {
+            if self.guest.ram.read(target.physical, &mut bytes).is_ok() {
                 let at = (bounce.at + offset as i64) as usize;
                 self.cache.region.bounce()[at..at + len].copy_from_slice(&bytes);
             }
@@ -141,16 +147,10 @@ impl Translator {
     }
 
     fn execute_bounce(&mut self, cpu: &CpuState, bounce: Bounce) -> Slow {
-        let buffer = self.cache.region.layout().bounce().wrapping_add_signed(bounce.at);
-        let Some(entry) = self.cache.bounce(&bounce.insn, self.mode, &bounce.code, buffer) else {
-            return Slow::Unsupported;
-        };
-        let (gpr, flags) = (self.cache.region.context().gpr, self.cache.region.context().flags);
-        if let Some(signal) = self.enter_bounce(entry) {
-            // What stood in for registers of the guest's.
-            let context = self.cache.region.context();
-            (context.gpr, context.flags) = (gpr, flags);
-            return self.bounce_fault(cpu, &bounce, signal, buffer);
+        if !self.moves(&bounce)
+            && let Err(slow) = self.execute_natively(cpu, &bounce)
+        {
+            return slow;
         }
         if bounce.access.direction.writes() {
             self.write_back(&bounce);
@@ -158,6 +158,48 @@ impl Translator {
         } else {
             Slow::Done(bounce.insn.instruction.next_ip())
         }
+    }
+
+    /// Has the processor execute the instruction on the buffer.
+    fn execute_natively(&mut self, cpu: &CpuState, bounce: &Bounce) -> Result<(), Slow> {
+        let buffer = self.cache.region.layout().bounce().wrapping_add_signed(bounce.at);
+        let code = bounce.code.to_vec();
+        let entry = self.cache.bounce(&bounce.insn, self.mode, &code, buffer).ok_or(Slow::Unsupported)?;
+        let (gpr, flags) = (self.cache.region.context().gpr, self.cache.region.context().flags);
+        let Some(signal) = self.enter_bounce(entry) else { return Ok(()) };
+        // What stood in for registers of the guest's.
+        let context = self.cache.region.context();
+        (context.gpr, context.flags) = (gpr, flags);
+        Err(self.bounce_fault(cpu, bounce, signal, buffer))
+    }
+
+    /// The one instruction that has a second implementation, since drivers access devices by it: MOV between memory and a
+    /// general register or a constant. `false` if it is another, or the operand is not all there.
+    fn moves(&mut self, bounce: &Bounce) -> bool {
+        let i = &bounce.insn.instruction;
+        let is_whole = |register: Register| register.is_gpr() && !is_high_byte(register);
+        let (Ok(at), size) = (usize::try_from(bounce.at), bounce.access.size as usize) else { return false };
+        if i.mnemonic() != Mnemonic::Mov || !matches!(size, 1 | 2 | 4 | 8) {
+            return false;
+        }
+        let operand = at..at + size;
+        match (i.op0_kind(), i.op1_kind()) {
+            (OpKind::Register, OpKind::Memory) if is_whole(i.op0_register()) => {
+                let mut value = [0; 8];
+                value[..size].copy_from_slice(&self.cache.region.bounce()[operand]);
+                self.set_register(i.op0_register(), u64::from_le_bytes(value));
+            }
+            (OpKind::Memory, OpKind::Register) if is_whole(i.op1_register()) => {
+                let value = self.register(i.op1_register());
+                self.cache.region.bounce()[operand].copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            (OpKind::Memory, kind) if kind != OpKind::Register => {
+                let value = i.immediate(1);
+                self.cache.region.bounce()[operand].copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn bounce_fault(
