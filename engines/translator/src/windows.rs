@@ -39,13 +39,13 @@ const NOTICED: u8 = 6;
 const MOST_PAGES: usize = 20_000;
 /// Most of the guest's page tables that anything of is in windows; each takes 8 KiB here.
 const MOST_TABLES: usize = 2048;
-/// How often all windows may be given up for want of room before there are none any more.
-const PATIENCE: u8 = 4;
 /// How many pages of a window may go or change by flushes, if it has not more than half as many, before it is closed: a page that is
 /// mapped again and again costs more than it brings.
 const MOST_CHURN: usize = 256;
 /// For how many cycles of the time-stamp counter it stays closed then: some tenths of a second.
 const REST: u64 = 1 << 29;
+/// For how many there are none at all when there was no room for those that were wanted: a few seconds.
+const LONG_REST: u64 = 1 << 33;
 /// The last page of a window is never mapped, so that no access reaches into the next window.
 const LAST: u64 = GIGABYTE - PAGE;
 
@@ -146,7 +146,8 @@ pub struct Windows {
     epoch: u64,
     pages: usize,
     tables: usize,
-    patience: u8,
+    /// When there may be windows again, by the time-stamp counter.
+    rests_until: u64,
     tally: Tally,
 }
 
@@ -164,7 +165,7 @@ impl Windows {
             epoch: 1,
             pages: 0,
             tables: 0,
-            patience: PATIENCE,
+            rests_until: 0,
             tally: Tally::default(),
         }
     }
@@ -249,11 +250,11 @@ impl Windows {
         }
         let times = self.noticed.entry((paging.cr3, linear / AROUND)).or_default();
         *times += 1;
-        let often = *times >= NOTICED;
-        if often {
-            *times = 0;
+        if *times < NOTICED {
+            return Noticed::Seldom;
         }
-        if often { Noticed::Often } else { Noticed::Seldom }
+        *times = 0;
+        Noticed::Often
     }
 
     fn rests(&self, paging: &PagingContext, linear: u64) -> bool {
@@ -264,9 +265,9 @@ impl Windows {
 
     fn may_open(&self, paging: &PagingContext, linear: u64) -> bool {
         self.reservation.is_some()
-            && self.patience > 0
             && matches!(paging.mode, PagingMode::FourLevel | PagingMode::FiveLevel)
             && linear & (GIGABYTE - 1) < LAST
+            && host::cpu::rdtsc() >= self.rests_until
     }
 
     /// The place, and one, of the window in which this page is mapped, for writing too if it may be written; 0 if in none.
@@ -343,8 +344,8 @@ impl Windows {
         }
     }
 
-    /// Makes room for another page and window: at first gives up those of other address spaces. If that is not enough all,
-    /// and in the end all hope. `false` if hints and TLB entries may know of windows that are gone.
+    /// Makes room for another page and window: gives up those of other address spaces, and if that is not enough all, for a
+    /// while. `false` if hints and TLB entries may know of windows that are gone.
     pub fn make_room(&mut self, region: &mut Region) -> bool {
         let is_full = |list: &[Option<Window>]| list.iter().all(Option::is_some);
         let has_room = |windows: &Self| windows.pages < MOST_PAGES && windows.tables < MOST_TABLES;
@@ -359,9 +360,14 @@ impl Windows {
         if self.pages < MOST_PAGES / 4 * 3 && self.tables < MOST_TABLES / 4 * 3 && !is_full(&self.list) {
             return true;
         }
-        self.patience = self.patience.saturating_sub(1);
+        self.rest();
         self.clear(region);
         false
+    }
+
+    /// Opens none for a while.
+    fn rest(&mut self) {
+        self.rests_until = host::cpu::rdtsc() + LONG_REST;
     }
 
     /// Gives up one.

@@ -93,7 +93,7 @@ impl Windows {
         let place = place_of(n, start);
         if reservation.place_memfd(place, bytes as usize, guest.ram.memfd(), offset, protection).is_err() {
             // No more mappings for this process.
-            self.patience = 0;
+            self.rest();
             return false;
         }
         self.tally.mapped += 1;
@@ -183,7 +183,7 @@ impl Windows {
         {
             // The host is out of memory, since this takes mappings and does not make any. The guest may find what it had there,
             // which is its own; nothing more is mapped.
-            self.patience = 0;
+            self.rest();
         }
     }
 }
