@@ -7,23 +7,23 @@ use std::sync::Arc;
 use iced_x86::Encoder;
 use vcpu::{DebugPoints, HostCode};
 
-use crate::Windowing;
 use crate::access::Accesses;
 use crate::block::{Block, BlockId, Group, Key, LinkState, Place, Range, Sites};
 use crate::cells::Cells;
+use crate::code::Code;
 use crate::context::{ContextField, PAGE_SLOTS, VIEWS};
 use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
-use crate::fetch::Code;
 use crate::flags;
 use crate::guest::Guest;
-use crate::hint::Hints;
+use crate::hint::{Hints, Windowing};
 use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::refill;
 use crate::region::Region;
 use crate::tlb::Tlb;
-use crate::trampoline::{self, Crossings, XsaveFeatures};
+use crate::trampoline::{self, Crossings};
+use crate::xsave::XsaveFeatures;
 
 mod anchors;
 mod breakpoints;

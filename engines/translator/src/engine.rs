@@ -15,6 +15,7 @@ use crate::cache::{Cache, NoBlock, Source};
 use crate::fault::{self, Running, Signal};
 use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
+use crate::hint::Windowing;
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::region::{KickWord, Region};
 use crate::slow::{Answers, Pending, Progress};
@@ -39,17 +40,6 @@ pub struct Options {
     pub physical_bits: u8,
     /// Which pages of ring 3's are mapped into windows.
     pub windows: Windowing,
-}
-
-/// Which pages of ring 3's are mapped into windows, where the host's page tables find them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Windowing {
-    /// Those that are used much.
-    #[default]
-    Hot,
-    /// All, when they are used first, and half of the accesses look for the window themselves: slow, but it leaves nothing
-    /// out of a test.
-    All,
 }
 
 impl Default for Options {

@@ -10,7 +10,7 @@ use vcpu::Kick;
 use x86::paging::PageTables;
 
 use crate::block::Range;
-use crate::fetch::Code;
+use crate::code::Code;
 use crate::region::KickWord;
 
 /// Writes to translated code by anyone but the guest's own stores, until the engine comes to drop the blocks.

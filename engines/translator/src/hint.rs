@@ -11,10 +11,20 @@
 
 use std::collections::HashMap;
 
-use crate::Windowing;
 use crate::context::VIEWS;
 use crate::hint_table::{BUDGET, HINTS, HintId};
 use crate::mode::{VIEW_USER, View};
+
+/// Which pages of ring 3's are mapped into windows, where the host's page tables find them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Windowing {
+    /// Those that are used much.
+    #[default]
+    Hot,
+    /// All, when they are used first, and half of the accesses look for the window themselves: slow, but it leaves nothing
+    /// out of a test.
+    All,
+}
 
 /// How much may be accessed behind an address that a hint lets pass. In ring 3 the hint itself says how far it reaches, so that
 /// those who share one must want the same of it.

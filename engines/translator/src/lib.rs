@@ -19,6 +19,7 @@ mod access;
 mod block;
 mod cache;
 mod cells;
+mod code;
 mod context;
 mod decode;
 mod emit;
@@ -47,7 +48,8 @@ mod vectors;
 mod windows;
 mod xsave;
 
-pub use engine::{Options, Translator, Windowing};
+pub use engine::{Options, Translator};
+pub use hint::Windowing;
 
 /// Whether a sensitive instruction is done inside translated code while a vCPU is in this state, for tools that
 /// tell what becomes of code. Some of its forms may leave to the monitor all the same.

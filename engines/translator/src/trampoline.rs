@@ -10,6 +10,7 @@ use crate::context::{
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::regs::SPILLED;
 use crate::vectors;
+use crate::xsave::XsaveFeatures;
 
 /// Addresses of the crossings.
 #[derive(Clone, Copy, Debug)]
@@ -23,19 +24,6 @@ pub struct Crossings {
     /// Where guest code is entered that a signal stopped in the middle of an instruction's code, to go on there:
     /// `Context::put` has what was in the spilled registers, `Context::onward` where.
     pub again: u64,
-}
-
-/// What the host's processor and system let XSAVE manage, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct XsaveFeatures {
-    /// Components saved and restored.
-    pub mask: u64,
-    /// XSAVEOPT exists.
-    pub optimised: bool,
-    /// Where each component is in the standard format.
-    pub offsets: [u32; 8],
-    /// KMOVQ exists.
-    pub wide_masks: bool,
 }
 
 /// Emits both crossings.

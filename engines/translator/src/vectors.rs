@@ -6,7 +6,7 @@
 use iced_x86::{Code, Encoder, IcedError, Instruction, MemoryOperand, Register};
 
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
-use crate::trampoline::XsaveFeatures;
+use crate::xsave::XsaveFeatures;
 
 /// Offset of the bits that say which components an area holds. The others are in their initial state: zero.
 const XSTATE_BV: i32 = 512;

@@ -5,8 +5,6 @@ use std::sync::OnceLock;
 use vcpu::{CpuState, FpuState};
 use x86::Xcr0;
 
-use crate::trampoline::XsaveFeatures;
-
 /// Components whose registers guest code may use.
 const OFFERED: Xcr0 = Xcr0::X87.union(Xcr0::SSE).union(Xcr0::AVX).union(Xcr0::AVX512);
 
@@ -31,6 +29,19 @@ fn components() -> &'static [(u32, u32); 8] {
 pub fn area_size(xcr0: Xcr0) -> u32 {
     let used = components().iter().enumerate().filter(|(n, _)| xcr0.bits() >> n & 1 != 0);
     used.map(|(_, (offset, size))| offset + size).max().unwrap_or(0).max(576)
+}
+
+/// What the host's processor and system let XSAVE manage, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct XsaveFeatures {
+    /// Components saved and restored.
+    pub mask: u64,
+    /// XSAVEOPT exists.
+    pub optimised: bool,
+    /// Where each component is in the standard format.
+    pub offsets: [u32; 8],
+    /// KMOVQ exists.
+    pub wide_masks: bool,
 }
 
 /// What the crossings save and restore.

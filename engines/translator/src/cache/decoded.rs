@@ -3,8 +3,8 @@
 //! An exit reads the instruction's bytes anew, as it must: what counts is what is there now. If they are those of the
 //! last time, then so is what they mean. So nothing has to be forgotten here, whatever becomes of blocks or mappings.
 
+use crate::code::Code;
 use crate::decode::GuestInsn;
-use crate::fetch::Code;
 use crate::mode::ModeWord;
 
 const ENTRIES: usize = 256;

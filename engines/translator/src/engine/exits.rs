@@ -8,13 +8,12 @@ use x86::register::gpr;
 use x86::{Exception, Rflags, Vector};
 
 use super::Translator;
-use crate::Windowing;
 use crate::block::{Block, BlockId, EXIT_FAULT, EXIT_MISS, Site, SiteKind};
 use crate::cache::Cache;
 use crate::decode::{GuestInsn, is_too_long};
 use crate::fault::Signal;
 use crate::guest::refused;
-use crate::hint::{Roaming, is_counted};
+use crate::hint::{Roaming, Windowing, is_counted};
 use crate::hint_table::HintId;
 use crate::mode::VIEW_USER;
 use crate::slow::{Pending, Slow};

@@ -11,9 +11,9 @@ use x86::Exception;
 use super::Slow;
 use super::linear::{Access, Target};
 use crate::block::Range;
+use crate::code::Code;
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
-use crate::fetch::Code;
 use crate::lower::access_size;
 use crate::regs::is_high_byte;
 
