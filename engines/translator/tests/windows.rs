@@ -141,6 +141,29 @@ fn what_is_flushed_is_seen() {
     }
 }
 
+/// A table that is again as it was before a page of it was mapped.
+#[test]
+fn a_page_that_came_and_went_between_two_looks() {
+    let mut bench = ring3(Windowing::All);
+    map(&bench, 1, frame(1), ACCESSED | DIRTY);
+    bench.load(|a| {
+        a.mov(rax, qword_ptr(VIRTUAL + 0x1000)).unwrap();
+        a.mov(rbx, qword_ptr(VIRTUAL + 0x2000)).unwrap();
+    });
+    // The first page is mapped, and the table compared.
+    for _ in 0..2 {
+        bench.engine.invalidate(Invalidation::AddressSpace);
+        (bench.cpu.rip, bench.cpu.gpr[RSP]) = (CODE, STACK);
+        assert_eq!(bench.fault(), Exception::page_fault(VIRTUAL + 0x2000, 4));
+    }
+    map(&bench, 2, frame(2), ACCESSED | DIRTY);
+    again(&mut bench);
+    bench.ram.write_u64(TABLE + 2 * 8, 0).unwrap();
+    bench.engine.invalidate(Invalidation::AddressSpace);
+    (bench.cpu.rip, bench.cpu.gpr[RSP]) = (CODE, STACK);
+    assert_eq!(bench.fault(), Exception::page_fault(VIRTUAL + 0x2000, 4));
+}
+
 /// Rights that end, in the entry and in the tables above it.
 #[test]
 fn rights_that_end_are_seen() {

@@ -17,15 +17,36 @@ pub struct Table {
     /// entry is in.
     at: u64,
     rights: u64,
-    /// The entries of those pages that are mapped, as they were then; 0 for the others. That of a large page is the first.
+    /// The guest's table: of pages that are mapped the entries by which they are, so that one that is the same as a whole has
+    /// changed none of them; of the others as they were when it was last compared. That of a large page is the first.
     entries: Box<[u64; ENTRIES]>,
     large: bool,
-    /// How many there are.
-    mapped: usize,
-    /// The guest's table as it was when it was last compared.
-    seen: Box<[u8; 8 * ENTRIES]>,
+    /// Which of them are mapped.
+    mapped: Bits,
     /// Pages of 4 KiB that are mapped for writing.
-    writable: [u64; ENTRIES / 64],
+    writable: Bits,
+}
+
+/// A bit for each entry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bits([u64; ENTRIES / 64]);
+
+impl Bits {
+    fn get(&self, n: usize) -> bool {
+        self.0[n / 64] >> (n % 64) & 1 != 0
+    }
+
+    fn set(&mut self, n: usize, value: bool) {
+        self.0[n / 64] = self.0[n / 64] & !(1 << (n % 64)) | u64::from(value) << (n % 64);
+    }
+
+    fn set_all(&mut self, value: bool) {
+        self.0 = [if value { u64::MAX } else { 0 }; ENTRIES / 64];
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
 }
 
 /// What was mapped.
@@ -42,9 +63,8 @@ impl Table {
     /// Nothing is mapped yet of the 2 MiB around an address.
     pub fn new(linear: u64) -> Self {
         let start = linear & !(LARGE - 1);
-        let (entries, writable) = (Box::new([0; ENTRIES]), [0; ENTRIES / 64]);
-        let seen = Box::new([0; 8 * ENTRIES]);
-        Self { start, at: 0, rights: 0, entries, large: false, mapped: 0, seen, writable }
+        let (mapped, writable) = (Bits::default(), Bits::default());
+        Self { start, at: 0, rights: 0, entries: Box::new([0; ENTRIES]), large: false, mapped, writable }
     }
 
     /// Whether it is about this address.
@@ -59,16 +79,15 @@ impl Table {
 
     /// Whether a page is mapped, and if so for writing.
     pub fn mapped(&self, linear: u64) -> Option<bool> {
-        let n = index(linear);
-        (self.entries[self.place(linear)] != 0).then(|| self.writable[n / 64] >> (n % 64) & 1 != 0)
+        self.mapped.get(self.place(linear)).then(|| self.writable.get(index(linear)))
     }
 
-    /// Whether a page is mapped by this very entry.
+    /// Whether a page that is mapped is by this very entry.
     pub fn has(&self, linear: u64, entry: PageEntry) -> bool {
         self.is_of(entry) && self.entries[self.place(linear)] == entry.value
     }
 
-    /// Whether a page of 4 KiB is mapped by an entry that says the same but for rights and marks.
+    /// Whether a page of 4 KiB that is mapped is by an entry that says the same but for rights and marks.
     pub fn differs_in_rights(&self, linear: u64, entry: PageEntry) -> bool {
         self.is_of(entry) && !self.large && (self.entries[index(linear)] ^ entry.value) & ADDRESS == 0
     }
@@ -83,37 +102,37 @@ impl Table {
         self.large = entry.large;
         (self.at, self.rights) = (entry.address & !0xfff, entry.rights);
         let n = self.place(linear);
-        self.mapped += usize::from(self.entries[n] == 0);
+        self.mapped.set(n, true);
         self.entries[n] = entry.value;
         match self.large {
-            true => self.writable = [if writable { u64::MAX } else { 0 }; ENTRIES / 64],
+            true => self.writable.set_all(writable),
             false => self.set_writable(linear, writable),
         }
     }
 
     /// Whether a page is mapped for writing.
     pub fn set_writable(&mut self, linear: u64, writable: bool) {
-        let n = index(linear);
-        self.writable[n / 64] = self.writable[n / 64] & !(1 << (n % 64)) | u64::from(writable) << (n % 64);
+        self.writable.set(index(linear), writable);
     }
 
     /// A page is not mapped any more; what was.
     pub fn take(&mut self, linear: u64) -> Option<Piece> {
         let n = self.place(linear);
-        let entry = std::mem::take(&mut self.entries[n]);
-        self.mapped -= usize::from(entry != 0);
+        let was_mapped = self.mapped.get(n);
+        self.mapped.set(n, false);
         let (mask, bytes) = if self.large { (LARGE - 1, LARGE) } else { (PAGE - 1, PAGE) };
-        (entry != 0).then_some(Piece { linear: linear & !mask, bytes, physical: entry & ADDRESS & !mask })
+        let physical = self.entries[n] & ADDRESS & !mask;
+        was_mapped.then_some(Piece { linear: linear & !mask, bytes, physical })
     }
 
     /// Linear addresses of what is mapped.
     pub fn all(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..ENTRIES).filter(|n| self.entries[*n] != 0).map(|n| self.start + n as u64 * PAGE)
+        (0..ENTRIES).filter(|n| self.mapped.get(*n)).map(|n| self.start + n as u64 * PAGE)
     }
 
     /// How many pages are mapped.
     pub fn len(&self) -> usize {
-        self.mapped
+        self.mapped.count()
     }
 
     /// Linear addresses of what the guest's tables do not have as it is mapped.
@@ -127,13 +146,22 @@ impl Table {
         if self.large {
             return if now.value == self.entries[0] { Vec::new() } else { vec![first] };
         }
-        if bytes == *self.seen {
+        let (words, _) = bytes.as_chunks();
+        let changes = |n: usize| u64::from_le_bytes(words[n]) ^ self.entries[n];
+        // All are compared before any is looked at: most times they are the same.
+        if (0..ENTRIES).fold(0, |differ, n| differ | changes(n)) == 0 {
             return Vec::new();
         }
-        *self.seen = bytes;
-        let entry =
-            |linear: u64| bytes[index(linear) * 8..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-        self.all().filter(|linear| entry(*linear) != Some(self.entries[index(*linear)])).collect()
+        let mut stale = Vec::new();
+        for (n, word) in words.iter().enumerate() {
+            let now = u64::from_le_bytes(*word);
+            if !self.mapped.get(n) {
+                self.entries[n] = now;
+            } else if now != self.entries[n] {
+                stale.push(self.start + n as u64 * PAGE);
+            }
+        }
+        stale
     }
 }
 
