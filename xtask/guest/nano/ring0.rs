@@ -7,18 +7,26 @@ use crate::handlers::{COUNTS, Count};
 global_asm!(
     r#"
     .text
-    .macro begin0
-    mov rsi, rdi
+    .macro clock0
     rdtsc
     shl rdx, 32
     lea r8, [rax + rdx]
     .endm
 
-    .macro finish0
+    .macro elapsed0
     rdtsc
     shl rdx, 32
     add rax, rdx
     sub rax, r8
+    .endm
+
+    .macro begin0
+    mov rsi, rdi
+    clock0
+    .endm
+
+    .macro finish0
+    elapsed0
     ret
     .endm
 
@@ -65,17 +73,12 @@ r0_cr3:
 r0_pte:
     push rbx
     mov rbx, r8
-    rdtsc
-    shl rdx, 32
-    lea r8, [rax + rdx]
+    clock0
 2:  mov [rsi], rcx
     xchg rcx, rbx
     dec rdi
     jnz 2b
-    rdtsc
-    shl rdx, 32
-    add rax, rdx
-    sub rax, r8
+    elapsed0
     pop rbx
     ret
 
@@ -88,19 +91,14 @@ r0_remap:
     mov rbp, rdx
     mov r12, r8
     xor ebx, ebx
-    rdtsc
-    shl rdx, 32
-    lea r8, [rax + rdx]
+    clock0
 2:  mov [rsi], rcx
     invlpg [rbp]
     add rbx, [rbp]
     xchg rcx, r12
     dec rdi
     jnz 2b
-    rdtsc
-    shl rdx, 32
-    add rax, rdx
-    sub rax, r8
+    elapsed0
     add [r9], rbx
     pop r12
     pop rbp
