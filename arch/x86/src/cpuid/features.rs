@@ -68,6 +68,8 @@ const MOOT: Offer = Emulated;
 /// The same on Intel: the reasons stand in [`crate::msr::arch_capabilities`]. It says that IBRS may stay on, so there is IBRS; and Linux
 /// asks for a bit that turns branch history off before it believes BHI_NO.
 const MOOT_INTEL: Offer = EmulatedBy(Vendor::Intel);
+/// The same in a leaf that Intel's processors have too, without these bits in it.
+const MOOT_AMD: Offer = EmulatedBy(Vendor::Amd);
 const NO_VMX: Offer = Hidden("the guest gets no VMX or SVM of its own yet");
 const NO_SMM: Offer = Hidden("there is no system-management mode");
 const NO_DEBUG_STORE: Offer = Hidden("branch and event tracing belong to the host");
@@ -337,10 +339,10 @@ pub static FEATURES: &[Feature] = &[
     at(0x8000_0008, Ebx, 23, "PPIN", Hidden("a serial number tells hosts apart")),
     at(0x8000_0008, Ebx, 24, "SSBD", NO_SPEC),
     at(0x8000_0008, Ebx, 25, "SsbdVirtSpecCtrl", NO_SPEC),
-    at(0x8000_0008, Ebx, 26, "SsbdNotRequired", Native),
+    at(0x8000_0008, Ebx, 26, "SsbdNotRequired", MOOT_AMD),
     at(0x8000_0008, Ebx, 27, "CPPC", NO_POWER),
     at(0x8000_0008, Ebx, 28, "PSFD", NO_SPEC),
-    at(0x8000_0008, Ebx, 29, "BTC_NO", Native),
+    at(0x8000_0008, Ebx, 29, "BTC_NO", MOOT_AMD),
     at(0x8000_0008, Ebx, 30, "IBPB_RET", NO_SPEC),
     at(0x8000_0021, Eax, 0, "NoNestedDataBp", Native),
     at(0x8000_0021, Eax, 2, "LFenceAlwaysSerializing", Native),
