@@ -152,6 +152,8 @@ pub struct Context {
     pub readable: [u64; 6],
     /// The same for writes.
     pub writable: [u64; 6],
+    /// CR0 to CR4, which generated code only reads.
+    pub control: [u64; 5],
     /// Added to the host's time-stamp counter.
     pub tsc_offset: u64,
     /// Where [`crate::trampoline`] enters.
@@ -212,6 +214,7 @@ pub enum ContextField {
     Base(u8),
     Readable(u8),
     Writable(u8),
+    Control(u8),
     TscOffset,
     EnterTarget,
     ExitIndex,
@@ -254,6 +257,7 @@ impl ContextField {
             Self::Base(i) => array(offset_of!(Context, base), i),
             Self::Readable(i) => array(offset_of!(Context, readable), i),
             Self::Writable(i) => array(offset_of!(Context, writable), i),
+            Self::Control(i) => array(offset_of!(Context, control), i),
             Self::TscOffset => offset_of!(Context, tsc_offset),
             Self::EnterTarget => offset_of!(Context, enter_target),
             Self::ExitIndex => offset_of!(Context, exit_index),

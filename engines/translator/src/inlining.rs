@@ -1,7 +1,7 @@
 //! Which sensitive instructions are done in generated code: the policy, which decoding and lowering share. How
 //! they are done is in [`crate::lower`].
 
-use iced_x86::{Code, Instruction, OpKind};
+use iced_x86::{Code, Instruction, OpKind, Register};
 use x86::classify::Routine;
 
 use crate::mode::{ModeWord, VIEW_USER};
@@ -19,6 +19,12 @@ pub fn inlines(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
         Routine::Pushf => mode.is_ring0() && mode.is_long(),
         Routine::Xsave | Routine::Xrstor => !mode.no_avx(),
         Routine::Rdtsc | Routine::Rdtscp => !mode.traps_tsc(),
+        Routine::Rdfsbase | Routine::Rdgsbase | Routine::Wrfsbase | Routine::Wrgsbase => mode.reaches_bases(),
+        Routine::MovFromCr => {
+            let kept =
+                matches!(i.op1_register(), Register::CR0 | Register::CR2 | Register::CR3 | Register::CR4);
+            mode.is_ring0() && mode.is_long() && kept
+        }
         Routine::MovFromSegment => i.op0_kind() == OpKind::Register,
         Routine::Stac | Routine::Clac | Routine::Swapgs => mode.is_ring0() && mode.is_long(),
         Routine::Syscall => mode.is_long() && !mode.is_ring0() && mode.view() == VIEW_USER,

@@ -28,6 +28,7 @@ const TASK_SWITCHED: u32 = 1 << 20;
 const SMAP: u32 = 1 << 21;
 const TSD: u32 = 1 << 22;
 const PASS: u32 = 1 << 23;
+const BASES: u32 = 1 << 24;
 
 /// The view of rings 0 to 2.
 pub const VIEW_KERNEL: View = 0;
@@ -53,6 +54,7 @@ impl ModeWord {
         set(RING0, cpl == 0);
         set(SMAP, cpu.cr4.contains(Cr4::SMAP));
         set(TSD, cpu.cr4.contains(Cr4::TSD));
+        set(BASES, mode == Mode::Long64 && cpu.cr4.contains(Cr4::FSGSBASE));
         if mode != Mode::Long64 {
             set(STACK_BIG, cpu.segment(SegmentRegister::Ss).has(Segment::BIG));
             for (i, segment) in cpu.segments.iter().enumerate() {
@@ -114,6 +116,11 @@ impl ModeWord {
     /// RDTSC traps.
     pub fn traps_tsc(self) -> bool {
         self.0 & TSD != 0 && !self.is_ring0()
+    }
+
+    /// 64-bit mode, and CR4.FSGSBASE lets code of any ring read and write the bases of FS and GS.
+    pub fn reaches_bases(self) -> bool {
+        self.0 & BASES != 0
     }
 
     /// The operating mode.

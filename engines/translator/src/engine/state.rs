@@ -57,6 +57,7 @@ impl Translator {
         context.ring_change = 0;
         context.kernel_gs_base = cpu.msrs.kernel_gs_base;
         context.tsc_aux = cpu.msrs.tsc_aux;
+        context.control = [cpu.cr0.bits(), 0, cpu.cr2, cpu.cr3, cpu.cr4.bits()];
         context.tsc_offset = cpu.tsc_offset;
         context.fpu = cpu.fpu.area.as_mut_ptr() as u64;
         for (n, segment) in cpu.segments.iter().enumerate() {
@@ -76,7 +77,9 @@ impl Translator {
         cpu.rflags = self.rflags();
         let context = self.cache.region.context();
         cpu.msrs.kernel_gs_base = context.kernel_gs_base;
-        cpu.segment_mut(SegmentRegister::Gs).base = context.base[SegmentRegister::Gs as usize];
+        for segment in [SegmentRegister::Fs, SegmentRegister::Gs] {
+            cpu.segment_mut(segment).base = context.base[segment as usize];
+        }
         let change = context.ring_change as u32;
         if matches!(change, lower::ENTERED | lower::RETURNED) {
             let (cs, ss) = lower::selectors(cpu.msrs.star, change);

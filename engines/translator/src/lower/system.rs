@@ -1,13 +1,14 @@
 //! Sensitive instructions that are hot enough to be done inline. The interpreter's routine stays the
 //! definition; these are its special cases, chosen by the mode word so that nothing of it is tested at run time.
 
+use x86::SegmentRegister;
 use x86::classify::Routine;
 
 use super::saved::Saved;
 use super::{Lowering, SiteKind, SlowStub};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
-use crate::emit::{Cond, Op, Reg};
+use crate::emit::{Cond, Fixup, Op, Reg};
 use crate::inlining::inlines;
 use crate::lower::stack::Width;
 use crate::regs::{is_spilled, number};
@@ -39,6 +40,11 @@ impl Lowering<'_> {
                 self.read_tsc(insn, routine == Routine::Rdtscp);
                 true
             }
+            Routine::Rdfsbase => self.read_base(insn, SegmentRegister::Fs),
+            Routine::Rdgsbase => self.read_base(insn, SegmentRegister::Gs),
+            Routine::Wrfsbase => self.write_base(insn, SegmentRegister::Fs),
+            Routine::Wrgsbase => self.write_base(insn, SegmentRegister::Gs),
+            Routine::MovFromCr => self.read_control(insn),
             Routine::MovFromSegment => self.move_from_segment(insn),
             Routine::Stac | Routine::Clac => {
                 self.set_access(insn, routine == Routine::Stac);
@@ -98,6 +104,61 @@ impl Lowering<'_> {
         if live {
             self.flags_from_context();
         }
+    }
+
+    /// A field of the context into the first operand, a general register of 4 or 8 bytes; `false` if it is none.
+    fn load_result(&mut self, insn: &GuestInsn, field: F) -> bool {
+        let register = insn.instruction.op0_register();
+        let Some(to) = number(register) else { return false };
+        self.e.op_ctx(Op::Load, register.size() == 8, to, field);
+        if is_spilled(to) {
+            self.e.op_ctx(Op::Store, true, to, F::Gpr(to.0));
+        }
+        true
+    }
+
+    /// MOV from CR0, CR2, CR3 and CR4.
+    fn read_control(&mut self, insn: &GuestInsn) -> bool {
+        self.load_result(insn, F::Control(insn.instruction.op1_register().number() as u8))
+    }
+
+    /// RDFSBASE and RDGSBASE.
+    fn read_base(&mut self, insn: &GuestInsn, segment: SegmentRegister) -> bool {
+        self.load_result(insn, F::Base(segment as u8))
+    }
+
+    /// WRFSBASE and WRGSBASE. An address out of four levels' reach is the routine's.
+    fn write_base(&mut self, insn: &GuestInsn, segment: SegmentRegister) -> bool {
+        let register = insn.instruction.op0_register();
+        let Some(from) = number(register) else { return false };
+        let wide = register.size() == 8;
+        if is_spilled(from) {
+            self.e.op_ctx(Op::Load, wide, Reg::R9, F::Gpr(from.0));
+        } else {
+            self.e.op_reg(Op::Load, wide, Reg::R9, from);
+        }
+        if wide {
+            let saved = self.save_flags(insn.live_before, Reg::R11);
+            let far = self.branch_beyond_four_levels(Reg::R9, Reg::R10);
+            self.restore_flags(saved);
+            self.slow.push(SlowStub {
+                fixups: [Some(far), None],
+                saved,
+                kind: SiteKind::Callout,
+                offset: insn.offset,
+            });
+        }
+        self.e.op_ctx(Op::Store, true, Reg::R9, F::Base(segment as u8));
+        true
+    }
+
+    /// A jump taken if an address is not canonical with page tables of four levels. Flags and `temp` are lost.
+    pub(super) fn branch_beyond_four_levels(&mut self, address: Reg, temp: Reg) -> Fixup {
+        self.e.mov(temp, address);
+        self.e.shift(4, true, temp, 16);
+        self.e.shift(7, true, temp, 16);
+        self.e.op_reg(Op::Cmp, true, temp, address);
+        self.e.jcc(Cond::NotEqual)
     }
 
     /// MOV from a segment register to a general one.

@@ -70,22 +70,20 @@ impl Lowering<'_> {
         self.e.mov(Reg::R11, Reg::RAX);
         self.e.flags_to_ax();
         let saved = Saved::Register(Reg::R11);
-        let leave_if = |this: &mut Self, cond| {
-            let fixup = this.e.jcc(cond);
+        let leave_at = |this: &mut Self, fixup| {
             let kind = SiteKind::Callout;
             let (fixups, offset) = ([Some(fixup), None], insn.offset);
             this.slow.push(SlowStub { fixups, saved, kind, offset });
         };
         self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(Reg::R11.0));
         self.e.test32(Reg::R10, (Rflags::TF | Rflags::AC).bits() as u32);
-        leave_if(self, Cond::NotEqual);
+        let traps = self.e.jcc(Cond::NotEqual);
+        leave_at(self, traps);
         self.e.cmp_ctx8(F::Window, 0);
-        leave_if(self, Cond::NotEqual);
-        self.e.mov(Reg::R9, Reg::RCX);
-        self.e.shift(4, true, Reg::R9, 16);
-        self.e.shift(7, true, Reg::R9, 16);
-        self.e.op_reg(Op::Cmp, true, Reg::R9, Reg::RCX);
-        leave_if(self, Cond::NotEqual);
+        let waits = self.e.jcc(Cond::NotEqual);
+        leave_at(self, waits);
+        let far = self.branch_beyond_four_levels(Reg::RCX, Reg::R9);
+        leave_at(self, far);
         self.e.mov(Reg::RAX, Reg::R11);
         for (flag, field) in [(Rflags::IF, F::InterruptFlag), (Rflags::DF, F::DirectionFlag)] {
             self.e.mov32(Reg::R9, Reg::R10);
