@@ -384,6 +384,17 @@ impl Emitter {
         self.jcc_raw(cond as u8)
     }
 
+    /// `jrcxz rel8`, to be fixed by [`Self::fix_short_here`]; no flag is read or written.
+    pub fn jrcxz(&mut self) -> Fixup {
+        self.bytes(&[0xe3, 0]);
+        Fixup { at: self.code.len() - 1 }
+    }
+
+    /// Points a fixup of one byte at the next byte, at most 127 bytes on.
+    pub fn fix_short_here(&mut self, fixup: Fixup) {
+        self.code[fixup.at] = (self.code.len() - fixup.at - 1) as u8;
+    }
+
     fn fixup(&mut self) -> Fixup {
         let at = self.code.len();
         self.imm32(0);

@@ -7,7 +7,7 @@
 use crate::context::{
     ContextField as F, JUMP_ENTRIES, JUMP_ENTRY_BYTES, TLB_ENTRIES, TLB_ENTRY_SHIFT, VICTIM_ENTRIES,
 };
-use crate::emit::{Cond, Emitter, Mem, Op, Reg};
+use crate::emit::{Cond, Emitter, Fixup, Mem, Op, Reg};
 use crate::regs::SPILLED;
 use crate::vectors;
 use crate::xsave::XsaveFeatures;
@@ -137,16 +137,17 @@ pub fn emit_second_chance(e: &mut Emitter, view: usize, miss: u64) -> u64 {
     let entry = e.here();
     let table = e.layout().victim_table(view);
     emit_slot(e, VICTIM_HASH, VICTIM_ENTRIES);
-    emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32), miss);
+    let other = emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32));
+    e.fix_to(other, miss);
     entry
 }
 
-/// Jumps through a view's table to the block for the guest address in r9. Where it is not there, `second_chance` of the
-/// view is tried. Clobbers r10 and flags.
-pub fn emit_jump_hash(e: &mut Emitter, view: usize, second_chance: u64) {
+/// Jumps through a view's table to the block for the guest address in r9. Gives the jump for where it is not there, which
+/// ought to lead to the view's second chance. Clobbers r10 and flags.
+pub fn emit_jump_hash(e: &mut Emitter, view: usize) -> Fixup {
     let table = e.layout().jump_table(view);
     emit_slot(e, JUMP_HASH, JUMP_ENTRIES);
-    emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32), second_chance);
+    emit_jump_by_entry(e, Mem::at(Reg::R10, table as i32))
 }
 
 /// The offset in a table of the entry for the guest address in r9 into r10.
@@ -157,12 +158,12 @@ fn emit_slot(e: &mut Emitter, factor: u32, entries: usize) {
     e.group1(4, false, Reg::R10, (bytes - JUMP_ENTRY_BYTES) as i32);
 }
 
-/// Jumps where an entry says if it is that of the guest address in r9.
-fn emit_jump_by_entry(e: &mut Emitter, entry: Mem, else_to: u64) {
+/// Jumps where an entry says if it is that of the guest address in r9; gives the jump for where it is not.
+fn emit_jump_by_entry(e: &mut Emitter, entry: Mem) -> Fixup {
     e.op_mem(Op::Cmp, true, Reg::R9, entry);
     let other = e.jcc(Cond::NotEqual);
-    e.fix_to(other, else_to);
     e.jmp_mem(Mem { disp: entry.disp + 8, ..entry });
+    other
 }
 
 /// From a linear address to the offset of its page's entry in a software TLB. Clobbers flags.
@@ -188,9 +189,10 @@ pub fn emit_flags_from_context(e: &mut Emitter) {
     e.mov(Reg::RAX, Reg::R11);
 }
 
-/// Jumps through a view's table to the block for a known guest address, with the flags in the context.
-pub fn emit_jump_to_known(e: &mut Emitter, view: usize, target: u64, second_chance: u64) {
+/// Jumps through a view's table to the block for a known guest address, with the flags in the context. Gives what
+/// [`emit_jump_hash`] gives.
+pub fn emit_jump_to_known(e: &mut Emitter, view: usize, target: u64) -> Fixup {
     e.mov_imm(Reg::R9, target);
     let slot = e.layout().jump_table(view) + (jump_slot(target) * JUMP_ENTRY_BYTES) as u64;
-    emit_jump_by_entry(e, Mem::absolute(slot), second_chance);
+    emit_jump_by_entry(e, Mem::absolute(slot))
 }

@@ -100,13 +100,14 @@ impl Cache {
         self.emitter.restart(stub);
         let second_chance = self.second_chance[view];
         trampoline::emit_flags_to_context(&mut self.emitter);
-        match place {
+        let other = match place {
             Place::Anywhere(slot) => {
                 self.emitter.load_and_add(Reg::R9, ContextField::PageBase(slot), target);
-                trampoline::emit_jump_hash(&mut self.emitter, view, second_chance);
+                trampoline::emit_jump_hash(&mut self.emitter, view)
             }
-            Place::At(_) => trampoline::emit_jump_to_known(&mut self.emitter, view, target, second_chance),
-        }
+            Place::At(_) => trampoline::emit_jump_to_known(&mut self.emitter, view, target),
+        };
+        self.emitter.fix_to(other, second_chance);
         self.region.write_code(self.used, self.emitter.code());
         self.used += self.emitter.code().len();
         stub

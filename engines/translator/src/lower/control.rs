@@ -9,7 +9,7 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 use super::address::segment_of;
 use super::page::Extent;
 use super::stack::Width;
-use super::{FarStub, LinkStub, Lowering, NoLowering, Site, SiteKind};
+use super::{FarStub, LinkStub, Lowering, NoLowering, SiteKind};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
 use crate::emit::{Fixup, Mem, Op, Reg};
@@ -155,7 +155,8 @@ impl Lowering<'_> {
     /// Goes on at a guest rip known here, with the flags in the context.
     pub(super) fn jump_to_known(&mut self, rip: u64) {
         let view = self.frame.mode.view();
-        emit_jump_to_known(self.e, view, rip, self.frame.second_chance[view]);
+        let other = emit_jump_to_known(self.e, view, rip);
+        self.e.fix_to(other, self.frame.second_chance[view]);
     }
 
     /// Goes on at the guest rip in r9, with the flags in the context.
@@ -165,16 +166,21 @@ impl Lowering<'_> {
             return;
         }
         let view = self.frame.mode.view();
-        emit_jump_hash(self.e, view, self.frame.second_chance[view]);
+        let other = emit_jump_hash(self.e, view);
+        self.e.fix_to(other, self.frame.second_chance[view]);
     }
 
     /// Goes on at the guest rip in r9. Should nothing be able to be there, this instruction is at fault.
     fn jump_indirect(&mut self, insn: &GuestInsn) {
         self.flags_to_context();
-        let site = Site { kind: SiteKind::Indirect, block: self.frame.block, offset: insn.offset };
-        let source = self.sites.add(site);
-        self.e.mov_imm(Reg::R11, source.into());
-        self.jump_by_r9();
+        let source = self.site(SiteKind::Indirect, insn.offset);
+        if self.frame.mode.steps() {
+            self.e.mov_imm(Reg::R11, source.into());
+            self.e.jmp_to(self.frame.miss);
+            return;
+        }
+        let other = emit_jump_hash(self.e, self.frame.mode.view());
+        self.elsewhere = Some((other, source));
     }
 
     /// The target of an indirect jump or call into r9.

@@ -27,11 +27,11 @@ pub use special::{fpu_exception, masks_components};
 pub use transition::{ENTERED, RETURNED, selectors};
 
 use crate::access::{Accesses, Operands};
-use crate::block::{BlockId, EXIT_BOUNCED, Site, SiteKind, Sites};
+use crate::block::{BlockId, EXIT_BOUNCED, SiteKind, Sites};
 use crate::cells::Cells;
 use crate::context::{CellId, ContextField as F, PageSlot, VIEWS};
 use crate::decode::{End, GuestInsn, is_amd};
-use crate::emit::{Emitter, Op, Reg};
+use crate::emit::{Emitter, Fixup, Op, Reg};
 use crate::hint::Hints;
 use crate::hint_table::HintId;
 use crate::mode::ModeWord;
@@ -158,12 +158,16 @@ pub(crate) struct Lowering<'a> {
     window_stubs: Vec<WindowStub>,
     link_stubs: Vec<LinkStub>,
     far_stubs: Vec<FarStub>,
+    /// The block's indirect jump, where the jump table holds another block, and its site.
+    elsewhere: Option<(Fixup, u32)>,
     held: Held,
     plan: Plan,
     /// The displacement by which the block has loaded the stack pointer.
     loaded_stack: Option<u64>,
     /// How many instructions have been lowered, this one included.
     count: usize,
+    /// Whether the way in for jumps backwards stands behind the block.
+    checks_behind: bool,
     /// The first instruction from which on flags may be parked.
     parking: Option<usize>,
     /// Whether they are.
@@ -197,7 +201,7 @@ pub fn lower(tools: Tools, frame: Frame, list: &[GuestInsn], end: End, code: &[u
     lowering.out.groups = plan.lowered(list);
     lowering.plan = plan;
     lowering.parking = lowering.parking(list, end);
-    lowering.entries();
+    lowering.entries(lowering.parks_at_once(list));
     for insn in list {
         lowering.instruction(insn);
     }
@@ -231,10 +235,12 @@ impl<'a> Lowering<'a> {
             window_stubs: Vec::new(),
             link_stubs: Vec::new(),
             far_stubs: Vec::new(),
+            elsewhere: None,
             held: Held::default(),
             plan: Plan::default(),
             loaded_stack: None,
             count: 0,
+            checks_behind: false,
             parking: None,
             parked: false,
             out: Lowered::default(),

@@ -4,9 +4,9 @@
 //! there is often a stretch of instructions that leave flags alone, and then a jump through the table, which takes them in
 //! the context anyway: pops and a return, say. There they are *parked* before the first check and stay so.
 
-use iced_x86::FlowControl;
+use iced_x86::{FlowControl, Instruction};
 
-use super::Lowering;
+use super::{Lowering, has_memory};
 use crate::context::ContextField as F;
 use crate::decode::{End, GuestInsn};
 use crate::emit::{Op, Reg};
@@ -63,6 +63,14 @@ impl Lowering<'_> {
         };
         let first = list.iter().rposition(touches).map_or(0, |n| n + 1);
         (first < list.len()).then_some(first)
+    }
+
+    /// Whether to park the flags before the first instruction: nothing touches them, and they have to be put by anyway.
+    pub(super) fn parks_at_once(&self, list: &[GuestInsn]) -> bool {
+        let moves = |i: &Instruction| has_memory(i) || i.stack_pointer_increment() != 0;
+        let jumps = |i: &Instruction| i.flow_control() == FlowControl::IndirectBranch;
+        self.parking == Some(0)
+            && list.iter().any(|insn| moves(&insn.instruction) || jumps(&insn.instruction))
     }
 
     /// Puts the flags by if `live`; they may be in ax then, and rax in `rax_in`.

@@ -36,50 +36,43 @@ pub(super) struct FarStub {
 }
 
 impl Lowering<'_> {
-    /// The two ways in. An indirect jump arrives with the flags in the context. A direct jump backwards arrives with the flags
-    /// in place.
-    pub(super) fn entries(&mut self) {
-        if self.frame.live_in == 0 {
-            // Flags are dead here, so both ways in share one check.
-            self.out.checked = self.e.offset() as u32;
-            self.e.cmp_ctx8(F::Kick, 0);
-            let kicked = self.e.jcc(Cond::NotEqual);
-            self.slow.push(SlowStub {
-                fixups: [Some(kicked), None],
-                saved: Saved::Dead,
-                kind: SiteKind::Kick,
-                offset: 0,
-            });
+    /// The ways in. An indirect jump arrives with the flags in the context, direct jumps with the flags in place; those
+    /// that lead backwards want the check for a kick, too.
+    pub(super) fn entries(&mut self, parks_at_once: bool) {
+        let dead = self.frame.live_in == 0;
+        self.e.cmp_ctx8(F::Kick, 0);
+        let kicked = self.e.jcc(Cond::NotEqual);
+        let (fixups, saved) = ([Some(kicked), None], if dead { Saved::Dead } else { Saved::Context });
+        self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Kick, offset: 0 });
+        if dead {
+            // So all ways in are one.
             self.out.body = self.e.offset() as u32;
+        } else if parks_at_once {
+            // The flags stay where an indirect jump has put them; who comes directly puts them there.
+            let past = self.e.jmp();
+            self.check_for_kick();
+            self.out.body = self.e.offset() as u32;
+            self.flags_to_context();
+            self.e.fix_here(past);
+            self.parked = true;
+            self.out.parked = Some(self.e.offset() as u32);
         } else {
-            self.e.cmp_ctx8(F::Kick, 0);
-            let kicked = self.e.jcc(Cond::NotEqual);
-            let (fixups, saved) = ([Some(kicked), None], Saved::Context);
-            self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Kick, offset: 0 });
-            self.e.mov(Reg::R11, Reg::RAX);
-            self.e.op_ctx(Op::Load, false, Reg::RAX, F::JumpFlags);
-            self.e.flags_from_ax();
-            self.e.mov(Reg::RAX, Reg::R11);
+            self.flags_from_context();
             self.out.body = self.e.offset() as u32;
+            self.checks_behind = true;
         }
     }
 
-    fn checked_entry_with_live_flags(&mut self) {
+    /// The way in for jumps backwards, where the flags matter.
+    fn check_for_kick(&mut self) {
         self.out.checked = self.e.offset() as u32;
-        self.e.mov(Reg::R11, Reg::RAX);
-        self.e.flags_to_ax();
-        self.e.cmp_ctx8(F::Kick, 0);
-        let kicked = self.e.jcc(Cond::NotEqual);
-        self.e.flags_from_ax();
-        self.e.mov(Reg::RAX, Reg::R11);
-        let body = self.e.here() - self.e.offset() as u64 + u64::from(self.out.body);
-        self.e.jmp_to(body);
-        self.slow.push(SlowStub {
-            fixups: [Some(kicked), None],
-            saved: Saved::Register(Reg::R11),
-            kind: SiteKind::Kick,
-            offset: 0,
-        });
+        self.e.mov(Reg::R11, Reg::RCX);
+        self.e.op_ctx(Op::Load, false, Reg::RCX, F::Kick);
+        let calm = self.e.jrcxz();
+        self.e.mov(Reg::RCX, Reg::R11);
+        self.leave(SiteKind::Kick, 0);
+        self.e.fix_short_here(calm);
+        self.e.mov(Reg::RCX, Reg::R11);
     }
 
     /// Everything behind the last instruction: where control goes next, then the stubs off the hot path.
@@ -96,8 +89,15 @@ impl Lowering<'_> {
         }
         self.out.tail = self.e.offset() as u32;
         self.parked = false;
-        if self.frame.live_in != 0 {
-            self.checked_entry_with_live_flags();
+        if self.checks_behind {
+            self.check_for_kick();
+            let body = self.e.here() - self.e.offset() as u64 + u64::from(self.out.body);
+            self.e.jmp_to(body);
+        }
+        if let Some((other, source)) = self.elsewhere.take() {
+            self.e.fix_here(other);
+            self.e.mov_imm(Reg::R11, source.into());
+            self.e.jmp_to(self.frame.second_chance[self.frame.mode.view()]);
         }
         for stub in std::mem::take(&mut self.far_stubs) {
             self.e.fix_here(stub.jump);
