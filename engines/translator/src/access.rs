@@ -84,6 +84,14 @@ impl Accesses {
 
     /// The spilled operands and what happens to the memory operand.
     pub fn of(&mut self, i: &Instruction) -> (Operands, Direction) {
+        // Most have neither, which is soon seen.
+        let matters = |n| match i.op_kind(n) {
+            OpKind::Register => number(i.op_register(n)).is_some_and(is_spilled),
+            kind => kind == OpKind::Memory,
+        };
+        if !(0..i.op_count()).any(matters) {
+            return (Operands::default(), Direction::Read);
+        }
         let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
         let info = self.factory.info_options(i, options);
         let mut operands = Operands::default();

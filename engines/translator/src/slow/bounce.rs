@@ -248,6 +248,14 @@ impl Translator {
         }
     }
 
+    /// The same from the beginning of the bounce pages.
+    pub(super) fn write_bounced(&mut self, physical: u64, len: usize) {
+        let watched = self.guest.watcher.watches(physical);
+        if self.guest.write(physical, &self.cache.region.bounce()[..len]) && watched {
+            self.cache.invalidate(&self.guest, Range { start: physical, len: len as u64 });
+        }
+    }
+
     fn write_devices(&mut self, mut bounce: Bounce, from: u32) -> Slow {
         let next = bounce.insn.instruction.next_ip();
         let Some(offset) = bounce.next_device_byte(from) else {

@@ -140,7 +140,8 @@ impl Translator {
         let bytes = n * width;
         // The lowest byte of a range whose first element is at this address.
         let lowest = |first: u64| if down { first - (bytes - width) } else { first };
-        let data = match from {
+        // By way of the bounce pages, which no element goes through meanwhile.
+        match from {
             Some(from) => {
                 let (Ok([Some(source), _]), Ok([Some(target), _])) = (self.pages(from), self.pages(to))
                 else {
@@ -152,22 +153,22 @@ impl Translator {
                 if ahead != 0 && ahead < bytes {
                     return Ok(0);
                 }
-                let mut data = vec![0; bytes as usize];
-                if self.guest.ram.read(lowest(source), &mut data).is_err() {
+                let buffer = &mut self.cache.region.bounce()[..bytes as usize];
+                if self.guest.ram.read(lowest(source), buffer).is_err() {
                     return Ok(0);
                 }
-                data
             }
             None => {
                 let value = self.cache.region.context().gpr[gpr::RAX].to_le_bytes();
-                value[..form.width as usize].repeat(n as usize)
+                let elements = self.cache.region.bounce()[..bytes as usize].chunks_exact_mut(width as usize);
+                elements.for_each(|element| element.copy_from_slice(&value[..width as usize]));
             }
-        };
+        }
         let Ok([Some(target), _]) = self.pages(to) else { return Ok(0) };
         if target.host.is_none() {
             return Ok(0);
         }
-        self.write_ram(lowest(target.physical), &data);
+        self.write_bounced(lowest(target.physical), bytes as usize);
         let moved = if down { bytes.wrapping_neg() } else { bytes };
         self.set_masked(gpr::RDI, form.address_bits, rdi.wrapping_add(moved));
         if form.kind == Kind::Move {
