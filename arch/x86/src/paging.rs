@@ -262,6 +262,8 @@ pub struct Translation {
     pub user: bool,
     /// The page survives a write of CR3.
     pub global: bool,
+    /// The accessed bit is set.
+    pub accessed: bool,
     /// The dirty bit is set.
     pub dirty: bool,
 }
@@ -390,6 +392,7 @@ fn identity(linear: u64) -> Translation {
         executable: true,
         user: true,
         global: false,
+        accessed: true,
         dirty: true,
     }
 }
@@ -413,6 +416,7 @@ fn finish(
         executable: permitted.2,
         user: rights & US != 0,
         global: context.pge && leaf & G != 0,
+        accessed: leaf & A != 0,
         dirty,
     }
 }

@@ -16,11 +16,13 @@ use crate::decode::{self, End, GuestInsn};
 use crate::emit::{Emitter, Op, Reg};
 use crate::flags;
 use crate::guest::Guest;
+use crate::hash::KeyHasher;
 use crate::hint::{Hints, Windowing};
 use crate::lower::{self, Frame, SyscallTarget, Tools};
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::refill;
 use crate::region::Region;
+use crate::spaces::Spaces;
 use crate::tlb::Tlb;
 use crate::trampoline::{self, Crossings};
 use crate::xsave::XsaveFeatures;
@@ -29,18 +31,18 @@ mod anchors;
 mod breakpoints;
 mod decoded;
 mod drop;
-mod hash;
 mod jumps;
 mod links;
 mod parts;
 mod sources;
 mod view;
+mod ways;
 
 use anchors::{Anchored, Anchors};
 use decoded::Decoded;
-use hash::KeyHasher;
 use jumps::Jumps;
 use sources::{live_at_end, sources_of};
+use ways::Ways;
 
 /// Most host code one block may take; the cache is emptied when less is left.
 const BLOCK_ROOM: usize = 32 << 10;
@@ -103,6 +105,8 @@ pub struct Cache {
     jumps: Jumps,
     cells: Cells,
     anchors: Anchors,
+    /// What is kept of other address spaces.
+    pub spaces: Spaces<Ways>,
     blocks: Vec<Block>,
     by_key: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
     by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
@@ -166,6 +170,7 @@ impl Cache {
             jumps: Jumps::new(miss),
             cells: Cells::default(),
             anchors: Anchors::default(),
+            spaces: Spaces::default(),
             blocks: Vec::new(),
             by_key: HashMap::default(),
             by_page: HashMap::default(),
@@ -201,15 +206,7 @@ impl Cache {
         }
         // Making the tables ready may begin an epoch, which this page has to be anchored in.
         self.prepare_view(mode);
-        let (page, linear) = (physical & !0xfff, rip & !0xfff);
-        match self.anchors.anchor(&mut self.region, page, linear) {
-            Anchored::At(slot) => return Place::Anywhere(slot),
-            Anchored::BoundNow => {
-                self.drop_where(|block| block.key.floats() && block.key.physical & !0xfff == page);
-            }
-            Anchored::Bound => {}
-        }
-        Place::At(rip)
+        self.anchor(physical & !0xfff, rip & !0xfff).unwrap_or(Place::At(rip))
     }
 
     /// Linear address of the page that a block begins in, if it is good at any; see [`Key::rip`].
@@ -240,6 +237,9 @@ impl Cache {
         self.prepare_view(mode);
         if !mode.steps() && !apart {
             self.jumps.insert(&mut self.region, mode.view(), rip, (id, entry));
+            if mode.is_relocatable() {
+                self.note_jump(rip, id);
+            }
         }
     }
 
@@ -258,6 +258,7 @@ impl Cache {
         if view == VIEW_USER {
             self.cells.forget(&mut self.region);
             self.anchors.begin_epoch();
+            self.spaces.forget_current();
         }
     }
 
@@ -457,6 +458,7 @@ impl Cache {
         self.hints.clear();
         self.cells.clear();
         self.anchors.clear();
+        self.spaces.clear();
         self.far_links.clear();
         self.used = self.start;
         self.generation += 1;

@@ -159,12 +159,13 @@ impl Translator {
     /// The run itself; gives the exit, and leaves the rip it happened at.
     fn go(&mut self, cpu: &mut CpuState, rip: &mut u64, mut next: Next) -> Exit {
         loop {
+            let missed = matches!(next, Next::Missed(_));
             let resume = match next {
                 Next::Again(at) => {
                     *rip = at;
                     None
                 }
-                Next::At(at) => {
+                Next::At(at) | Next::Missed(at) => {
                     *rip = at;
                     if self.mode.steps()
                         && let Some(exit) = self.stepped(cpu)
@@ -188,7 +189,7 @@ impl Translator {
                     {
                         return Exit::Exception(fault);
                     }
-                    match self.known(*rip) {
+                    match if missed { None } else { self.known(*rip) } {
                         Some(host) => host,
                         None => match self.block_for(cpu, *rip, false) {
                             Ok(id) => self.enter_block(id, *rip),
@@ -324,6 +325,7 @@ impl Engine for Translator {
                 self.counters.flushes[1] += 1;
                 self.tlb.flush_local(region);
                 self.fetch.flush(false);
+                self.cache.spaces.leave();
                 if self.fetch.take_local_kernel() {
                     self.cache.forget_mappings();
                 } else {
@@ -334,6 +336,8 @@ impl Engine for Translator {
                 self.counters.flushes[2] += 1;
                 self.tlb.flush_all(region);
                 self.fetch.flush(true);
+                // Where code was seen is known no more.
+                self.cache.spaces.clear();
                 self.cache.forget_mappings();
             }
             Invalidation::Code { gpa, len } => {

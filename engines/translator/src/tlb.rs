@@ -5,12 +5,17 @@
 //! whose dirty bit is clear for writes) are never entered. The hints know less than it does: whatever is dropped here
 //! is forgotten there.
 
+mod again;
+
 use crate::context::{TLB_ENTRIES, VIEWS};
 use crate::gigabytes::Gigabytes;
 use crate::mode::{VIEW_USER, View};
 use crate::region::Region;
+use crate::spaces::Spaces;
 use crate::tlb_entry::TlbEntry;
 use crate::windows::{Tables, Wanted, Windows};
+
+use again::Pages;
 
 const WRITTEN_WORDS: usize = (1 << 20) / 64;
 
@@ -39,6 +44,8 @@ pub struct Tlb {
     pub windows: Windows,
     /// Slots filled from pages that are not global, since the last flush.
     local: [Vec<u16>; VIEWS],
+    /// What is known of pages that are not global.
+    spaces: Spaces<Pages>,
     /// What has entries from larger pages: a flush of one page there is one of them all.
     large: Gigabytes,
     /// Bit per guest-physical page number modulo 2^20, that is 4 GiB: entered for writing since the last complete flush.
@@ -52,6 +59,7 @@ impl Tlb {
         let mut tlb = Self {
             windows: Windows::new(),
             local: Default::default(),
+            spaces: Spaces::default(),
             large: Gigabytes::default(),
             written: Box::new([0; WRITTEN_WORDS]),
         };
@@ -81,6 +89,9 @@ impl Tlb {
             if local.len() < TLB_ENTRIES {
                 local.push(slot as u16);
             }
+            if let Some(pages) = self.spaces.current() {
+                pages.note(view, page.linear);
+            }
         }
         if page.writable {
             let (word, bit) = written_bit(page.physical);
@@ -99,6 +110,7 @@ impl Tlb {
             }
             self.local[view].clear();
         }
+        self.spaces.clear();
         self.large.clear();
         self.written.fill(0);
         region.hints().forget_all();
@@ -115,6 +127,7 @@ impl Tlb {
 
     /// Drops what is not global.
     pub fn flush_local(&mut self, region: &mut Region) {
+        self.spaces.leave();
         self.windows.flush(region);
         region.hints().forget_all();
         for view in 0..VIEWS {

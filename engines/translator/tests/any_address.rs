@@ -92,8 +92,14 @@ fn what_depends_on_the_address_is_right_at_each() {
         a.ret().unwrap();
     });
     let mut blocks = Vec::new();
+    let spaces = [bench.cpu.cr3, 0xc000, 0xd000, 0xe000];
+    let mut tables = vec![0; 4096];
+    bench.ram.read(spaces[0], &mut tables).unwrap();
+    spaces[1..].iter().for_each(|top| bench.ram.write(*top, &tables).unwrap());
+    let starts = [(VIRTUAL, 1), (VIRTUAL + 40 * 0x1000, 2), (ELSEWHERE, 1), (FAR, 1)];
     for _ in 0..2 {
-        for (start, n) in [(VIRTUAL, 1), (VIRTUAL + 40 * 0x1000, 2), (ELSEWHERE, 1), (FAR, 1)] {
+        for ((start, n), space) in starts.into_iter().zip(spaces) {
+            bench.cpu.cr3 = space;
             bench.engine.invalidate(Invalidation::AddressSpace);
             let own = DATA + (n << 16);
             let before = bench.ram.read_u64(own + 0x1010).unwrap();

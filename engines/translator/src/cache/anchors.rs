@@ -9,8 +9,8 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use super::hash::KeyHasher;
 use crate::context::{PAGE_SLOTS, PageSlot};
+use crate::hash::KeyHasher;
 use crate::region::Region;
 
 struct Anchor {

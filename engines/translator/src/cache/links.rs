@@ -46,6 +46,7 @@ impl Cache {
                     _ => target.body,
                 };
                 self.cells.fill(&mut self.region, cell, goal);
+                self.note_cell(from, n, to, goal);
             }
             return;
         }

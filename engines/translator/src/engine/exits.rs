@@ -23,6 +23,8 @@ use crate::windows::{Noticed, Tables, Wanted};
 pub(super) enum Next {
     /// At least one instruction is done; go on at this rip.
     At(u64),
+    /// The same, and the jump table does not know it.
+    Missed(u64),
     /// Nothing is done yet; look up this rip.
     Again(u64),
     /// Go on at this host address.
@@ -45,7 +47,7 @@ impl Translator {
                 context.flags = context.jump_flags;
                 let target = context.exit_value;
                 match self.code_linear(cpu, target) {
-                    Ok(_) => Next::At(target),
+                    Ok(_) => Next::Missed(target),
                     Err(fault) => self.jumped_nowhere(cpu, fault, rip),
                 }
             }

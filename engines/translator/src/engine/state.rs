@@ -9,6 +9,7 @@ use crate::cache::GuestXsave;
 use crate::lower::{self, SyscallTarget};
 use crate::mode::{ModeWord, VIEW_KERNEL_AC, VIEW_USER};
 use crate::status;
+use crate::windows::Tables;
 use crate::xsave;
 
 impl Translator {
@@ -45,6 +46,7 @@ impl Translator {
         for sibling in mode.siblings() {
             self.cache.prepare_view(sibling);
         }
+        self.enter_space();
         let context = self.cache.region.context();
         context.gpr = cpu.gpr;
         context.flags = status::to_ax(cpu.rflags);
@@ -68,6 +70,13 @@ impl Translator {
                 (context.readable[n], context.writable[n]) = limits(segment, mode);
             }
         }
+    }
+
+    /// Takes up again what was known of the address space, if it has been left since.
+    fn enter_space(&mut self) {
+        self.cache.enter_space(&self.guest, &self.paging);
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        self.tlb.enter_space(&mut self.cache.region, tables);
     }
 
     /// Gives it back.

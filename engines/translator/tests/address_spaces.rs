@@ -1,0 +1,182 @@
+//! Address spaces that take turns: what was known of one is taken up again when it comes back, as far as its tables still say so.
+
+mod common;
+
+use common::pages::*;
+use common::{Bench, CODE, DATA};
+use iced_x86::code_asm::*;
+use vcpu::{Engine, Exit, Invalidation};
+use x86::register::gpr::*;
+use x86::{Efer, Vector};
+
+/// Tables of the other address space, which has the same identity-mapped gigabyte.
+const OTHER: u64 = 0xc000;
+const OTHER_TABLE: u64 = OTHER + 0x3000;
+/// What each has of its own: two functions and a page of data, at the same addresses.
+const OWN: [u64; 2] = [DATA, DATA + 0x8000];
+const ACCESSED: u64 = 0x20;
+const DIRTY: u64 = 0x40;
+
+/// Two spaces. The program calls a function directly and another through a register, counts in memory, and has what they
+/// return in rax and rcx, what it counts in rdx.
+struct Two(Bench);
+
+impl Two {
+    fn new() -> Self {
+        let mut bench = bench();
+        bench.cpu.efer |= Efer::NXE;
+        bench.ram.write_u64(OTHER, (OTHER + 0x1000) | 7).unwrap();
+        bench.ram.write_u64(OTHER + 0x1000, 0x87).unwrap();
+        bench.ram.write_u64(OTHER + 0x1008, (OTHER + 0x2000) | 7).unwrap();
+        bench.ram.write_u64(OTHER + 0x2000, OTHER_TABLE | 7).unwrap();
+        for (n, own) in OWN.into_iter().enumerate() {
+            function(&bench, own, 10 + n as u32);
+            function(&bench, own + 0x1000, 20 + n as u32);
+            bench.ram.write_u64(own + 0x2000, 100 * n as u64).unwrap();
+            for page in 0..3 {
+                bench.ram.write_u64(Self::entry(n, page), (own + page * 0x1000) | 7).unwrap();
+            }
+        }
+        bench.load(|a| {
+            a.mov(rbx, VIRTUAL + 0x1000).unwrap();
+            a.call(rbx).unwrap();
+            a.mov(rcx, rax).unwrap();
+            a.mov(rbx, VIRTUAL + 0x2000).unwrap();
+            a.inc(qword_ptr(rbx)).unwrap();
+            a.mov(rdx, qword_ptr(rbx)).unwrap();
+            a.call(VIRTUAL).unwrap();
+        });
+        to_ring3(&mut bench);
+        Self(bench)
+    }
+
+    /// Where the entry of a page is in the tables of a space.
+    fn entry(space: usize, page: u64) -> u64 {
+        [TABLE, OTHER_TABLE][space] + page * 8
+    }
+
+    fn switch(&mut self, space: usize) {
+        self.0.cpu.cr3 = [0x8000, OTHER][space];
+        self.0.engine.invalidate(Invalidation::AddressSpace);
+    }
+
+    /// What the functions return and what has been counted.
+    fn visit(&mut self, space: usize) -> [u64; 3] {
+        self.switch(space);
+        again(&mut self.0);
+        [RCX, RAX, RDX].map(|register| self.0.cpu.gpr[register])
+    }
+
+    fn settle(&mut self) {
+        for round in 1..4 {
+            assert_eq!(self.visit(0), [20, 10, round]);
+            assert_eq!(self.visit(1), [21, 11, 100 + round]);
+        }
+    }
+
+    /// Jumps, links and accesses that have needed the engine.
+    fn needed(&self) -> [u64; 3] {
+        let counters = self.0.engine.counters();
+        let of = |name| counters.iter().find(|(what, _)| *what == name).expect("is counted").1;
+        let misses = "accesses that missed the software TLB";
+        ["indirect jumps that found no block", "direct jumps linked", misses].map(of)
+    }
+}
+
+#[test]
+fn what_was_known_is_taken_up_again() {
+    let mut two = Two::new();
+    two.settle();
+    let before = two.needed();
+    for round in 4..20 {
+        assert_eq!(two.visit(0), [20, 10, round]);
+        assert_eq!(two.visit(1), [21, 11, 100 + round]);
+    }
+    assert_eq!(two.needed(), before);
+    // It begins anew now and then, so that what has fallen out of use is not looked up for ever.
+    (20..80)
+        .for_each(|round| assert_eq!((two.visit(0), two.visit(1)), ([20, 10, round], [21, 11, 100 + round])));
+    assert!(two.needed() > before);
+}
+
+#[test]
+fn code_that_is_elsewhere_meanwhile_is_found_there() {
+    for page in 0..2 {
+        let mut two = Two::new();
+        two.settle();
+        function(&two.0, DATA + 0x1_0000, 77);
+        two.0.ram.write_u64(Two::entry(0, page), (DATA + 0x1_0000) | 7).unwrap();
+        let expected = if page == 0 { [20, 77, 4] } else { [77, 10, 4] };
+        assert_eq!(two.visit(0), expected, "page {page}");
+        assert_eq!(two.visit(1), [21, 11, 104]);
+    }
+}
+
+#[test]
+fn code_that_was_written_meanwhile_is_seen() {
+    let mut two = Two::new();
+    two.settle();
+    function(&two.0, OWN[0], 78);
+    function(&two.0, OWN[0] + 0x1000, 79);
+    assert_eq!(two.visit(0), [79, 78, 4]);
+}
+
+#[test]
+fn data_that_is_elsewhere_meanwhile_is_found_there() {
+    let mut two = Two::new();
+    two.settle();
+    two.0.ram.write_u64(DATA + 0x1_0000, 5000).unwrap();
+    two.0.ram.write_u64(Two::entry(0, 2), (DATA + 0x1_0000) | 7).unwrap();
+    assert_eq!(two.visit(0), [20, 10, 5001]);
+    assert_eq!(two.0.ram.read_u64(OWN[0] + 0x2000).unwrap(), 3);
+}
+
+#[test]
+fn what_is_forbidden_meanwhile_faults() {
+    const PRESENT_FETCH: u32 = 0x15;
+    const PRESENT_WRITE: u32 = 7;
+    let own = |page: u64| OWN[0] + page * 0x1000;
+    // Page, its entry then, whether it is fetched or written, and the error code.
+    let cases = [
+        (0, 0, true, 0x14),
+        (0, own(0) | 7 | 1 << 63, true, PRESENT_FETCH),
+        (1, own(1) | 3, true, PRESENT_FETCH),
+        (2, own(2) | 5, false, PRESENT_WRITE),
+        (2, 0, false, 6),
+    ];
+    for (page, entry, fetched, code) in cases {
+        let mut two = Two::new();
+        two.settle();
+        two.0.ram.write_u64(Two::entry(0, page), entry).unwrap();
+        two.switch(0);
+        (two.0.cpu.rip, two.0.cpu.gpr[RSP]) = (CODE, common::STACK);
+        let Exit::Exception(fault) = two.0.exit() else { panic!("{entry:#x} did not fault") };
+        let expected = (Vector::PageFault, Some(code), VIRTUAL + page * 0x1000);
+        assert_eq!((fault.vector, fault.error_code, fault.detail), expected, "{entry:#x}");
+        assert_eq!(two.0.cpu.rip == expected.2, fetched);
+    }
+}
+
+#[test]
+fn marks_that_were_cleared_meanwhile_are_made_again() {
+    let mut two = Two::new();
+    two.settle();
+    for page in 0..3 {
+        two.0.ram.write_u64(Two::entry(0, page), (OWN[0] + page * 0x1000) | 7).unwrap();
+    }
+    // Nothing is marked that is not used.
+    two.switch(0);
+    two.0.cpu.rip = CODE;
+    two.0.load(|a| a.nop().unwrap());
+    again(&mut two.0);
+    let marks = |two: &Two, page| two.0.ram.read_u64(Two::entry(0, page)).unwrap() & (ACCESSED | DIRTY);
+    assert_eq!([0, 1, 2].map(|page| marks(&two, page)), [0; 3]);
+
+    let mut two = Two::new();
+    two.settle();
+    for page in 0..3 {
+        two.0.ram.write_u64(Two::entry(0, page), (OWN[0] + page * 0x1000) | 7).unwrap();
+    }
+    assert_eq!(two.visit(0), [20, 10, 4]);
+    assert_eq!([0, 1, 2].map(|page| marks(&two, page)), [ACCESSED, ACCESSED, ACCESSED | DIRTY]);
+}
