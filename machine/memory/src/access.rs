@@ -17,47 +17,63 @@ struct Unaligned<T>(T);
 /// takes a hundred cycles before it moves anything.
 const SHORT: usize = 64;
 
-/// Reads `buffer.len()` bytes from `host`, words of 8 first.
+/// Reads `buffer.len()` bytes from `host`, words of 8 first, and what is left in as few accesses as there can be: a
+/// value of 2, 4 or 8 bytes is never seen half-written.
 ///
 /// # Safety
 /// So many bytes there are mapped.
 #[inline]
 unsafe fn read_short(host: NonNull<u8>, buffer: &mut [u8]) {
     let mut from = host.as_ptr();
-    let mut words = buffer.chunks_exact_mut(8);
-    for word in &mut words {
-        // SAFETY: the caller's; the packed type has alignment 1.
-        let value = unsafe { from.cast::<Unaligned<u64>>().read_volatile() }.0;
-        word.copy_from_slice(&value.to_ne_bytes());
-        // SAFETY: at most the end of the range.
-        from = unsafe { from.add(8) };
+    /// Reads into words of one width.
+    macro_rules! words {
+        ($words:expr, $int:ty) => {
+            for word in $words {
+                // SAFETY: the caller's; the packed type has alignment 1.
+                let value = unsafe { from.cast::<Unaligned<$int>>().read_volatile() }.0;
+                *word = value.to_ne_bytes();
+                // SAFETY: at most the end of the range.
+                from = unsafe { from.add(size_of::<$int>()) };
+            }
+        };
     }
-    for byte in words.into_remainder() {
-        // SAFETY: as above.
-        (*byte, from) = unsafe { (from.read_volatile(), from.add(1)) };
-    }
+    let (words, rest) = buffer.as_chunks_mut();
+    words!(words, u64);
+    let (words, rest) = rest.as_chunks_mut();
+    words!(words, u32);
+    let (words, rest) = rest.as_chunks_mut();
+    words!(words, u16);
+    let (words, _) = rest.as_chunks_mut();
+    words!(words, u8);
 }
 
-/// Writes `bytes` to `host`, words of 8 first.
+/// Writes `bytes` to `host`, in the same steps.
 ///
 /// # Safety
 /// So many bytes there are mapped.
 #[inline]
 unsafe fn write_short(host: NonNull<u8>, bytes: &[u8]) {
     let mut to = host.as_ptr();
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        // SAFETY: the caller's; the packed type has alignment 1.
-        unsafe { to.cast::<Unaligned<u64>>().write_volatile(Unaligned(u64::from_ne_bytes(*word))) };
-        // SAFETY: at most the end of the range.
-        to = unsafe { to.add(8) };
+    /// Writes words of one width.
+    macro_rules! words {
+        ($words:expr, $int:ty) => {
+            for word in $words {
+                let value = Unaligned(<$int>::from_ne_bytes(*word));
+                // SAFETY: the caller's; the packed type has alignment 1.
+                unsafe { to.cast::<Unaligned<$int>>().write_volatile(value) };
+                // SAFETY: at most the end of the range.
+                to = unsafe { to.add(size_of::<$int>()) };
+            }
+        };
     }
-    for byte in rest {
-        // SAFETY: as above.
-        unsafe { to.write_volatile(*byte) };
-        // SAFETY: as above.
-        to = unsafe { to.add(1) };
-    }
+    let (words, rest) = bytes.as_chunks();
+    words!(words, u64);
+    let (words, rest) = rest.as_chunks();
+    words!(words, u32);
+    let (words, rest) = rest.as_chunks();
+    words!(words, u16);
+    let (words, _) = rest.as_chunks();
+    words!(words, u8);
 }
 
 /// Generates the accessors of one width.
@@ -111,7 +127,7 @@ macro_rules! accessors {
 ///
 /// The locked instruction itself is used, because it takes any alignment, which Rust's atomics do not.
 macro_rules! compare_exchange {
-    ($name:ident, $int:ty, $instruction:literal, $accumulator:tt) => {
+    ($name:ident, $int:ty, $instruction:literal, $class:ident, $accumulator:tt) => {
         #[doc = concat!("Replaces the `", stringify!($int), "` at `gpa` by `new` if it equals `current`, in one")]
         /// indivisible step, at any alignment. The inner result is as that of
         /// [`AtomicU64::compare_exchange`]: the old value, `Err` if it differed.
@@ -125,7 +141,7 @@ macro_rules! compare_exchange {
                 std::arch::asm!(
                     $instruction,
                     host = in(reg) host.as_ptr(),
-                    new = in(reg) new,
+                    new = in($class) new,
                     inout($accumulator) seen,
                     options(nostack),
                 );
@@ -145,8 +161,78 @@ impl GuestRam {
     accessors!(read_u32, write_u32, u32, AtomicU32);
     accessors!(read_u64, write_u64, u64, AtomicU64);
 
-    compare_exchange!(compare_exchange_u32, u32, "lock cmpxchg dword ptr [{host}], {new:e}", "eax");
-    compare_exchange!(compare_exchange_u64, u64, "lock cmpxchg qword ptr [{host}], {new}", "rax");
+    compare_exchange!(compare_exchange_u8, u8, "lock cmpxchg byte ptr [{host}], {new}", reg_byte, "al");
+    compare_exchange!(compare_exchange_u16, u16, "lock cmpxchg word ptr [{host}], {new:x}", reg, "ax");
+    compare_exchange!(compare_exchange_u32, u32, "lock cmpxchg dword ptr [{host}], {new:e}", reg, "eax");
+    compare_exchange!(compare_exchange_u64, u64, "lock cmpxchg qword ptr [{host}], {new}", reg, "rax");
+
+    /// The same for 16 bytes, which have to be aligned: `None` if they are not, or the processor cannot.
+    fn compare_exchange_u128(
+        &self,
+        gpa: u64,
+        current: u128,
+        new: u128,
+    ) -> Result<Option<Result<u128, u128>>, OutOfRange> {
+        let (region, offset, host) = self.find(gpa, 16).ok_or(OutOfRange { gpa, len: 16 })?;
+        if !gpa.is_multiple_of(16) || !std::arch::is_x86_feature_detected!("cmpxchg16b") {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (current as u64, (current >> 64) as u64);
+        // SAFETY: `find` checked the range, which is aligned as regions are; the instruction touches no other memory. The
+        // compiler keeps rbx for itself, so it is put back.
+        unsafe {
+            std::arch::asm!(
+                "xchg rbx, rsi",
+                "lock cmpxchg16b xmmword ptr [rdi]",
+                "mov rbx, rsi",
+                in("rdi") host.as_ptr(),
+                inout("rsi") new as u64 => _,
+                in("rcx") (new >> 64) as u64,
+                inout("rax") low,
+                inout("rdx") high,
+                options(nostack),
+            );
+        }
+        let seen = u128::from(high) << 64 | u128::from(low);
+        if seen != current {
+            return Ok(Some(Err(seen)));
+        }
+        self.tracking().written_locked(region, offset, 16);
+        Ok(Some(Ok(seen)))
+    }
+
+    /// Replaces the bytes at `gpa` by `new` if they are `current`, in one indivisible step; whether they were. There are 1, 2,
+    /// 4 or 8 of them at any alignment, or 16 that are aligned; `None` for other numbers.
+    pub fn compare_exchange(&self, gpa: u64, current: &[u8], new: &[u8]) -> Result<Option<bool>, OutOfRange> {
+        fn as_int<const N: usize>(bytes: &[u8]) -> [u8; N] {
+            let mut all = [0; N];
+            all[..bytes.len().min(N)].copy_from_slice(&bytes[..bytes.len().min(N)]);
+            all
+        }
+        macro_rules! exchanged {
+            ($name:ident, $int:ty) => {{
+                let (current, new) = (as_int(current), as_int(new));
+                let done = self.$name(gpa, <$int>::from_le_bytes(current), <$int>::from_le_bytes(new))?;
+                Ok(Some(done.is_ok()))
+            }};
+        }
+        match (current.len(), new.len()) {
+            (1, 1) => exchanged!(compare_exchange_u8, u8),
+            (2, 2) => exchanged!(compare_exchange_u16, u16),
+            (4, 4) => exchanged!(compare_exchange_u32, u32),
+            (8, 8) => exchanged!(compare_exchange_u64, u64),
+            (16, 16) => {
+                let (current, new) = (as_int(current), as_int(new));
+                let done = self.compare_exchange_u128(
+                    gpa,
+                    u128::from_le_bytes(current),
+                    u128::from_le_bytes(new),
+                )?;
+                Ok(done.map(|done| done.is_ok()))
+            }
+            _ => Ok(None),
+        }
+    }
 
     /// Fills `buffer` from `gpa` on. On an error the buffer's contents are unspecified.
     pub fn read(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), OutOfRange> {

@@ -6,7 +6,10 @@
 //!   so that a write racing with the harvest is in the copy or in the next round, or in both;
 //! - watch: an engine sets the watch *before* it reads the code it translates, a writer looks at the watch
 //!   *after* it wrote. With a full fence between the two steps on both sides at least one of them sees the
-//!   other's, so no translation of stale bytes goes unreported.
+//!   other's, so no translation of stale bytes goes unreported;
+//! - writers: an engine that lets guest code write a page past this crate says so *before* it looks at the watch; one that
+//!   is about to translate from the page watches it *before* it looks for writers. At least one of them sees the other's
+//!   here, too. What they do then is theirs: the one does not let it, or the other has it stopped.
 #![allow(unsafe_code)] // Zeroed tables of atomics, allocated lazily.
 
 use std::fmt;
@@ -38,6 +41,7 @@ struct RegionTracking {
     gpa: u64,
     pages: usize,
     watched: Box<[AtomicU64]>,
+    writers: Box<[AtomicU64]>,
     dirty: Box<[AtomicU64]>,
 }
 
@@ -54,7 +58,8 @@ impl Tracking {
         let regions = regions.iter().map(|&(gpa, len)| {
             // The caller maps regions of this length, so the numbers fit.
             let pages = (len / PAGE_SIZE) as usize;
-            RegionTracking { gpa, pages, watched: zeroed(pages), dirty: zeroed(pages.div_ceil(64)) }
+            let (watched, writers, dirty) = (zeroed(pages), zeroed(pages), zeroed(pages.div_ceil(64)));
+            RegionTracking { gpa, pages, watched, writers, dirty }
         });
         Self {
             regions: regions.collect(),
@@ -229,6 +234,42 @@ impl Watcher {
         })
     }
 
+    /// Which bit of [`Self::writers`] is its own.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Its owner wants to write the page that holds `gpa` past this crate, unreported, from now on: `false` if that may not
+    /// be, because somebody watches it or there is no RAM.
+    pub fn admit_writer(&self, gpa: u64) -> bool {
+        let Some((region, page)) = self.tracking.region_of(gpa) else {
+            return false;
+        };
+        let (watched, writers, bit) = (&region.watched[page], &region.writers[page], 1 << self.slot);
+        if watched.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // Who has said so before has been seen by whoever has begun to watch since, and will be told.
+        writers.load(Ordering::Relaxed) & bit != 0
+            || writers.fetch_or(bit, Ordering::SeqCst) & bit != 0
+            || watched.load(Ordering::SeqCst) == 0
+    }
+
+    /// Its owner writes that page no more but through this crate.
+    pub fn dismiss_writer(&self, gpa: u64) {
+        if let Some((region, page)) = self.tracking.region_of(gpa) {
+            region.writers[page].fetch_and(!(1 << self.slot), Ordering::SeqCst);
+        }
+    }
+
+    /// Whose owners may write that page past this crate, a bit for each watcher: asked after [`Self::watch`]. There may be
+    /// more than do.
+    pub fn writers(&self, gpa: u64) -> u64 {
+        self.tracking
+            .region_of(gpa)
+            .map_or(0, |(region, page)| region.writers[page].load(Ordering::SeqCst))
+    }
+
     /// Ends all watches of this watcher.
     pub fn unwatch_all(&self) {
         let bit = 1u64 << self.slot;
@@ -244,6 +285,12 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.unwatch_all();
+        let bit = 1u64 << self.slot;
+        for mask in self.tracking.regions.iter().flat_map(|region| &region.writers) {
+            if mask.load(Ordering::Relaxed) & bit != 0 {
+                mask.fetch_and(!bit, Ordering::SeqCst);
+            }
+        }
         self.tracking.sinks.write().unwrap_or_else(PoisonError::into_inner)[self.slot] = None;
     }
 }

@@ -315,3 +315,72 @@ fn dma_to_nowhere_reads_ones_and_writes_nothing() {
     assert!(dma.read(0x100, &mut buffer));
     assert_eq!(buffer, [0; 8]);
 }
+
+#[test]
+fn a_watch_and_a_writer_see_each_other() {
+    let ram = three_regions();
+    let boxes: [Arc<Mailbox>; 2] = Default::default();
+    let [first, second] = [0, 1].map(|n| ram.watcher(boxes[n].clone()).unwrap());
+    assert!(first.admit_writer(0x1000) && first.admit_writer(0x1fff) && second.admit_writer(0x1000));
+    assert!(!first.admit_writer(0x5_0000), "there is no RAM to write");
+    assert!(first.watch(0x1234));
+    assert_eq!(first.writers(0x1000), 1 << first.slot() | 1 << second.slot());
+    assert!(!second.admit_writer(0x1000), "it is watched now");
+    assert!(second.admit_writer(0x2000), "and only this page is");
+    second.dismiss_writer(0x1000);
+    first.dismiss_writer(0x1000);
+    assert_eq!((first.writers(0x1000), first.writers(0x2000)), (0, 1 << second.slot()));
+    first.unwatch(0x1000);
+    assert!(second.admit_writer(0x1000), "nobody watches it any more");
+    drop(second);
+    assert_eq!((first.writers(0x1000), first.writers(0x2000)), (0, 0), "a dropped watcher leaves nothing behind");
+}
+
+/// Exchanges at every width and alignment; only one of two that expect the same succeeds.
+#[test]
+fn exchanges_of_any_width() {
+    let ram = three_regions();
+    let mailbox = Arc::new(Mailbox::default());
+    let watcher = ram.watcher(mailbox.clone()).unwrap();
+    watcher.watch(0x2000);
+    for (len, at) in [(1, 0x2003), (2, 0x2fff), (4, 0x2001), (8, 0x203d), (16, 0x2040)] {
+        ram.write(at, &vec![7; len + 1]).unwrap();
+        mailbox.drain();
+        let (old, new): (Vec<u8>, Vec<u8>) = (vec![7; len], (1..=len as u8).collect());
+        assert_eq!(ram.compare_exchange(at, &old, &new), Ok(Some(true)), "{len}");
+        assert_eq!(mailbox.drain().first().map(|(gpa, _)| *gpa), Some(at), "{len}");
+        assert_eq!(ram.compare_exchange(at, &old, &new), Ok(Some(false)), "{len}");
+        assert_eq!(mailbox.drain(), []);
+        let mut now = vec![0; len + 1];
+        ram.read(at, &mut now).unwrap();
+        assert_eq!((&now[..len], now[len]), (&new[..], 7), "{len}");
+    }
+    assert_eq!(ram.compare_exchange(0x2000, &[0; 3], &[0; 3]), Ok(None));
+    assert_eq!(ram.compare_exchange(0x2048, &[0; 16], &[0; 16]), Ok(None), "not aligned");
+    assert!(ram.compare_exchange(0x1_fffd, &[0; 8], &[0; 8]).is_err());
+}
+
+/// What one thread writes in one access another never sees by halves.
+#[test]
+fn values_are_not_torn() {
+    let ram = three_regions();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..200_000_u64 {
+                let byte = n as u8;
+                for (at, len) in [(0x1000, 2), (0x1010, 4), (0x1020, 8)] {
+                    ram.write(at, &[byte; 8][..len]).unwrap();
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        while !done.load(std::sync::atomic::Ordering::Acquire) {
+            for (at, len) in [(0x1000, 2), (0x1010, 4), (0x1020, 8)] {
+                let mut bytes = [0; 8];
+                ram.read(at, &mut bytes[..len]).unwrap();
+                assert!(bytes[..len].iter().all(|byte| *byte == bytes[0]), "{len}: {bytes:x?}");
+            }
+        }
+    });
+}
