@@ -203,6 +203,8 @@ pub enum SiteKind {
     Link(u16),
     /// A kick was seen; nothing of the instruction has run.
     Kick,
+    /// PAUSE, where it leaves guest code.
+    Pause,
     /// #UD.
     Invalid,
     /// A debugger's breakpoint; the instruction has not run.

@@ -93,6 +93,8 @@ pub struct Cache {
     pub xsave: GuestXsave,
     /// Where SYSCALL leads, if it is enabled.
     pub syscall: Option<SyscallTarget>,
+    /// Whether PAUSE leaves guest code.
+    pub pauses: bool,
     /// Where a debugger wants guest code to be left.
     points: Arc<DebugPoints>,
     miss: u64,
@@ -159,6 +161,7 @@ impl Cache {
             sites: Sites::default(),
             xsave: GuestXsave { xcr0: 1, size: 576 },
             syscall: None,
+            pauses: false,
             points: Arc::default(),
             miss,
             second_chance,
@@ -321,7 +324,9 @@ impl Cache {
         for physical in pages.into_iter().flatten() {
             let page = physical & !0xfff;
             if !guest.watcher.watches(page) {
-                if !guest.watcher.watch(page) {
+                let region = &mut self.region;
+                let withdraw = |guest: &Guest, page| tlb.withdraw(region, guest, page);
+                if !guest.watch(page, withdraw) {
                     return Err(NoBlock::NoMemory);
                 }
                 tlb.protect_physical(&mut self.region, page);
@@ -367,6 +372,7 @@ impl Cache {
             xcr0: self.xsave.xcr0,
             xsave_size: self.xsave.size,
             syscall: self.syscall,
+            pauses: self.pauses,
             miss: self.miss,
             second_chance: self.second_chance,
             apart: source.key.apart,
@@ -484,6 +490,7 @@ impl Cache {
             xcr0: self.xsave.xcr0,
             xsave_size: self.xsave.size,
             syscall: None,
+            pauses: false,
             miss: self.miss,
             second_chance: self.second_chance,
             apart: true,

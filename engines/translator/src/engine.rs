@@ -17,6 +17,7 @@ use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
 use crate::hint::Windowing;
 use crate::mode::{ModeWord, VIEW_USER};
+use crate::peers::{News, Peers};
 use crate::region::{KickWord, Region};
 use crate::slow::{Answers, Pending, Progress};
 use crate::tlb::Tlb;
@@ -24,10 +25,12 @@ use crate::windows::Tables;
 use crate::{sample, xsave};
 
 mod exits;
+mod pause;
 mod state;
 mod watch;
 
 use exits::{Next, unsupported};
+use pause::Spin;
 use state::paging_of;
 use watch::Watch;
 
@@ -69,6 +72,7 @@ pub struct Translator {
     /// The block that ran last, for going on in its middle, and the cache generation it belongs to.
     last: Option<(BlockId, u64)>,
     code_base: u64,
+    spin: Spin,
     counters: Counters,
 }
 
@@ -88,17 +92,24 @@ struct Counters {
 }
 
 impl Translator {
-    /// An engine for a vCPU of a machine with this RAM.
+    /// An engine for the vCPU of a machine with this RAM.
     pub fn new(ram: GuestRam, options: Options) -> Result<Self, EngineError> {
+        Self::among(&Peers::new(1), ram, options)
+    }
+
+    /// An engine for one of several.
+    pub fn among(peers: &Arc<Peers>, ram: GuestRam, options: Options) -> Result<Self, EngineError> {
         host::fault::install_fault_handler(fault::handle)
             .map_err(host_refused("installing a signal handler"))?;
         let xsave = xsave::host_features();
         let region = Region::new(options.cache_bytes)
             .map_err(host_refused("reserving the translation cache below 2 GiB"))?;
         let kick = Arc::new(KickWord::new(&region));
-        let guest = Guest::new(ram, kick.clone()).map_err(|e| refused("watching guest memory", e))?;
+        let guest =
+            Guest::new(ram, kick.clone(), peers.clone()).map_err(|e| refused("watching guest memory", e))?;
         let mut cache = Cache::new(region, xsave, options.windows);
-        let tlb = Tlb::new(&mut cache.region);
+        cache.pauses = !peers.is_alone();
+        let tlb = Tlb::new(&mut cache.region, peers.count());
         cache.region.context().host_mxcsr = 0x1f80;
         let reset = CpuState::reset();
         Ok(Self {
@@ -117,6 +128,7 @@ impl Translator {
             answers: Answers::default(),
             last: None,
             code_base: 0,
+            spin: Spin::default(),
             counters: Counters::default(),
         })
     }
@@ -150,9 +162,26 @@ impl Translator {
         }
     }
 
-    fn drain_mailbox(&mut self) {
-        for written in self.guest.mailbox.take() {
+    /// Sees to what others have done, and want.
+    fn read_mailbox(&mut self) {
+        let Some((news, number)) = self.guest.mailbox.take() else { return };
+        self.withdraw(&news);
+        for written in news.written {
             self.cache.invalidate(&self.guest, written);
+        }
+        if news.all_written {
+            self.cache.clear(&self.guest);
+        }
+        self.guest.mailbox.answer(number);
+    }
+
+    /// Lets guest code write pages no more that others translate.
+    fn withdraw(&mut self, news: &News) {
+        for page in &news.withdrawn {
+            self.tlb.withdraw(&mut self.cache.region, &self.guest, Some(*page));
+        }
+        if news.all_withdrawn {
+            self.tlb.withdraw(&mut self.cache.region, &self.guest, None);
         }
     }
 
@@ -176,7 +205,13 @@ impl Translator {
                 }
                 Next::In(host) => Some(host),
                 Next::Exit(exit) => return exit,
-                Next::Callout => return self.callout(cpu, *rip),
+                Next::Callout => match self.callout(cpu, *rip) {
+                    Some(exit) => return exit,
+                    None => {
+                        next = self.changed(*rip);
+                        continue;
+                    }
+                },
             };
             let host = match resume {
                 Some(host) => host,
@@ -282,8 +317,12 @@ impl Engine for Translator {
             // An instruction that is stepped goes on.
             Entry::Complete(_) => {}
         }
+        let is_alone = self.guest.peers.is_alone();
+        if !is_alone {
+            self.guest.mailbox.arrive();
+        }
         self.load(cpu);
-        self.drain_mailbox();
+        self.read_mailbox();
         let mut rip = cpu.rip;
         let next = match (entry, self.pending.take()) {
             (Entry::Complete(value), Some(pending)) => {
@@ -299,6 +338,9 @@ impl Engine for Translator {
         let exit = self.go(cpu, &mut rip, next);
         self.store(cpu, rip);
         fault::set_running(None);
+        if !is_alone {
+            self.guest.mailbox.depart();
+        }
         exit
     }
 
@@ -385,6 +427,7 @@ impl Engine for Translator {
             ("pages mapped into windows", windows.mapped),
             ("pages taken out of windows", windows.unmapped),
             ("accesses to what is not mapped in a window", windows.faults),
+            ("times a guest that waits gave its processor away", self.spin.yields),
             ("flushes of a page", flushes[0]),
             ("flushes of an address space", flushes[1]),
             ("flushes of all pages", flushes[2]),

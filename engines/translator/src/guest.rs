@@ -1,59 +1,14 @@
 //! Guest memory as the translator uses it: page walks, code bytes, and the watch on pages it has translated.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use host::HostError;
-use memory::{GuestRam, WatchSink, Watcher};
-use vcpu::Kick;
+use memory::{GuestRam, Watcher};
 use x86::paging::PageTables;
 
-use crate::block::Range;
 use crate::code::Code;
+use crate::peers::{Mailbox, Peers, writing};
 use crate::region::KickWord;
-
-/// Writes to translated code by anyone but the guest's own stores, until the engine comes to drop the blocks.
-pub struct Mailbox {
-    written: Mutex<Vec<Range>>,
-    /// Whether there is anything, so that the engine need not take the lock at each of its runs.
-    waits: AtomicBool,
-    kick: Arc<KickWord>,
-}
-
-impl Mailbox {
-    /// Takes what has come.
-    pub fn take(&self) -> Vec<Range> {
-        if !self.waits.load(Ordering::Acquire) {
-            return Vec::new();
-        }
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        // Changed with the lock held only, so that it agrees with the list.
-        self.waits.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *written)
-    }
-}
-
-thread_local! {
-    /// The mailbox of the engine that is writing on this thread: it drops its own blocks at once.
-    static WRITER: Cell<*const Mailbox> = const { Cell::new(std::ptr::null()) };
-}
-
-impl WatchSink for Mailbox {
-    fn written(&self, gpa: u64, len: usize) {
-        if std::ptr::eq(WRITER.get(), self) {
-            return;
-        }
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        // A device may write the same buffer over and over before the vCPU looks: one note will do.
-        if written.last() != Some(&Range { start: gpa, len: len as u64 }) {
-            written.push(Range { start: gpa, len: len as u64 });
-        }
-        self.waits.store(true, Ordering::Release);
-        drop(written);
-        self.kick.kick();
-    }
-}
 
 /// Guest-physical memory, as one vCPU's translator holds it.
 pub struct Guest {
@@ -63,14 +18,52 @@ pub struct Guest {
     pub watcher: Watcher,
     /// Where others' writes to them are noted.
     pub mailbox: Arc<Mailbox>,
+    /// The others.
+    pub peers: Arc<Peers>,
 }
 
 impl Guest {
     /// Registers a watcher for one engine.
-    pub fn new(ram: GuestRam, kick: Arc<KickWord>) -> Result<Self, memory::WatchError> {
-        let mailbox = Arc::new(Mailbox { written: Mutex::new(Vec::new()), waits: false.into(), kick });
+    pub fn new(ram: GuestRam, kick: Arc<KickWord>, peers: Arc<Peers>) -> Result<Self, memory::WatchError> {
+        let mailbox = Arc::new(Mailbox::new(kick));
         let watcher = ram.watcher(mailbox.clone())?;
-        Ok(Self { ram, watcher, mailbox })
+        peers.add(watcher.slot(), &mailbox);
+        Ok(Self { ram, watcher, mailbox, peers })
+    }
+
+    /// Whether guest code may write a page without anybody being told, from now on until the page is
+    /// [protected](crate::tlb::Tlb::protect_physical).
+    pub fn admits_writes(&self, physical: u64) -> bool {
+        match self.peers.is_alone() {
+            true => !self.watcher.watches(physical),
+            false => self.watcher.admit_writer(physical),
+        }
+    }
+
+    /// Watches a page from before its code is read; `false` if there is none. What guest code of this engine's may write is
+    /// the caller's to see to, as are the pages that `withdrawn` is called with meanwhile.
+    pub fn watch(&self, page: u64, mut withdrawn: impl FnMut(&Self, Option<u64>)) -> bool {
+        if !self.watcher.watch(page) {
+            return false;
+        }
+        if self.peers.is_alone() {
+            return true;
+        }
+        self.watcher.dismiss_writer(page);
+        let writers = self.watcher.writers(page);
+        if writers != 0 {
+            self.mailbox.depart();
+            self.peers.withdraw(writers, page);
+            self.mailbox.arrive();
+            if let Some((news, number)) = self.mailbox.take_withdrawals() {
+                news.withdrawn.iter().for_each(|page| withdrawn(self, Some(*page)));
+                if news.all_withdrawn {
+                    withdrawn(self, None);
+                }
+                self.mailbox.answer(number);
+            }
+        }
+        true
     }
 
     /// Bytes from `physical` to at most the end of its page.
@@ -94,10 +87,13 @@ impl Guest {
 
     /// Writes RAM on behalf of the engine itself, which then sees to its own blocks; `false` if there is none.
     pub fn write(&self, physical: u64, bytes: &[u8]) -> bool {
-        WRITER.set(Arc::as_ptr(&self.mailbox));
-        let written = self.ram.write(physical, bytes).is_ok();
-        WRITER.set(std::ptr::null());
-        written
+        writing(&self.mailbox, || self.ram.write(physical, bytes).is_ok())
+    }
+
+    /// Writes `new` in the same way, if `current` is there, in one indivisible step; whether it was. `None` if there is no RAM or
+    /// it cannot be done in one.
+    pub fn exchange(&self, physical: u64, current: &[u8], new: &[u8]) -> Option<bool> {
+        writing(&self.mailbox, || self.ram.compare_exchange(physical, current, new).ok().flatten())
     }
 
     /// Host address of the page at `physical`, if it is RAM.

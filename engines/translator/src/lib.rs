@@ -36,6 +36,7 @@ mod inlining;
 mod inspect;
 mod lower;
 mod mode;
+mod peers;
 mod refill;
 mod region;
 mod regs;
@@ -52,6 +53,7 @@ mod xsave;
 
 pub use engine::{Options, Translator};
 pub use hint::Windowing;
+pub use peers::Peers;
 
 /// Whether a sensitive instruction is done inside translated code while a vCPU is in this state, for tools that
 /// tell what becomes of code. Some of its forms may leave to the monitor all the same.

@@ -9,6 +9,7 @@ mod again;
 
 use crate::context::{TLB_ENTRIES, VIEWS};
 use crate::gigabytes::Gigabytes;
+use crate::guest::Guest;
 use crate::mode::{VIEW_USER, View};
 use crate::region::Region;
 use crate::spaces::Spaces;
@@ -53,11 +54,11 @@ pub struct Tlb {
 }
 
 impl Tlb {
-    /// Empties the region's tables.
-    pub fn new(region: &mut Region) -> Self {
+    /// Empties the region's tables; there are so many engines in this process.
+    pub fn new(region: &mut Region, engines: usize) -> Self {
         region.hints().empty();
         let mut tlb = Self {
-            windows: Windows::new(),
+            windows: Windows::new(engines),
             local: Default::default(),
             spaces: Spaces::default(),
             large: Gigabytes::default(),
@@ -170,6 +171,17 @@ impl Tlb {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives up the right to write a page unseen, or that to all pages.
+    pub fn withdraw(&mut self, region: &mut Region, guest: &Guest, page: Option<u64>) {
+        match page {
+            Some(page) => {
+                self.protect_physical(region, page);
+                guest.watcher.dismiss_writer(page);
+            }
+            None => self.flush_all(region),
         }
     }
 

@@ -35,7 +35,7 @@ const SLOTS: usize = 128;
 const AROUND: u64 = 8 * PAGE;
 /// How often surroundings have to be noticed.
 const NOTICED: u8 = 6;
-/// Most pages in windows. Linux gives a process 65,530 mappings, and a page between two that are not mapped takes two.
+/// Most pages in windows, of all engines. Linux gives a process 65,530 mappings, and a page between two that are not mapped takes two.
 const MOST_PAGES: usize = 20_000;
 /// Most of the guest's page tables that anything of is in windows; each takes 8 KiB here.
 const MOST_TABLES: usize = 2048;
@@ -149,11 +149,13 @@ pub struct Windows {
     /// When there may be windows again, by the time-stamp counter.
     rests_until: u64,
     tally: Tally,
+    /// How many engines share what the host gives.
+    engines: usize,
 }
 
 impl Windows {
-    /// None yet.
-    pub fn new() -> Self {
+    /// None yet, of one of so many engines.
+    pub fn new(engines: usize) -> Self {
         let reservation = Reservation::anywhere(SLOTS << 30).ok();
         Self {
             reservation,
@@ -167,6 +169,7 @@ impl Windows {
             tables: 0,
             rests_until: 0,
             tally: Tally::default(),
+            engines,
         }
     }
 
@@ -348,7 +351,8 @@ impl Windows {
     /// while. `false` if hints and TLB entries may know of windows that are gone.
     pub fn make_room(&mut self, region: &mut Region) -> bool {
         let is_full = |list: &[Option<Window>]| list.iter().all(Option::is_some);
-        let has_room = |windows: &Self| windows.pages < MOST_PAGES && windows.tables < MOST_TABLES;
+        let (most_pages, most_tables) = (MOST_PAGES / self.engines, MOST_TABLES / self.engines);
+        let has_room = |windows: &Self| windows.pages < most_pages && windows.tables < most_tables;
         if has_room(self) && !is_full(&self.list) {
             return true;
         }
@@ -357,7 +361,7 @@ impl Windows {
                 self.close(n);
             }
         }
-        if self.pages < MOST_PAGES / 4 * 3 && self.tables < MOST_TABLES / 4 * 3 && !is_full(&self.list) {
+        if self.pages < most_pages / 4 * 3 && self.tables < most_tables / 4 * 3 && !is_full(&self.list) {
             return true;
         }
         self.rest();

@@ -98,6 +98,10 @@ impl Translator {
                 Next::Callout
             }
             SiteKind::Kick | SiteKind::Indirect => Next::Again(at),
+            SiteKind::Pause => {
+                *rip = at;
+                self.paused(cpu, at)
+            }
             SiteKind::Window => {
                 cpu.shadow = Shadow::Sti;
                 self.set_mode(self.mode.with_step());
@@ -138,7 +142,7 @@ impl Translator {
             Slow::Retry => self.counters.slow_accesses += 1,
             Slow::Fault(_) => self.counters.slow_faults += 1,
             Slow::Device(..) | Slow::Ask(_) => self.counters.slow_devices += 1,
-            Slow::Done(_) | Slow::Unsupported => self.counters.slow_executions += 1,
+            Slow::Done(_) | Slow::Changed | Slow::Unsupported => self.counters.slow_executions += 1,
         }
     }
 
@@ -258,6 +262,7 @@ impl Translator {
                 self.pending = Some(Pending::Again);
                 Next::Exit(Exit::Mmio(mmio))
             }
+            Slow::Changed => self.changed(rip),
             Slow::Unsupported => Next::Exit(unsupported(rip, "an instruction's memory access".into())),
         }
     }
@@ -280,17 +285,26 @@ impl Translator {
         }
     }
 
-    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Exit {
+    /// The exit for the sensitive instruction at `rip`; none if another processor has put another there meanwhile.
+    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Option<Exit> {
         let code = match self.fetch_instruction(cpu, rip) {
             Ok(code) => code,
-            Err(fault) => return Exit::Exception(fault),
+            Err(fault) => return Some(Exit::Exception(fault)),
         };
         match self.cache.decode_one(&code, rip, self.mode) {
             Some(GuestInsn { instruction, routine: Some(routine), .. }) => {
-                Exit::Sensitive(Insn { instruction, routine })
+                Some(Exit::Sensitive(Insn { instruction, routine }))
             }
-            _ => Exit::Exception(Exception::UD),
+            _ if self.guest.peers.is_alone() => Some(Exit::Exception(Exception::UD)),
+            _ => None,
         }
+    }
+
+    /// The code at `rip` is not what its block was made from: whoever has written there is about to say so, if he has not, and
+    /// the mailbox is looked at between two runs.
+    pub(super) fn changed(&mut self, rip: u64) -> Next {
+        self.cache.region.kick().store(1, Ordering::Relaxed);
+        Next::Again(rip)
     }
 
     pub(super) fn fpu_trap(&mut self, cpu: &CpuState, rip: u64) -> Exit {

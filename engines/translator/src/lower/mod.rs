@@ -80,6 +80,8 @@ pub struct Frame {
     pub xsave_size: u32,
     /// Where SYSCALL leads, if it is enabled.
     pub syscall: Option<SyscallTarget>,
+    /// Whether PAUSE leaves.
+    pub pauses: bool,
     /// Where an indirect jump goes that finds no block.
     pub miss: u64,
     /// Where it goes when the jump table of its view holds another block.

@@ -22,6 +22,7 @@ impl Lowering<'_> {
         match i.mnemonic() {
             // Hints: they access nothing, and the addresses are not the host's.
             mnemonic if has_memory(i) && touches_nothing(mnemonic) => {}
+            M::Pause if self.frame.pauses => self.leave(SiteKind::Pause, insn.offset),
             M::Cld => self.set_direction(false),
             M::Std => self.set_direction(true),
             M::Xlatb => self.xlat(insn)?,

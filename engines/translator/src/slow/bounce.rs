@@ -10,6 +10,7 @@ use x86::Exception;
 
 use super::Slow;
 use super::linear::{Access, Target};
+use super::locked::is_locked;
 use crate::block::Range;
 use crate::code::Code;
 use crate::decode::GuestInsn;
@@ -22,12 +23,12 @@ const PAGE: u64 = 4096;
 /// An instruction on its way through the bounce buffer; it may wait for a device between its steps.
 #[derive(Debug)]
 pub struct Bounce {
-    insn: GuestInsn,
+    pub(super) insn: GuestInsn,
     code: Code,
     access: Access,
     pages: [Option<Target>; 2],
     /// Offset of the operand from the first bounce page; negative in the leading guard.
-    at: i64,
+    pub(super) at: i64,
     /// The fault of touching an operand that lies nowhere: outside of its segment, or not canonical.
     refused: Option<Exception>,
     step: Step,
@@ -121,7 +122,7 @@ impl Translator {
     }
 
     /// Reads from RAM what the operand holds; devices follow one by one.
-    fn fill_buffer(&mut self, bounce: &Bounce) {
+    pub(super) fn fill_buffer(&mut self, bounce: &Bounce) {
         for (offset, len, target) in bounce.parts() {
             if target.host.is_none() {
                 continue;
@@ -147,13 +148,17 @@ impl Translator {
     }
 
     fn execute_bounce(&mut self, cpu: &CpuState, bounce: Bounce) -> Slow {
+        if is_locked(&bounce.insn) && bounce.is_ram() {
+            return self.execute_locked(cpu, bounce);
+        }
+        let before = self.before(&bounce);
         if !self.moves(&bounce)
             && let Err(slow) = self.execute_natively(cpu, &bounce)
         {
             return slow;
         }
         if bounce.access.direction.writes() {
-            self.write_back(&bounce);
+            self.write_back(&bounce, &before);
             self.write_devices(bounce, 0)
         } else {
             Slow::Done(bounce.insn.instruction.next_ip())
@@ -161,7 +166,7 @@ impl Translator {
     }
 
     /// Has the processor execute the instruction on the buffer.
-    fn execute_natively(&mut self, cpu: &CpuState, bounce: &Bounce) -> Result<(), Slow> {
+    pub(super) fn execute_natively(&mut self, cpu: &CpuState, bounce: &Bounce) -> Result<(), Slow> {
         let buffer = self.cache.region.layout().bounce().wrapping_add_signed(bounce.at);
         let code = bounce.code.to_vec();
         let entry = self.cache.bounce(&bounce.insn, self.mode, &code, buffer).ok_or(Slow::Unsupported)?;
@@ -227,15 +232,49 @@ impl Translator {
         }
     }
 
-    /// Writes to RAM what the instruction left in the buffer, and drops translations made from the old bytes.
-    fn write_back(&mut self, bounce: &Bounce) {
+    /// Writes to RAM what the instruction left in the buffer, and drops translations made from the old bytes; of what it may
+    /// have left as it was `before`, only what it has not.
+    pub(super) fn write_back(&mut self, bounce: &Bounce, before: &[u8]) {
         for (offset, len, target) in bounce.parts() {
             if target.host.is_none() {
                 continue;
             }
             let at = (bounce.at + offset as i64) as usize;
             let bytes = self.cache.region.bounce()[at..at + len].to_vec();
-            self.write_ram(target.physical, &bytes);
+            match before.get(offset..offset + len) {
+                Some(before) => self.write_changes(&bounce.insn, target.physical, before, &bytes),
+                None => self.write_ram(target.physical, &bytes),
+            }
+        }
+    }
+
+    /// The operand as it is in the buffer, where it is there; nothing unless the instruction may leave part of it as it is.
+    fn before(&mut self, bounce: &Bounce) -> Vec<u8> {
+        if !is_partial(&bounce.insn) {
+            return Vec::new();
+        }
+        let mut before = vec![0; bounce.access.size as usize];
+        for (offset, len, _) in bounce.parts() {
+            let at = (bounce.at + offset as i64) as usize;
+            before[offset..offset + len].copy_from_slice(&self.cache.region.bounce()[at..at + len]);
+        }
+        before
+    }
+
+    /// Writes the elements that the instruction has changed: one that a mask leaves out may be another processor's.
+    fn write_changes(&mut self, insn: &GuestInsn, physical: u64, before: &[u8], after: &[u8]) {
+        let element = insn.instruction.memory_size().element_size();
+        // The old masked moves go by bytes.
+        let element = if element.is_power_of_two() && element <= 8 { element } else { 1 };
+        // An element that lies in two pages has a piece in each.
+        let first = (physical.next_multiple_of(element as u64) - physical) as usize;
+        let mut done = 0;
+        while done < after.len() {
+            let end = (done + if done < first { first } else { element }).min(after.len());
+            if before[done..end] != after[done..end] {
+                self.write_ram(physical + done as u64, &after[done..end]);
+            }
+            done = end;
         }
     }
 
@@ -290,7 +329,7 @@ impl Translator {
 
 impl Bounce {
     /// Offset, length and page of each accessible part of the operand.
-    fn parts(&self) -> impl Iterator<Item = (usize, usize, Target)> + use<> {
+    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, usize, Target)> + use<> {
         let size = self.access.size as usize;
         let first = size.min((PAGE - (self.access.linear & (PAGE - 1))) as usize);
         let lengths = [(0, first), (first, size - first)];
@@ -299,6 +338,13 @@ impl Bounce {
             .into_iter()
             .zip(pages)
             .filter_map(|((offset, len), page)| page.filter(|_| len > 0).map(|page| (offset, len, page)))
+    }
+
+    /// Whether all of the operand is there, and no device's.
+    fn is_ram(&self) -> bool {
+        let all =
+            self.parts().map(|(_, len, target)| if target.host.is_some() { len } else { 0 }).sum::<usize>();
+        self.at >= 0 && all == self.access.size as usize
     }
 
     /// The first byte from `from` on that a device holds.
@@ -321,6 +367,23 @@ impl Bounce {
             })
         })
     }
+}
+
+/// Whether the instruction may leave bytes of its operand as they are.
+fn is_partial(insn: &GuestInsn) -> bool {
+    use iced_x86::Mnemonic as M;
+    let i = &insn.instruction;
+    i.has_op_mask()
+        || matches!(
+            i.mnemonic(),
+            M::Vmaskmovps
+                | M::Vmaskmovpd
+                | M::Vpmaskmovd
+                | M::Vpmaskmovq
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+        )
 }
 
 fn largest_power_of_two(n: u32) -> u32 {

@@ -176,7 +176,7 @@ impl Translator {
         let Some(page) = self.guest.host_page(physical) else {
             return Ok(Target { physical, host: None, fast: false });
         };
-        let writable = found.writable && !self.guest.watcher.watches(physical);
+        let writable = found.writable && self.guest.admits_writes(physical);
         let entry = Page {
             linear: linear & !0xfff,
             physical: physical & !0xfff,

@@ -8,6 +8,7 @@ mod answers;
 mod bounce;
 mod gather;
 mod linear;
+mod locked;
 mod stack;
 mod string;
 
@@ -19,6 +20,9 @@ pub use bounce::Bounce;
 
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
+use crate::inlining::inlines;
+use crate::lower::has_memory;
+use crate::mode::ModeWord;
 use linear::Access;
 
 /// How the slow path ended.
@@ -34,6 +38,8 @@ pub enum Slow {
     Device(Mmio, Box<Bounce>),
     /// A device has to answer before the instruction is done again: see [`answers`].
     Ask(Mmio),
+    /// Another processor has put an instruction there that leaves for something else.
+    Changed,
     /// Nothing here knows this form.
     Unsupported,
 }
@@ -93,7 +99,12 @@ impl Translator {
             Ok(code) => code,
             Err(fault) => return Slow::Fault(fault),
         };
-        let Some(insn) = self.cache.decode_one(&code, rip, self.mode) else {
+        let decoded = self.cache.decode_one(&code, rip, self.mode);
+        // What is there was read once more, and with several processors may be something else by now.
+        if !self.guest.peers.is_alone() && !decoded.is_some_and(|insn| may_be_slow(&insn, self.mode)) {
+            return Slow::Changed;
+        }
+        let Some(insn) = decoded else {
             return Slow::Fault(Exception::UD);
         };
         let i = &insn.instruction;
@@ -129,6 +140,13 @@ impl Translator {
         let first = accesses.first().map_or(0, |a| a.linear);
         !self.progress.stuck(rip, first)
     }
+}
+
+/// Whether it is of a kind that leaves for the slow path.
+fn may_be_slow(insn: &GuestInsn, mode: ModeWord) -> bool {
+    let i = &insn.instruction;
+    let accesses = i.is_string_instruction() || stack::is_stack(i) || stack::always_slow(i) || has_memory(i);
+    accesses && insn.routine.is_none_or(|routine| inlines(i, routine, mode))
 }
 
 /// An instruction whose access a device has to answer.

@@ -82,8 +82,14 @@ impl Windows {
         if last - offset != bytes as usize - 1 {
             return false;
         }
-        let is_watched = |page: u64| guest.watcher.watches(physical + page);
-        let writable = found.writable && (entry.large || !is_watched(0));
+        // Of a large page those are protected that may not be written.
+        let (mut writable, mut refused) = (found.writable, Vec::new());
+        if writable && entry.large {
+            let pages = (0..bytes).step_by(PAGE as usize);
+            refused.extend(pages.map(|page| physical + page).filter(|page| !guest.admits_writes(*page)));
+        } else if writable {
+            writable = guest.admits_writes(physical);
+        }
         // What is mapped beside it rests on the same table, or goes.
         let beside = self.table(n, linear).filter(|table| !table.is_of(entry));
         let overlapped = beside.map_or(vec![linear], |table| table.all().collect());
@@ -110,11 +116,7 @@ impl Windows {
         if let Some(table) = window.tables.iter_mut().find(|table| table.holds(linear)) {
             table.set(linear, entry, writable);
         }
-        if writable && entry.large {
-            (0..bytes).step_by(PAGE as usize).filter(|page| is_watched(*page)).for_each(|page| {
-                self.protect(physical + page);
-            });
-        }
+        refused.into_iter().for_each(|page| self.protect(page));
         true
     }
 
@@ -135,7 +137,7 @@ impl Windows {
             return true;
         };
         let physical = found.physical & !(PAGE - 1);
-        let writable = found.writable && !guest.watcher.watches(physical);
+        let writable = found.writable && guest.admits_writes(physical);
         let protection = if writable { Protection::ReadWrite } else { Protection::Read };
         let protect = |r: &mut Reservation| r.protect(place_of(n, linear), PAGE as usize, protection).is_ok();
         if found.global || !now.accessed() || !self.reservation.as_mut().is_some_and(protect) {

@@ -3,9 +3,11 @@
 
 pub mod pages;
 
+use std::sync::Arc;
+
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestRam;
-use translator::{Options, Translator, Windowing};
+use translator::{Options, Peers, Translator, Windowing};
 use vcpu::{CpuState, Engine, Entry, Exit};
 use x86::classify::Routine;
 use x86::{Cr0, Cr4, Efer, Exception, Segment, SegmentRegister, Xcr0};
@@ -57,6 +59,17 @@ impl Bench {
     /// The same with an engine made otherwise.
     pub fn long_mode_with(options: Options) -> Self {
         let ram = GuestRam::allocate(RAM).expect("RAM");
+        Self::on(&Peers::new(1), &ram, options)
+    }
+
+    /// As many as that of one machine.
+    pub fn several<const N: usize>() -> [Self; N] {
+        let (peers, ram) = (Peers::new(N), GuestRam::allocate(RAM).expect("RAM"));
+        std::array::from_fn(|_| Self::on(&peers, &ram, Options { windows: WINDOWS, ..Options::default() }))
+    }
+
+    fn on(peers: &Arc<Peers>, ram: &GuestRam, options: Options) -> Self {
+        let ram = ram.clone();
         ram.write_u64(TABLES, (TABLES + 0x1000) | 7).expect("in RAM");
         ram.write_u64(TABLES + 0x1000, 0x87).expect("in RAM");
         let mut cpu = CpuState::reset();
@@ -73,7 +86,7 @@ impl Bench {
         cpu.segment_mut(SegmentRegister::Cs).attributes = data | Segment::EXECUTABLE | Segment::LONG;
         cpu.gpr[4] = STACK;
         cpu.rip = CODE;
-        let engine = Translator::new(ram.clone(), options).expect("engine");
+        let engine = Translator::among(peers, ram.clone(), options).expect("engine");
         Self { ram, cpu, engine, bits: 64 }
     }
 
