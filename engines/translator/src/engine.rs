@@ -216,6 +216,7 @@ impl Translator {
             let host = match resume {
                 Some(host) => host,
                 None if self.kicked() && self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
+                    self.assume_shadow(cpu, *rip);
                     return Exit::Kicked;
                 }
                 None => {

@@ -296,6 +296,27 @@ fn a_shadow_lasts_one_instruction() {
     }
 }
 
+/// Nothing may come between STI and a HLT that begins another block.
+#[test]
+fn a_kick_behind_sti_finds_its_shadow() {
+    let run = |first: u8, enabled: bool| {
+        let mut bench = Bench::long_mode();
+        bench.ram.write(CODE + 0xfff, &[first, 0xf4]).unwrap();
+        bench.cpu.rip = CODE + 0x1000;
+        bench.cpu.rflags.set(Rflags::IF, enabled);
+        bench.engine.kicker().kick();
+        bench.engine.request_interrupt_window(true);
+        assert!(matches!(bench.exit(), Exit::Kicked));
+        let shadow = bench.cpu.shadow;
+        bench.run();
+        assert_eq!(bench.cpu.rip, CODE + 0x1000);
+        shadow
+    };
+    assert_eq!(run(0xfb, true), Shadow::Sti);
+    assert_eq!(run(0xfb, false), Shadow::None);
+    assert_eq!(run(0x90, true), Shadow::None);
+}
+
 #[test]
 fn an_awaited_window_opens_behind_the_shadow_of_sti() {
     let mut bench = Bench::long_mode();

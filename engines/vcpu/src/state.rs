@@ -102,7 +102,7 @@ pub enum Width {
 pub enum Shadow {
     /// None.
     None,
-    /// After STI: maskable interrupts wait for the instruction at this address to complete.
+    /// After STI: interrupts, and NMIs with them, as processors may, wait for the instruction at this address to complete.
     Sti,
     /// After a load of SS: interrupts, NMIs and debug traps wait.
     MovSs,

@@ -1,8 +1,10 @@
 //! Which engine runs guest code, and why.
 
+use std::sync::Arc;
+
 use iced_x86::Instruction;
 use memory::GuestRam;
-use translator::{Options, Translator};
+use translator::{Options, Peers, Translator};
 use vcpu::{CpuState, Engine, EngineError, Width};
 use x86::{Cr0, Cr4, Efer, Mode, Rflags, Xcr0};
 
@@ -21,18 +23,29 @@ pub enum EngineChoice {
 /// The name of the binary translator.
 pub const TRANSLATOR: &str = "translator";
 
+/// Bytes of all translation caches together, if they are as large as the engine thinks fit: they lie below 2 GiB, with
+/// whatever else there is.
+const CACHES: usize = 1 << 30;
+
+/// What the engines of one machine have in common.
+pub(crate) fn peers(config: &Config) -> Arc<Peers> {
+    Peers::new(config.cpus.into())
+}
+
 /// An engine for one vCPU.
 pub(crate) fn make(
     config: &Config,
     ram: &GuestRam,
+    peers: &Arc<Peers>,
     physical_bits: u8,
 ) -> Result<Box<dyn Engine>, (&'static str, EngineError)> {
     match config.engine {
         EngineChoice::Auto | EngineChoice::Translator => {
             let own = Options::default();
-            let cache_bytes = config.cache.unwrap_or(own.cache_bytes);
+            let fit = own.cache_bytes.min(CACHES / peers.count());
+            let cache_bytes = config.cache.unwrap_or(fit);
             let options = Options { physical_bits, cache_bytes, ..Options::default() };
-            match Translator::new(ram.clone(), options) {
+            match Translator::among(peers, ram.clone(), options) {
                 Ok(engine) => Ok(Box::new(engine)),
                 Err(error) => Err((TRANSLATOR, error)),
             }

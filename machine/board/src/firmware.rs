@@ -4,7 +4,7 @@
 //!
 //! Not there: a BIOS's services. Its interrupts return at once.
 
-use vcpu::CpuState;
+use vcpu::{Activity, CpuState};
 use x86::Cr0;
 
 use devices::bus::PortBus;
@@ -23,13 +23,14 @@ const VALID: u64 = 1 << 11;
 /// Index of the fixed range register of A0000 to BFFFF.
 const FIXED_VGA: usize = 2;
 
-/// A processor after RESET, its counter at zero when the machine was turned on.
-pub fn reset(clock: &Clock) -> CpuState {
-    CpuState { tsc_offset: clock.initial_tsc_offset(), ..CpuState::reset() }
+/// A processor that waits to be started, as firmware leaves all but the first.
+pub fn application(clock: &Clock, physical_bits: u8) -> CpuState {
+    CpuState { activity: Activity::WaitForStartUp, ..finish(CpuState::reset(), clock, physical_bits) }
 }
 
-/// Adds to a loader's state what is no boot protocol's business.
+/// Adds to a loader's state what is no boot protocol's business, and the same in all processors.
 pub fn finish(mut cpu: CpuState, clock: &Clock, physical_bits: u8) -> CpuState {
+    // The counter was zero when the machine was turned on.
     cpu.tsc_offset = clock.initial_tsc_offset();
     cpu.cr0.remove(Cr0::CD | Cr0::NW);
     let every = |kind: u64| u64::from_ne_bytes([kind as u8; 8]);

@@ -16,6 +16,7 @@ pub mod isa;
 pub mod load;
 pub mod machine;
 pub mod map;
+mod masked;
 pub mod processor;
 mod saved;
 pub mod serial;

@@ -12,7 +12,7 @@ use dispatcher::Dispatcher;
 use host::sandbox::{Sandbox, SandboxError};
 use memory::{AllocateError, GuestRam};
 use thiserror::Error;
-use vcpu::{Activity, CpuState, EngineError};
+use vcpu::{CpuState, EngineError};
 use x86::cpuid::{CpuidConfig, CpuidTable};
 
 use crate::acpi::{self, Description};
@@ -21,6 +21,7 @@ use crate::engine::{self, EngineChoice};
 use crate::insight::{Answer, Ask, AskError, Insight, Question, Seat, Snapshot, Whole, answer};
 use crate::load::{self, Format, LoadError, Request};
 use crate::map::{BIOS, MemoryMap, SizeError};
+use crate::masked::Masked;
 use crate::processor::{Processor, ProcessorView, Shared};
 use crate::serial::SerialLine;
 use crate::stop::{StopReason, StopSwitch};
@@ -73,12 +74,15 @@ impl Source {
 /// See [`Config::last_look`].
 pub type LastLook = Arc<dyn Fn(&mut Ask<'_>) + Send + Sync>;
 
+/// Most vCPUs: so many translation caches, of a decent size, find room below 2 GiB.
+pub const MOST_CPUS: u8 = 16;
+
 /// What a machine is made of.
 #[derive(Clone)]
 pub struct Config {
     /// RAM in bytes.
     pub memory: u64,
-    /// Number of vCPUs.
+    /// Number of vCPUs, up to [`MOST_CPUS`].
     pub cpus: u8,
     /// How guest code runs.
     pub engine: EngineChoice,
@@ -356,15 +360,16 @@ impl Machine {
             cpuid,
             stop: stop.clone(),
             called: config.yard.as_ref().map(|yard| yard.calls()),
-            lone: config.cpus == 1,
+            masked: Arc::new(Masked::new(chips.local_apics.iter().map(|apic| apic.port().clone()).collect())),
         };
+        let peers = engine::peers(config);
         let mut processors = Vec::new();
         for (index, (apic, waker)) in chips.local_apics.drain(..).zip(wakers).enumerate() {
             let cpu = match index {
                 0 => boot.clone(),
-                _ => CpuState { activity: Activity::WaitForStartUp, ..firmware::reset(&shared.clock) },
+                _ => firmware::application(&shared.clock, shared.cpuid.physical_bits()),
             };
-            let mut engine = engine::make(config, &ram, shared.cpuid.physical_bits())
+            let mut engine = engine::make(config, &ram, &peers, shared.cpuid.physical_bits())
                 .map_err(|(name, source)| BuildError::Engine { name, source })?;
             if config.last_look.is_some() {
                 engine.keep_host_code();

@@ -14,6 +14,7 @@ use x86::cpuid::{CpuidState, CpuidTable};
 use x86::paging::PageTables;
 
 use crate::clock::Clock;
+use crate::masked::Masked;
 use crate::stop::{StopReason, StopSwitch};
 use crate::waker::Waker;
 
@@ -39,8 +40,8 @@ pub struct Shared {
     pub stop: Arc<StopSwitch>,
     /// Set while a debugger calls the vCPUs away from guest code.
     pub called: Option<Arc<AtomicBool>>,
-    /// There is one vCPU only.
-    pub lone: bool,
+    /// Who waits for what only another can send.
+    pub masked: Arc<Masked>,
 }
 
 /// A vCPU, with or without a thread.
@@ -235,13 +236,13 @@ impl Environment for ProcessorView {
     }
 
     fn wait_masked(&mut self) {
-        if self.shared.lone {
-            // No other processor can send this one a signal, and no device of this board raises an NMI.
+        if self.shared.masked.enter() {
             self.shared.stop.stop(StopReason::Dead);
-            return;
+        } else {
+            // An interrupt wakes once and is then known to be there: no further one is told of until it is taken.
+            self.wait();
         }
-        // An interrupt wakes once and is then known to be there: no further one is told of until it is taken.
-        self.wait();
+        self.shared.masked.leave();
     }
 
     fn stop_requested(&self) -> bool {

@@ -17,7 +17,7 @@ pub enum StopReason {
     DebugExit(u32),
     /// A fault while delivering a double fault: the processor shut down.
     TripleFault(Report),
-    /// The only processor halted with interrupts off: nothing can ever wake it.
+    /// All processors have halted with interrupts off, or were never started: nothing can ever wake them.
     Dead,
     /// A vCPU cannot go on.
     Failed(Failure),

@@ -223,11 +223,8 @@ impl GuestRam {
             (8, 8) => exchanged!(compare_exchange_u64, u64),
             (16, 16) => {
                 let (current, new) = (as_int(current), as_int(new));
-                let done = self.compare_exchange_u128(
-                    gpa,
-                    u128::from_le_bytes(current),
-                    u128::from_le_bytes(new),
-                )?;
+                let done =
+                    self.compare_exchange_u128(gpa, u128::from_le_bytes(current), u128::from_le_bytes(new))?;
                 Ok(done.map(|done| done.is_ok()))
             }
             _ => Ok(None),

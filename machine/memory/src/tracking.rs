@@ -265,9 +265,7 @@ impl Watcher {
     /// Whose owners may write that page past this crate, a bit for each watcher: asked after [`Self::watch`]. There may be
     /// more than do.
     pub fn writers(&self, gpa: u64) -> u64 {
-        self.tracking
-            .region_of(gpa)
-            .map_or(0, |(region, page)| region.writers[page].load(Ordering::SeqCst))
+        self.tracking.region_of(gpa).map_or(0, |(region, page)| region.writers[page].load(Ordering::SeqCst))
     }
 
     /// Ends all watches of this watcher.

@@ -333,7 +333,11 @@ fn a_watch_and_a_writer_see_each_other() {
     first.unwatch(0x1000);
     assert!(second.admit_writer(0x1000), "nobody watches it any more");
     drop(second);
-    assert_eq!((first.writers(0x1000), first.writers(0x2000)), (0, 0), "a dropped watcher leaves nothing behind");
+    assert_eq!(
+        (first.writers(0x1000), first.writers(0x2000)),
+        (0, 0),
+        "a dropped watcher leaves nothing behind"
+    );
 }
 
 /// Exchanges at every width and alignment; only one of two that expect the same succeeds.

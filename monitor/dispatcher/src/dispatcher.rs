@@ -177,7 +177,13 @@ impl Dispatcher {
             }
             while let Some(signal) = env.take_signal() {
                 match signal {
-                    Signal::Nmi => self.cpu.nmi_pending = true,
+                    Signal::Nmi => {
+                        self.cpu.nmi_pending = true;
+                        // One that comes behind it waits for the end of its handler.
+                        if self.takes_nmi() {
+                            break;
+                        }
+                    }
                     other => startup::signal(&mut self.cpu, &mut *self.engine, other, env),
                 }
             }
@@ -226,7 +232,7 @@ impl Dispatcher {
     }
 
     fn takes_nmi(&self) -> bool {
-        self.cpu.nmi_pending && !self.cpu.nmi_blocked && self.cpu.shadow != Shadow::MovSs
+        self.cpu.nmi_pending && !self.cpu.nmi_blocked && self.cpu.shadow == Shadow::None
     }
 
     fn takes_interrupt(&self) -> bool {

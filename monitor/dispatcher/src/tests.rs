@@ -417,6 +417,32 @@ fn nmis_are_not_nested() {
 }
 
 #[test]
+fn of_two_nmis_one_waits_for_the_others_end() {
+    let handled = Box::new(|cpu: &mut CpuState| {
+        assert!(cpu.nmi_pending && cpu.nmi_blocked);
+        sensitive(&[0xcf])(cpu)
+    });
+    let mut bench = Bench::new(vec![exit(|| Exit::Kicked), handled]);
+    bench.world.signals.extend([Signal::Nmi, Signal::Nmi]);
+    bench.run_out();
+    assert_eq!(bench.dispatcher.statistics().cause(Cause::DeliveredNmi).count, 2);
+}
+
+#[test]
+fn an_nmi_waits_for_the_shadow_of_sti() {
+    let shadow = Box::new(|cpu: &mut CpuState| {
+        assert!(cpu.nmi_pending && !cpu.nmi_blocked);
+        cpu.shadow = Shadow::None;
+        Exit::Kicked
+    });
+    let mut bench = Bench::new(vec![shadow]);
+    bench.cpu().shadow = Shadow::Sti;
+    bench.world.signals.push_back(Signal::Nmi);
+    bench.run_out();
+    assert_eq!(bench.handler(), Some(2));
+}
+
+#[test]
 fn halt_waits_for_an_interrupt() {
     let mut bench = Bench::new(vec![sensitive(&[0xf4])]);
     bench.cpu().rflags |= Rflags::IF;

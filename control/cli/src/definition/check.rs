@@ -1,6 +1,8 @@
 //! Whether a definition's fields go together, wherever each was said.
 
 use super::{Definition, SerialArg};
+use board::machine::MOST_CPUS;
+
 use crate::spec::net::Network;
 
 /// Fields that do not go together.
@@ -43,7 +45,7 @@ impl Definition {
             ("publish",    !self.publish.is_empty() && !user_network, "ports are published by a user network, and there is none"),
             ("no-sandbox", given(self.no_sandbox) && self.sandbox.is_some(), "it says the same as sandbox: give one of them"),
             ("cpus",       self.cpus == Some(0),                     "a machine needs a processor"),
-            ("cpus",       self.cpus > Some(1),                      "popf runs guests on one processor so far; leave it out or give 1"),
+            ("cpus",       self.cpus > Some(MOST_CPUS),              "a machine has 16 processors at most"),
         ];
         match table.into_iter().find(|(_, wrong, _)| *wrong) {
             Some((field, _, message)) => Err(Misfit { field, message: message.to_owned() }),

@@ -91,7 +91,7 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "spec::list")]
     pub volume: Vec<VolumeSpec>,
 
-    /// The guest's processors; only 1 for now.
+    /// The guest's processors, up to 16 [default: 1].
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u8>,

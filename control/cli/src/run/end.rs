@@ -80,7 +80,7 @@ pub fn status(end: End, command_mode: bool) -> Result<u8, CliError> {
             Failure::TripleFault,
             format!("the guest's processor shut down after a triple fault ({report})"),
         )),
-        StopReason::Dead => fail(Failure::Dead, "the guest halted its only processor with interrupts off"),
+        StopReason::Dead => fail(Failure::Dead, "the guest halted all its processors with interrupts off"),
         StopReason::Failed(failure) => {
             Err(CliError::new(Failure::Software, "the guest cannot go on").because(failure))
         }

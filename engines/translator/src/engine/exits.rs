@@ -370,6 +370,20 @@ impl Translator {
         }
     }
 
+    /// Guest code is left at `rip` for what may be an interrupt. If there is an STI in front it may have run last, since generated
+    /// code keeps no account of shadows; to hold interrupts off for an instruction is right in any case.
+    pub(super) fn assume_shadow(&mut self, cpu: &mut CpuState, rip: u64) {
+        const STI: u8 = 0xfb;
+        let enabled = self.cache.region.context().interrupt_flag != 0;
+        if !enabled || cpu.shadow != Shadow::None || self.mode.steps() {
+            return;
+        }
+        let before = self.code_page(cpu, rip.wrapping_sub(1)).ok();
+        if before.is_some_and(|page| self.guest.ram.read_u8(page.physical) == Ok(STI)) {
+            cpu.shadow = Shadow::Sti;
+        }
+    }
+
     /// One instruction has run alone: its shadow ends, and a trap follows if it was single-stepped.
     pub(super) fn stepped(&mut self, cpu: &mut CpuState) -> Option<Exit> {
         let context = self.cache.region.context();

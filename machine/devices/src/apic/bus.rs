@@ -122,7 +122,7 @@ impl ApicBus {
                 port.interrupt(message.vector, message.level)
             }
             DeliveryMode::Nmi => {
-                port.post(attention::NMI);
+                port.nmi();
                 true
             }
             DeliveryMode::Init => {

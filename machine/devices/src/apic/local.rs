@@ -133,6 +133,11 @@ impl LocalApic {
         self.show_modes();
     }
 
+    /// Its receiving side.
+    pub fn port(&self) -> &Arc<ApicPort> {
+        &self.port
+    }
+
     /// Leaves it as a PC's firmware does for the kernel it starts: enabled, and on the boot processor the 8259
     /// at LINT0 and NMI at LINT1 ("virtual wire mode" of the MultiProcessor Specification).
     pub fn firmware_setup(&mut self) {
@@ -227,8 +232,7 @@ impl LocalApic {
 
     /// Whether there may be a signal to take.
     pub fn signal_waits(&self) -> bool {
-        let pending = self.port.attention.load(Ordering::Acquire);
-        pending & (attention::SIGNALS | attention::LINT1_EDGE | attention::LINT0_EDGE) != 0
+        self.port.signal_waits()
     }
 
     /// Takes a waiting signal.
@@ -247,7 +251,8 @@ impl LocalApic {
             let page = self.port.start_up.load(Ordering::Acquire);
             return Some(ApicSignal::StartUp(page as u8));
         }
-        take(attention::NMI).then_some(ApicSignal::Nmi)
+        // In this order, so that none is lost that comes in between.
+        (take(attention::NMI_AGAIN) || take(attention::NMI)).then_some(ApicSignal::Nmi)
     }
 
     /// Looks at what others have brought.

@@ -38,7 +38,10 @@ pub(super) mod attention {
     pub const NMI: u32 = 1 << 6;
     pub const INIT: u32 = 1 << 7;
     pub const START_UP: u32 = 1 << 8;
-    pub const SIGNALS: u32 = NMI | INIT | START_UP;
+    /// A second NMI has come before the first was taken. A processor would have been in its handler by then, with this one
+    /// waiting for the end of that.
+    pub const NMI_AGAIN: u32 = 1 << 9;
+    pub const SIGNALS: u32 = NMI | INIT | START_UP | NMI_AGAIN;
 }
 
 /// Bits of `modes`.
@@ -107,6 +110,12 @@ impl ApicPort {
         self.attention.load(Ordering::Acquire) & (attention::WORK | attention::SIGNALS) != 0
     }
 
+    /// Whether there may be a signal to take.
+    pub fn signal_waits(&self) -> bool {
+        let pending = self.attention.load(Ordering::Acquire);
+        pending & (attention::SIGNALS | attention::LINT1_EDGE | attention::LINT0_EDGE) != 0
+    }
+
     /// The alarm given to the local APIC as its timer has gone off.
     pub fn timer_expired(&self) {
         self.post(attention::TIMER);
@@ -161,6 +170,15 @@ impl ApicPort {
     pub(super) fn start_up(&self, page: u8) {
         self.start_up.store(page.into(), Ordering::Release);
         self.post(attention::START_UP);
+    }
+
+    /// An NMI message.
+    pub(super) fn nmi(&self) {
+        // What is there may have been taken by the time the second is noted, which is one more all the same.
+        match self.attention.fetch_or(attention::NMI, Ordering::AcqRel) & attention::NMI {
+            0 => self.wake.wake(),
+            _ => self.post(attention::NMI_AGAIN),
+        }
     }
 
     /// An INIT message. A start-up from before it is forgotten.

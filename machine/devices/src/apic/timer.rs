@@ -97,6 +97,8 @@ impl LocalApic {
 
     /// Writes the timer's vector.
     pub(super) fn write_timer_entry(&mut self, entry: u32) {
+        // What is over was so before.
+        self.check_due();
         let before = self.timer_mode();
         let after = Mode::of(entry);
         self.regs.lvt[lvt::TIMER] = entry;

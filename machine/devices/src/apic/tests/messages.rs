@@ -153,3 +153,17 @@ fn deliveries_from_other_threads_are_all_seen() {
     });
     assert!(!bench.cpus[0].interrupt_waits());
 }
+
+#[test]
+fn two_nmis_are_two_and_more_are_not() {
+    let mut bench = Bench::new(2);
+    for count in 1..=4_usize {
+        for _ in 0..count {
+            bench.command(0, 0x0100_0000, 0x4400);
+        }
+        let cpu = &mut bench.cpus[1];
+        let taken = std::iter::from_fn(|| cpu.take_signal()).take(9).collect::<Vec<_>>();
+        assert_eq!(taken, vec![ApicSignal::Nmi; count.min(2)], "of {count}");
+    }
+    assert_eq!(bench.wakes()[1], 1 + 2 + 2 + 2, "each that is news wakes");
+}

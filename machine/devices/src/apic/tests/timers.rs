@@ -114,3 +114,16 @@ fn tsc_deadline() {
     bench.write(0, 0x320, 0x4_0031);
     assert_eq!(bench.cpus[0].read_msr(MSR_TSC_DEADLINE), Some(0));
 }
+
+#[test]
+fn a_count_that_is_over_stays_so_in_another_mode() {
+    let mut bench = Bench::new(1);
+    bench.write(0, 0x3e0, 0xb);
+    bench.write(0, 0x320, 0x31);
+    bench.write(0, 0x380, 1000);
+    // Expired, and the alarm on its way.
+    bench.clock.advance(1500);
+    bench.write(0, 0x320, 0x2_0031);
+    assert_eq!(bench.read(0, 0x390), 0);
+    assert_eq!(bench.cpus[0].acknowledge(), Some(0x31));
+}
