@@ -33,9 +33,6 @@ pub struct UnitsArgs {
     /// Stop an entry after so many seconds, unless the list gives it more.
     #[arg(long, default_value_t = 90, value_name = "SECONDS")]
     timeout: u64,
-    /// Run entries that want more processors than popf has with as many as it has, instead of skipping them.
-    #[arg(long)]
-    fewer_cpus: bool,
     /// Print the table as JSON, on standard output.
     #[arg(long)]
     json: bool,
@@ -66,7 +63,7 @@ pub fn run(args: &UnitsArgs) -> Result<(), String> {
     if let Some(unknown) = args.only.iter().find(|name| entries.iter().all(|entry| entry.name != **name)) {
         return Err(format!("the list has no entry {unknown}"));
     }
-    let popf = Monitor::Popf { path: boot::build()?, fewer_cpus: args.fewer_cpus };
+    let popf = Monitor::Popf(boot::build()?);
     let mut rows = Vec::new();
     for entry in entries {
         if !args.only.is_empty() && !args.only.contains(&entry.name) {

@@ -112,7 +112,7 @@ fn limits_of_the_host() {
 fn wrong_usage() {
     refused(&["run"], 2, &["Usage"]);
     refused(&["run", "--", "ls"], 125, &["Usage"]);
-    refused(&["run", "busybox", "--cpus", "2"], 2, &["one processor"]);
+    refused(&["run", "busybox", "--cpus", "17"], 2, &["16 processors at most"]);
     refused(&["frob"], 2, &["frob"]);
 }
 

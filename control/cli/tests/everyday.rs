@@ -298,8 +298,8 @@ fn definitions_are_run_and_printed() {
     assert_eq!(printed, expected);
     let wrong = user.files.write("wrong.toml", b"kernel = 'kernel'\nmemry = '16M'\n");
     user.refused(&["run", &wrong], 2, &["wrong.toml:2: ", "unknown field `memry`", "memory"]);
-    let misfit = user.files.write("misfit.toml", b"kernel = 'kernel'\ncpus = 4\n");
-    user.refused(&["run", &misfit], 2, &["misfit.toml:2: cpus: ", "one processor"]);
+    let misfit = user.files.write("misfit.toml", b"kernel = 'kernel'\ncpus = 17\n");
+    user.refused(&["run", &misfit], 2, &["misfit.toml:2: cpus: ", "16 processors at most"]);
     user.refused(&["run", "nothing.toml"], 66, &["nothing.toml", "No such file"]);
 }
 

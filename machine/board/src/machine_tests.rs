@@ -125,6 +125,42 @@ fn a_reset_starts_again_and_the_line_stays() {
     assert!(!end.counters[0].rows.is_empty());
 }
 
+/// Starts the others at 8000 and jumps to itself; the second to come there ends the machine.
+#[rustfmt::skip]
+const START_THE_OTHERS: &[u8] = &[
+    0xc7, 0x05, 0x00, 0x80, 0, 0, 0xf0, 0xff, 0x06, 0x80,  // at 8000: lock inc word [8080]
+    0xc7, 0x05, 0x04, 0x80, 0, 0, 0x80, 0x83, 0x3e, 0x80,  // cmp word [8080], 2
+    0xc7, 0x05, 0x08, 0x80, 0, 0, 0x80, 0x02, 0x75, 0x07,  // jne l
+    0xc7, 0x05, 0x0c, 0x80, 0, 0, 0xb8, 0x07, 0x00, 0xba,  // mov ax, 7; mov dx, f4
+    0xc7, 0x05, 0x10, 0x80, 0, 0, 0xf4, 0x00, 0xef, 0xf4,  // out dx, ax; l: hlt
+    0xbe, 0x00, 0x00, 0xe0, 0xfe,                          // mov esi, fee00000
+    0xc7, 0x86, 0x00, 0x03, 0, 0, 0x00, 0x45, 0x0c, 0x00,  // mov [esi + 300], INIT to all others
+    0xc7, 0x86, 0x00, 0x03, 0, 0, 0x08, 0x46, 0x0c, 0x00,  // mov [esi + 300], start-up at 8000
+    0xeb, 0xfe,                                            // jmp $
+];
+
+#[test]
+fn the_first_processor_starts_the_others() {
+    let (mut config, _peer) = config(START_THE_OTHERS);
+    config.cpus = 3;
+    let end = run(&config, &Control::default()).unwrap();
+    assert!(matches!(end.reason, StopReason::DebugExit(7)), "{:?}", end.reason);
+    assert_eq!(
+        end.counters.iter().map(|vcpu| (vcpu.vcpu, vcpu.vcpus)).collect::<Vec<_>>(),
+        [(0, 3), (1, 3), (2, 3)]
+    );
+}
+
+#[test]
+fn a_machine_is_dead_when_all_its_processors_are() {
+    for cpus in [1, 3] {
+        let (mut config, _peer) = config(&[0xfa, 0xf4]);
+        config.cpus = cpus;
+        let end = run(&config, &Control::default()).unwrap();
+        assert!(matches!(end.reason, StopReason::Dead), "{cpus}: {:?}", end.reason);
+    }
+}
+
 #[test]
 fn the_power_button_asks_a_guest_that_listens() {
     // Turns ACPI mode and the button's event on, says '.', and powers off at the event.

@@ -13,7 +13,7 @@ use super::list::Entry;
 use crate::bench::boot::QEMU;
 
 /// popf has so many vCPUs at most.
-const POPF_CPUS: u32 = 1;
+const POPF_CPUS: u32 = 16;
 /// What a program writes to the debug-exit port when it cannot be run here: half of a shell's 77, as QEMU's device
 /// doubles it and adds one.
 const SKIPPED: i32 = 38;
@@ -22,11 +22,7 @@ const LINE: usize = 160;
 
 /// What runs it.
 pub enum Monitor {
-    Popf {
-        path: PathBuf,
-        /// Whether an entry may get fewer processors than it wants.
-        fewer_cpus: bool,
-    },
+    Popf(PathBuf),
     Qemu,
 }
 
@@ -56,8 +52,11 @@ impl Outcome {
 impl Monitor {
     /// Runs it.
     pub fn run(&self, entry: &Entry, kernel: &Path, limit: Duration) -> Result<Outcome, String> {
-        if matches!(self, Self::Popf { fewer_cpus: false, .. }) && entry.smp > POPF_CPUS {
-            return Ok(Outcome::skip(format!("wants {} processors, popf has {POPF_CPUS}", entry.smp)));
+        if matches!(self, Self::Popf(_)) && entry.smp > POPF_CPUS {
+            return Ok(Outcome::skip(format!(
+                "wants {} processors, popf has {POPF_CPUS} at most",
+                entry.smp
+            )));
         }
         if matches!(self, Self::Qemu) && !matches!(entry.accel.as_str(), "" | "tcg") {
             return Ok(Outcome::skip(format!("for {} only", entry.accel)));
@@ -74,12 +73,12 @@ impl Monitor {
 
     fn command(&self, entry: &Entry, kernel: &Path) -> Command {
         match self {
-            Self::Popf { path, .. } => {
+            Self::Popf(path) => {
                 let mut command = Command::new(path);
                 // A boot loader puts the program's name before its arguments.
                 let cmdline = format!("{} {}", kernel.display(), entry.test_args);
                 command.args(["run", "--debug-exit", "--test-device", "--no-reboot"]);
-                command.arg("--cpus").arg(entry.smp.min(POPF_CPUS).to_string());
+                command.arg("--cpus").arg(entry.smp.to_string());
                 command.arg("--memory").arg(format!("{}M", entry.memory_mib()));
                 command.arg("--kernel").arg(kernel).arg("--cmdline").arg(cmdline.trim_end());
                 command
@@ -102,7 +101,7 @@ impl Monitor {
             return (Verdict::Fail, format!("ended with {status}"));
         };
         let told = match self {
-            Self::Popf { .. } => code,
+            Self::Popf(_) => code,
             // isa-debug-exit makes it odd.
             Self::Qemu if code & 1 == 1 && !said.out.is_empty() => code >> 1,
             Self::Qemu if said.out.is_empty() => return (Verdict::Skip, last(&said.err)),
@@ -221,7 +220,7 @@ mod tests {
 
     #[test]
     fn statuses_are_told_apart() {
-        let popf = Monitor::Popf { path: PathBuf::new(), fewer_cpus: false };
+        let popf = Monitor::Popf(PathBuf::new());
         assert_eq!(judged(&popf, "echo 'SUMMARY: 3 tests'"), (Verdict::Pass, "3 tests".into()));
         assert_eq!(judged(&popf, "echo no; exit 38").0, Verdict::Skip);
         let failed = "echo 'FAIL: this'; echo 'SUMMARY: 2 tests, 1 unexpected failures'; exit 1";

@@ -98,7 +98,7 @@ fn fields_that_do_not_go_together_are_named() {
         ("popf run --kernel k -- ls", "command"),
         ("popf run busybox --initrd i", "initrd"),
         ("popf run busybox --stdin", "stdin"),
-        ("popf run busybox --cpus 2", "cpus"),
+        ("popf run busybox --cpus 17", "cpus"),
         ("popf run busybox --cpus 0", "cpus"),
         ("popf run busybox --serial null -- ls", "serial"),
         ("popf run busybox --detach -- ls", "command"),
