@@ -17,7 +17,7 @@ use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
 use crate::hint::Windowing;
 use crate::mode::{ModeWord, VIEW_USER};
-use crate::peers::{News, Peers};
+use crate::peers::{News, Peers, There};
 use crate::region::{KickWord, Region};
 use crate::slow::{Answers, Pending, Progress};
 use crate::tlb::Tlb;
@@ -318,10 +318,8 @@ impl Engine for Translator {
             // An instruction that is stepped goes on.
             Entry::Complete(_) => {}
         }
-        let is_alone = self.guest.peers.is_alone();
-        if !is_alone {
-            self.guest.mailbox.arrive();
-        }
+        // Until this returns, or panics.
+        let _there = (!self.guest.peers.is_alone()).then(|| There::new(&self.guest.mailbox));
         self.load(cpu);
         self.read_mailbox();
         let mut rip = cpu.rip;
@@ -339,9 +337,6 @@ impl Engine for Translator {
         let exit = self.go(cpu, &mut rip, next);
         self.store(cpu, rip);
         fault::set_running(None);
-        if !is_alone {
-            self.guest.mailbox.depart();
-        }
         exit
     }
 

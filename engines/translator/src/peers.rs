@@ -217,6 +217,23 @@ impl Mailbox {
     }
 }
 
+/// An engine that may run guest code; it departs when this is dropped.
+pub struct There(Arc<Mailbox>);
+
+impl There {
+    /// It arrives.
+    pub fn new(mailbox: &Arc<Mailbox>) -> Self {
+        mailbox.arrive();
+        Self(mailbox.clone())
+    }
+}
+
+impl Drop for There {
+    fn drop(&mut self) {
+        self.0.depart();
+    }
+}
+
 thread_local! {
     /// The mailbox of the engine that is writing on this thread: it drops its own blocks at once.
     static WRITER: Cell<*const Mailbox> = const { Cell::new(std::ptr::null()) };
