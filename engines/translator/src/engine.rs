@@ -205,13 +205,7 @@ impl Translator {
                 }
                 Next::In(host) => Some(host),
                 Next::Exit(exit) => return exit,
-                Next::Callout => match self.callout(cpu, *rip) {
-                    Some(exit) => return exit,
-                    None => {
-                        next = self.changed(*rip);
-                        continue;
-                    }
-                },
+                Next::Callout => return self.callout(cpu, *rip),
             };
             let host = match resume {
                 Some(host) => host,

@@ -131,6 +131,8 @@ fn locks_lock() {
 #[test]
 fn changed_code_is_not_executed_as_it_was() {
     let [mut writer, mut runner] = Bench::several::<2>();
+    const CALLED: i32 = 0x40;
+    const DONE: i32 = 0x80;
     let (function, said) = (0x3_0000_u64, DATA);
     let code = assemble(64, function, |a| {
         a.mov(eax, 0u32).unwrap();
@@ -138,16 +140,24 @@ fn changed_code_is_not_executed_as_it_was() {
     });
     runner.ram.write(function, &code).unwrap();
     load_at(&mut writer, CODE, |a| {
-        let mut again = a.create_label();
+        let (mut hot, mut again) = (a.create_label(), a.create_label());
         a.mov(rsi, function + 1).unwrap();
         a.mov(rdi, said).unwrap();
         a.xor(ecx, ecx).unwrap();
+        a.set_label(&mut hot).unwrap();
+        a.inc(ecx).unwrap();
+        a.mov(dword_ptr(rsi), ecx).unwrap();
+        a.mov(dword_ptr(rdi), ecx).unwrap();
+        a.cmp(dword_ptr(rdi + CALLED), 0).unwrap();
+        a.je(hot).unwrap();
+        a.mov(edx, ROUNDS).unwrap();
         a.set_label(&mut again).unwrap();
         a.inc(ecx).unwrap();
         a.mov(dword_ptr(rsi), ecx).unwrap();
         a.mov(dword_ptr(rdi), ecx).unwrap();
-        a.cmp(ecx, 10 * ROUNDS).unwrap();
+        a.dec(edx).unwrap();
         a.jne(again).unwrap();
+        a.mov(dword_ptr(rdi + DONE), 1).unwrap();
     });
     load_at(&mut runner, CODE + 0x1000, |a| {
         let (mut again, mut wait, mut stale) = (a.create_label(), a.create_label(), a.create_label());
@@ -159,19 +169,21 @@ fn changed_code_is_not_executed_as_it_was() {
         a.cmp(dword_ptr(rdi), 1000).unwrap();
         a.jb(wait).unwrap();
         a.set_label(&mut again).unwrap();
+        a.mov(r8d, dword_ptr(rdi + DONE)).unwrap();
         a.mov(ebx, dword_ptr(rdi)).unwrap();
         a.call(rsi).unwrap();
+        a.mov(dword_ptr(rdi + CALLED), 1).unwrap();
         a.cmp(eax, ebx).unwrap();
         a.jb(stale).unwrap();
-        a.cmp(ebx, 10 * ROUNDS).unwrap();
-        a.jne(again).unwrap();
+        a.test(r8d, r8d).unwrap();
+        a.je(again).unwrap();
         a.jmp(end).unwrap();
         a.set_label(&mut stale).unwrap();
         a.ud2().unwrap();
         a.set_label(&mut end).unwrap();
     });
-    let [_, runner] = run_all([writer, runner]);
-    assert_eq!(runner.cpu.gpr[RAX], u64::from(10 * ROUNDS));
+    let [writer, runner] = run_all([writer, runner]);
+    assert_eq!(runner.cpu.gpr[RAX], writer.cpu.gpr[RCX]);
 }
 
 /// Each writes functions into pages and calls them, where another has done the same just before: all wait for each other to

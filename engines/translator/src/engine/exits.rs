@@ -285,18 +285,18 @@ impl Translator {
         }
     }
 
-    /// The exit for the sensitive instruction at `rip`; none if another processor has put another there meanwhile.
-    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Option<Exit> {
+    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Exit {
         let code = match self.fetch_instruction(cpu, rip) {
             Ok(code) => code,
-            Err(fault) => return Some(Exit::Exception(fault)),
+            Err(fault) => return Exit::Exception(fault),
         };
         match self.cache.decode_one(&code, rip, self.mode) {
             Some(GuestInsn { instruction, routine: Some(routine), .. }) => {
-                Some(Exit::Sensitive(Insn { instruction, routine }))
+                Exit::Sensitive(Insn { instruction, routine })
             }
-            _ if self.guest.peers.is_alone() => Some(Exit::Exception(Exception::UD)),
-            _ => None,
+            _ if self.guest.peers.is_alone() => Exit::Exception(Exception::UD),
+            // Another processor has put another instruction there meanwhile: see `changed`.
+            _ => Exit::Kicked,
         }
     }
 
