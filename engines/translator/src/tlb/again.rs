@@ -54,7 +54,7 @@ fn find(tables: Tables, view: View, linear: u64) -> Option<Page> {
         physical: found.physical & !0xfff,
         host,
         readable: found.readable,
-        writable: found.writable && !tables.guest.watcher.watches(found.physical),
+        writable: found.writable && tables.guest.admits_writes(found.physical),
         global: false,
         large: found.size != PageSize::Size4K,
     })
