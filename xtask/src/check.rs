@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::{cargo, deps, guide, links};
+use crate::{cargo, deps, exceptions, guide, links};
 
 /// A step, in the order they run: what is quick to fail comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,7 +20,8 @@ pub enum Step {
     Clippy,
     /// Unit, integration and documentation tests.
     Test,
-    /// Documentation builds, warnings denied; its links lead somewhere; the guide is a book (if mdbook is there).
+    /// Documentation builds, warnings denied; its links lead somewhere; exceptions have tests; the guide is a book (if
+    /// mdbook is there).
     Docs,
     /// Each fuzz target for a short while (needs cargo-fuzz).
     Fuzz,
@@ -107,6 +108,7 @@ fn perform(step: Step) -> Result<Outcome, String> {
                 .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
             execute(&mut docs)?;
             links::check()?;
+            exceptions::check()?;
             if guide::available() {
                 guide::run()?;
             }

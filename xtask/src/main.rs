@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod deps;
 mod durability;
+mod exceptions;
 mod guest;
 mod guide;
 mod links;

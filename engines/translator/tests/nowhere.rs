@@ -65,3 +65,23 @@ fn an_offset_beyond_the_code_segment() {
     bench.cpu.segment_mut(x86::SegmentRegister::Cs).limit = 0x1f_ffff;
     expect_fault_at(&mut bench, 0, STACK);
 }
+
+/// A processor would fault at the jump.
+#[test]
+fn a_direct_jump_faults_where_it_leads() {
+    const LAST_PAGE: u64 = 0x7fff_ffff_f000;
+    const TABLES: u64 = 0x9_0000;
+    let mut bench = Bench::long_mode();
+    let top = bench.cpu.cr3 + 255 * 8;
+    for (entry, to) in
+        (0..4).map(|n| TABLES + n * 0x1000 + 511 * 8).zip([TABLES + 0x1000, TABLES + 0x2000, CODE])
+    {
+        bench.ram.write_u64(entry, to | 7).unwrap();
+    }
+    bench.ram.write_u64(top, TABLES | 7).unwrap();
+    // jmp $ + 0x1005
+    bench.load_bytes(&[0xe9, 0, 0x10, 0, 0]);
+    bench.cpu.rip = LAST_PAGE;
+    assert_eq!(bench.fault(), Exception::gp(0));
+    assert_eq!(bench.cpu.rip, LAST_PAGE + 0x1005);
+}

@@ -147,3 +147,20 @@ fn alignment_is_checked_in_ring_3_where_both_flags_say_so() {
         }
     }
 }
+
+#[test]
+fn alignment_of_a_vector_is_that_of_its_elements() {
+    let mut bench = Bench::long_mode();
+    bench.load(|a| {
+        a.movups(xmm0, xmmword_ptr(rbx)).unwrap();
+        a.movups(xmmword_ptr(rbx + 1), xmm0).unwrap();
+    });
+    bench.cpu.gpr[RBX] = DATA + 4;
+    for register in [SegmentRegister::Cs, SegmentRegister::Ss] {
+        bench.cpu.segment_mut(register).attributes |= 3 << 5;
+    }
+    bench.cpu.cr0 |= Cr0::AM;
+    bench.cpu.rflags |= Rflags::AC;
+    assert_eq!(bench.fault(), Exception::with_code(Vector::AlignmentCheck, 0));
+    assert_eq!(bench.cpu.rip, CODE + 3, "the load is of four aligned elements");
+}

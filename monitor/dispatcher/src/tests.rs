@@ -617,3 +617,17 @@ fn a_breakpoint_that_a_load_of_ss_hits_waits_for_the_next_instruction() {
         assert_eq!(bench.handler(), Some(1));
     }
 }
+
+/// A processor would tell of them before the handler's first instruction, and of those of that delivery before its own.
+#[test]
+fn what_a_delivery_reads_and_writes_hits_no_breakpoint() {
+    let mut bench = Bench::new(vec![sensitive(&[0x0f, 0x0b])]);
+    // The vector's entry and the frame's last word; both for reads and writes of two bytes.
+    bench.cpu().dr[0] = 6 * 4;
+    bench.cpu().dr[1] = 0x8000 - 6;
+    bench.cpu().dr[7] = 0x0077_040a;
+    bench.run_out();
+    assert_eq!(bench.handler(), Some(6));
+    let cpu = bench.dispatcher.cpu();
+    assert_eq!((cpu.dr[6] & 0xf, cpu.gpr[gpr::RSP]), (0, 0x8000 - 6));
+}

@@ -216,6 +216,31 @@ fn pae_walks_its_four_pointers() {
     assert_eq!(walk(&pae, &memory, linear, USER_WRITE), Err(6));
 }
 
+/// As with AMD's nested paging; others keep them from the last write of CR3.
+#[test]
+fn pae_pointers_are_read_at_each_walk() {
+    let memory = Memory::default();
+    let linear = 2 << 30 | 3 << 21 | 4 << 12 | 5;
+    let pae = PagingContext { cr3: ROOT + 0x20, ..context(PagingMode::Pae) };
+    for (table, page) in [(L2, PAGE), (L3, PAGE + 0x1000)] {
+        memory.put(ROOT + 0x30, table | P);
+        memory.put(table + 24, L1 | OPEN);
+        memory.put(L1 + 32, page | OPEN);
+        assert_eq!(walk(&pae, &memory, linear, USER_READ).unwrap().physical, page | 5);
+    }
+    memory.put(ROOT + 0x30, 0);
+    assert_eq!(walk(&pae, &memory, linear, USER_READ), Err(4));
+}
+
+/// AMD's processors want it to be zero.
+#[test]
+fn above_the_last_level_the_global_bit_is_ignored() {
+    for memory in [four_level(L3 | OPEN | G, 0, 0, 0), four_level(0, L2 | OPEN | G, 0, 0)] {
+        let t = walk(&context(PagingMode::FourLevel), &memory, LINEAR, USER_READ).unwrap();
+        assert_eq!((t.physical, t.global), (PAGE | 0x678, false));
+    }
+}
+
 #[test]
 fn two_level_small_and_large() {
     let memory = Memory::default();

@@ -1,7 +1,5 @@
 //! Bytes of one instruction: of a chosen code with everything else random, or wholly random.
 
-use std::sync::OnceLock;
-
 use iced_x86::{
     Code, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction, MandatoryPrefix, Mnemonic,
     OpCodeInfo, OpCodeOperandKind, OpCodeTableKind, OpKind, Register,
@@ -9,8 +7,8 @@ use iced_x86::{
 use x86::Mode;
 use x86::classify;
 
-use crate::monitor;
 use crate::random::Random;
+use crate::{monitor, processor};
 
 /// One instruction of a program.
 #[derive(Clone, Copy, Debug)]
@@ -83,11 +81,7 @@ pub fn admissible(i: &Instruction, bits: u32) -> bool {
 
 /// How this processor decodes where vendors differ.
 pub fn options() -> u32 {
-    static OPTIONS: OnceLock<u32> = OnceLock::new();
-    *OPTIONS.get_or_init(|| match host::cpu::vendor().as_str() {
-        "AuthenticAMD" | "HygonGenuine" => DecoderOptions::AMD,
-        _ => DecoderOptions::NONE,
-    })
+    if processor::is_amd() { DecoderOptions::AMD } else { DecoderOptions::NONE }
 }
 
 /// The codes that cases are made from.

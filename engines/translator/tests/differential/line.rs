@@ -7,6 +7,7 @@ use crate::case::{
     CODE, Case, DATA, DATA_BYTES, FPU_BYTES, MOST_CODE, Outcome, PAGE, SEGMENTS, Width, initial_data, word,
 };
 use crate::compare::GPR;
+use crate::flags::rflags;
 use crate::run::SEED;
 use crate::surround::{PADS, UD2};
 use crate::{compare, fpu};
@@ -128,7 +129,7 @@ pub fn after(case: &Case, outcome: &Outcome) -> String {
     }
     // What the manuals call undefined is not the same on every processor.
     let undefined = compare::decode(case).iter().fold(0, |sum, i| sum | i.rflags_undefined());
-    let defined = FLAGS & !compare::rflags(undefined);
+    let defined = FLAGS & !rflags(undefined);
     if (outcome.rflags ^ case.rflags) & defined != 0 {
         words.push(format!("flags={:#x}", outcome.rflags & defined));
     }

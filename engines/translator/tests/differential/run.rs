@@ -1,6 +1,6 @@
 //! The test itself: batches of cases through both sides, and reports of what differed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::{slice, thread};
 
 use iced_x86::{Code, FlowControl, Instruction};
@@ -12,10 +12,13 @@ use crate::generate::{Generator, STATES};
 use crate::guest::Guest;
 use crate::line;
 use crate::native::{BATCH, Native};
+use crate::rules::{RULES, Rule};
 
 const ANSWERS: &str = "the native process answers";
 /// Differences told at most.
 const MOST_REPORTS: usize = 200;
+/// Lines kept at most of what one rule accepts.
+const MOST_ACCEPTED: usize = 4;
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -67,6 +70,9 @@ pub fn run(cases: usize) {
         }
     });
     found.coverage.report(cases, generator.wide_codes());
+    for (rule, lines) in found.accepted.iter().flatten() {
+        lines.iter().for_each(|line| println!("{line}{rule}"));
+    }
     let reports: Vec<_> = found.failures.values().collect();
     for report in reports.iter().take(MOST_REPORTS) {
         println!("{report}");
@@ -102,6 +108,8 @@ struct Found {
     coverage: Coverage,
     /// One report for each kind of difference.
     failures: BTreeMap<String, String>,
+    /// Lines that one rule alone accepts, by its name, if they are wanted.
+    accepted: Option<BTreeMap<&'static str, BTreeSet<String>>>,
 }
 
 impl Found {
@@ -110,6 +118,9 @@ impl Found {
         self.coverage.refused.extend(other.coverage.refused);
         for (kind, report) in other.failures {
             self.failures.entry(kind).or_insert(report);
+        }
+        for (rule, lines) in other.accepted.into_iter().flatten() {
+            self.accepted.get_or_insert_default().entry(rule).or_default().extend(lines);
         }
     }
 }
@@ -127,12 +138,13 @@ impl Bench {
     pub fn new(native: Native, data: &'static [u8]) -> Self {
         let guests = [Windowing::Hot, Windowing::All].map(|windows| Guest::new(data, 1 << 20, windows));
         let outcome = Box::new(empty_outcome());
-        Self { native, guests, outcome, found: Found::default() }
+        let accepted = variable("POPF_ACCEPTED").map(|_| BTreeMap::new());
+        Self { native, guests, outcome, found: Found { accepted, ..Found::default() } }
     }
 
     fn batch(&mut self, first: usize, batch: &[Case]) {
         let (areas, outcomes) = self.native.run(batch).expect(ANSWERS);
-        let mut failed = Vec::new();
+        let (mut failed, mut accepted) = (Vec::new(), Vec::new());
         let mut list = Vec::new();
         for (n, (case, native)) in batch.iter().zip(outcomes).enumerate() {
             if n == 0 || !case.same_program(&batch[n - 1]) {
@@ -145,13 +157,22 @@ impl Bench {
             // Programs take turns.
             let guest = &mut self.guests[(first + n) / STATES % 2];
             let remark = guest.run(case, &areas[n], &mut self.outcome);
-            let found = differences(case, native, &self.outcome, remark);
+            let differ = |rules: &[Rule]| differences(case, native, &self.outcome, remark.as_deref(), rules);
+            let found = differ(RULES);
             if !found.is_empty() {
                 failed.push((n, *case, found));
+            } else if self.found.accepted.is_some() && !differ(&[]).is_empty() {
+                let rules = RULES.iter().filter(|rule| differ(slice::from_ref(rule)).is_empty());
+                accepted.push((*case, rules.map(|rule| rule.name).collect::<Vec<_>>()));
             }
         }
+        for (case, rules) in accepted {
+            self.keep_accepted(&case, &rules);
+        }
+        let failing =
+            |bench: &mut Self, case: &Case| bench.check(case, RULES).filter(|found| !found.is_empty());
         for (n, case, found) in failed {
-            let (case, differing) = self.minimise(case, found);
+            let (case, differing) = self.minimise(&case, found, failing);
             let code = compare::decode(&case).last().map_or(String::new(), |i| format!("{:?}", i.code()));
             let what = differing[0].split(' ').next().unwrap_or("");
             let kind = format!("{code} {what}");
@@ -169,9 +190,29 @@ impl Bench {
         }
     }
 
-    /// Leaves out instructions, and then what surrounds them, for as long as something differs.
-    fn minimise(&mut self, case: Case, found: Vec<String>) -> (Case, Vec<String>) {
-        let (mut case, mut found) = (case, found);
+    /// Makes a line of a case that a rule alone accepts, unless there are enough.
+    fn keep_accepted(&mut self, case: &Case, rules: &[&'static str]) {
+        let ([rule], Some(accepted)) = (rules, &mut self.found.accepted) else { return };
+        if accepted.entry(rule).or_default().len() >= MOST_ACCEPTED {
+            return;
+        }
+        let alone =
+            |bench: &mut Self, case: &Case| (bench.accepting(case).as_deref() == Some(rules)).then_some(());
+        let (case, ()) = self.minimise(case, (), alone);
+        let line = format!("{} | ", line::before(&case));
+        if let Some(accepted) = &mut self.found.accepted {
+            accepted.entry(rule).or_default().insert(line);
+        }
+    }
+
+    /// Leaves out instructions, and then what surrounds them, for as long as the rest shows what is looked for.
+    fn minimise<T>(
+        &mut self,
+        case: &Case,
+        found: T,
+        look: impl Fn(&mut Self, &Case) -> Option<T>,
+    ) -> (Case, T) {
+        let (mut case, mut found) = (*case, found);
         let mut n = 0;
         while n < compare::decode(&case).len() && compare::decode(&case).len() > 1 {
             let list = compare::decode(&case);
@@ -180,17 +221,16 @@ impl Bench {
             let end = case.code_len as usize;
             shorter.code.copy_within(start + len..end, start);
             shorter.code_len -= len as u32;
-            match self.check(&shorter) {
-                Some(still) if !still.is_empty() => (case, found) = (shorter, still),
-                _ => n += 1,
+            match look(self, &shorter) {
+                Some(still) => (case, found) = (shorter, still),
+                None => n += 1,
             }
         }
         for plainer in line::simplifications() {
             let mut tried = case;
             plainer(&mut tried);
-            match self.check(&tried) {
-                Some(still) if !still.is_empty() => (case, found) = (tried, still),
-                _ => {}
+            if let Some(still) = look(self, &tried) {
+                (case, found) = (tried, still);
             }
         }
         (case, found)
@@ -202,15 +242,24 @@ impl Bench {
         format!("{} | {}", line::before(case), line::after(case, &outcomes[0]))
     }
 
-    /// What differs; nothing if the case does not end.
-    pub fn check(&mut self, case: &Case) -> Option<Vec<String>> {
+    /// The rules that accept, each by itself, what differs; nothing if nothing does.
+    pub fn accepting(&mut self, case: &Case) -> Option<Vec<&'static str>> {
+        if self.check(case, &[])?.is_empty() {
+            return None;
+        }
+        let mut accepts = |rule: &Rule| self.check(case, slice::from_ref(rule)).is_some_and(|f| f.is_empty());
+        Some(RULES.iter().filter(|rule| accepts(rule)).map(|rule| rule.name).collect())
+    }
+
+    /// What differs beyond these rules; nothing if the case does not end.
+    pub fn check(&mut self, case: &Case, rules: &[Rule]) -> Option<Vec<String>> {
         let (areas, outcomes) = self.native.run(slice::from_ref(case)).expect(ANSWERS);
         if outcomes[0].vector == ENDLESS {
             return None;
         }
         let found = self.guests.each_mut().map(|guest| {
             let remark = guest.run(case, &areas[0], &mut self.outcome);
-            differences(case, &outcomes[0], &self.outcome, remark)
+            differences(case, &outcomes[0], &self.outcome, remark.as_deref(), rules)
         });
         found.into_iter().find(|found| !found.is_empty()).or(Some(Vec::new()))
     }
@@ -258,10 +307,16 @@ impl Coverage {
     }
 }
 
-fn differences(case: &Case, native: &Outcome, translated: &Outcome, remark: Option<String>) -> Vec<String> {
+fn differences(
+    case: &Case,
+    native: &Outcome,
+    translated: &Outcome,
+    remark: Option<&str>,
+    rules: &[Rule],
+) -> Vec<String> {
     match remark {
         Some(_) if !compare::is_boundary(case, translated.rip) => Vec::new(),
-        Some(remark) => vec![remark],
-        None => compare::differences(case, native, translated),
+        Some(remark) => vec![remark.to_owned()],
+        None => compare::differences(case, native, translated, rules),
     }
 }
