@@ -178,6 +178,26 @@ fn watchpoints_wait_for_their_kind_of_access() {
 }
 
 #[test]
+fn who_reads_and_writes_does_both() {
+    for (read, write) in [(true, false), (false, true)] {
+        let mut bench = Bench::long_mode();
+        bench.load(|a| {
+            a.mov(dword_ptr(rbx), eax).unwrap(); // CODE
+            a.mov(eax, dword_ptr(rbx)).unwrap(); // CODE + 2
+            a.add(dword_ptr(rbx), eax).unwrap(); // CODE + 4
+        });
+        bench.cpu.gpr[RBX] = DATA;
+        let point = Watchpoint { linear: DATA, len: 4, read, write };
+        set(&mut bench, &[], &[point]);
+        for after in [if write { CODE + 2 } else { CODE + 4 }, CODE + 6] {
+            assert_eq!(told(&mut bench, Entry::Resume), (DebugEvent::Watchpoint(point), 0));
+            assert_eq!(bench.cpu.rip, after);
+        }
+        bench.run();
+    }
+}
+
+#[test]
 fn a_watchpoint_and_a_breakpoint_work_together() {
     let mut bench = Bench::real_mode();
     bench.load(|a| {

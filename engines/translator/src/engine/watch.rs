@@ -99,8 +99,11 @@ impl Translator {
             if let Some(breakpoints) = self.watch.breakpoints {
                 self.watch.hits |= breakpoints.access(access.linear, access.size, access.write);
             }
-            if self.watch.watched.is_none() {
-                self.watch.watched = self.watch.points.watch(access.linear, access.size, access.write);
+            // A debugger may wait for reads alone, where the processor's breakpoints wait for writes or for both.
+            for write in [false, true] {
+                if access.is(write) && self.watch.watched.is_none() {
+                    self.watch.watched = self.watch.points.watch(access.linear, access.size, write);
+                }
             }
         }
         None
@@ -108,10 +111,11 @@ impl Translator {
 
     /// A memory operand, explicit or not, as the registers have it now.
     fn access_of(&mut self, cpu: &CpuState, memory: &UsedMemory, repeated: bool) -> Option<Access> {
-        let write = match memory.access() {
+        let (read, write) = match memory.access() {
             OpAccess::None | OpAccess::NoMemAccess => return None,
-            OpAccess::Read | OpAccess::CondRead => false,
-            _ => true,
+            OpAccess::Read | OpAccess::CondRead => (true, false),
+            OpAccess::Write | OpAccess::CondWrite => (false, true),
+            OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
         };
         if repeated && self.register(count_register(memory)) == 0 {
             return None;
@@ -129,14 +133,22 @@ impl Translator {
         };
         let linear = start.wrapping_add(offset);
         let linear = if long { linear } else { linear & 0xffff_ffff };
-        Some(Access { linear, size: memory.memory_size().size().max(1) as u64, write })
+        Some(Access { linear, size: memory.memory_size().size().max(1) as u64, read, write })
     }
 }
 
 struct Access {
     linear: u64,
     size: u64,
+    read: bool,
     write: bool,
+}
+
+impl Access {
+    /// Whether it is one, or both.
+    fn is(&self, write: bool) -> bool {
+        if write { self.write } else { self.read }
+    }
 }
 
 fn address_bits(memory: &UsedMemory) -> u32 {
