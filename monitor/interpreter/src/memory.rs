@@ -4,9 +4,9 @@
 //! nothing half done.
 
 use vcpu::Environment;
-use x86::Exception;
 use x86::debug::Breakpoints;
 use x86::paging::{self, AccessKind, PagingContext};
+use x86::{Cr0, Exception, Rflags, Vector};
 
 use crate::Context;
 use crate::operand::mask;
@@ -55,7 +55,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     /// The guest-physical address of a linear one, or the page fault; accessed and dirty bits are set.
     pub(crate) fn translate(&mut self, linear: u64, access: Access, level: Level) -> Result<u64, Exception> {
         let cpu = &*self.cpu;
-        if !cpu.cr0.contains(x86::Cr0::PG) {
+        if !cpu.cr0.contains(Cr0::PG) {
             return Ok(linear & 0xffff_ffff);
         }
         let physical_bits = self.env.physical_bits();
@@ -81,6 +81,16 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         if self.effects.points.has_watchpoints() && self.effects.watched.is_none() {
             self.effects.watched = self.effects.points.watch(linear, size, write);
         }
+    }
+
+    /// Faults where an access of ring 3 is not aligned and its program wants to know: to `unit` bytes, 2, 4 or 8.
+    #[inline]
+    pub(crate) fn check_alignment(&self, linear: u64, unit: usize, level: Level) -> Result<(), Exception> {
+        let checks = level.user && self.cpu.rflags.contains(Rflags::AC) && self.cpu.cr0.contains(Cr0::AM);
+        if checks && !linear.is_multiple_of(unit as u64) {
+            return Err(Exception::with_code(Vector::AlignmentCheck, 0));
+        }
+        Ok(())
     }
 
     /// The guest's breakpoints, if any is enabled.
@@ -145,14 +155,15 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         Ok(())
     }
 
-    /// Reads a little-endian value of 1 to 8 bytes.
+    /// Reads a little-endian value of 1, 2, 4 or 8 bytes.
     pub(crate) fn read_value(&mut self, linear: u64, size: usize, level: Level) -> Result<u64, Exception> {
         let mut bytes = [0; 8];
+        self.check_alignment(linear, size, level)?;
         self.read_bytes(linear, &mut bytes[..size], level)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Writes a little-endian value of 1 to 8 bytes.
+    /// Writes a little-endian value of 1, 2, 4 or 8 bytes.
     pub(crate) fn write_value(
         &mut self,
         linear: u64,
@@ -160,6 +171,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         value: u64,
         level: Level,
     ) -> Result<(), Exception> {
+        self.check_alignment(linear, size, level)?;
         self.write_bytes(linear, &(value & mask(size)).to_le_bytes()[..size], level)
     }
 

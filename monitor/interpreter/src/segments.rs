@@ -91,6 +91,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
     pub(crate) fn far_pointer(&mut self, insn: &Instruction, size: usize) -> Result<(u64, u16), Exception> {
         let linear = self.memory_operand(insn, 0, size + 2, Access::Read)?;
         let mut bytes = [0; 10];
+        self.check_alignment(linear, size, self.level())?;
         self.read_bytes(linear, &mut bytes[..size + 2], self.level())?;
         let selector = u16::from_le_bytes([bytes[size], bytes[size + 1]]);
         let mut offset = [0; 8];

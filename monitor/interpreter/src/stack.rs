@@ -79,12 +79,14 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let room = (mask(self.stack_size()) - top).saturating_add(1);
         if bytes.len() as u64 <= room {
             let linear = self.linear(SegmentRegister::Ss, top, bytes.len(), Access::Write)?;
+            self.check_alignment(linear, frame.unit, self.level())?;
             return self.write_bytes(linear, bytes, self.level());
         }
         // A value across the end of the segment is an error, and one behind it begins at 0.
         for (index, value) in bytes.chunks(frame.unit).enumerate().rev() {
             let offset = top.wrapping_add((index * frame.unit) as u64) & mask(self.stack_size());
             let linear = self.linear(SegmentRegister::Ss, offset, value.len(), Access::Write)?;
+            self.check_alignment(linear, frame.unit, self.level())?;
             self.write_bytes(linear, value, self.level())?;
         }
         Ok(())
@@ -123,6 +125,7 @@ impl<E: Environment + ?Sized> Context<'_, E> {
         let linear = self.linear(SegmentRegister::Ss, offset, len, Access::Read)?;
         let mut bytes = [0; LONGEST_READ];
         let bytes = &mut bytes[..len];
+        self.check_alignment(linear, size, self.level())?;
         self.read_bytes(linear, bytes, self.level())?;
         for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size)) {
             let mut wide = [0; 8];

@@ -32,11 +32,14 @@ impl<E: Environment + ?Sized> Context<'_, E> {
             Table::Global => self.cpu.gdtr,
             Table::Interrupt => self.cpu.idtr,
         };
+        /// What checks of alignment ask of such a register in memory (SDM vol. 3 table 6-7).
+        const ALIGNED: usize = 4;
         let size = if self.mode() == Mode::Long64 { 10 } else { 6 };
         let mut bytes = [0; 10];
         bytes[..2].copy_from_slice(&register.limit.to_le_bytes());
         bytes[2..].copy_from_slice(&register.base.to_le_bytes());
         let linear = self.memory_operand(insn, 0, size, Access::Write)?;
+        self.check_alignment(linear, ALIGNED, self.level())?;
         self.write_bytes(linear, &bytes[..size], self.level())?;
         self.done(insn)
     }

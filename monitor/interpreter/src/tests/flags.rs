@@ -1,7 +1,7 @@
 //! CLI, STI, PUSHF, POPF.
 
 use vcpu::Shadow;
-use x86::{Cr4, Exception, Rflags};
+use x86::{Cr0, Cr4, Exception, Rflags, Vector};
 
 use super::{Bench, layout};
 
@@ -128,6 +128,31 @@ fn a_push_across_pages_writes_both_or_none() {
     bench.machine.set_pte(0xb000, 0x63);
     bench.expect(PUSHF, |cpu| cpu.gpr[4] = 0xaffc);
     assert_eq!(bench.machine.peek(0xaffc, 8), 2);
+}
+
+#[test]
+fn ring_3_may_want_its_accesses_aligned() {
+    let misaligned = Exception::with_code(Vector::AlignmentCheck, 0);
+    const STORES: &[u8] = &[0x66, 0x8c, 0x1c, 0x24]; // mov [rsp], ds
+    const ENTERS: &[u8] = &[0xc8, 0, 0, 0];
+    const TELLS: &[u8] = &[0x0f, 0x01, 0x0c, 0x24]; // sidt [rsp]
+    let mut bench = Bench::long(3);
+    bench.cpu.gpr[4] = layout::STACK + 1;
+    bench.cpu.rflags |= Rflags::AC;
+    for instruction in [PUSHF, POPF, STORES, ENTERS, TELLS] {
+        bench.cpu.cr0 |= Cr0::AM;
+        bench.expect_fault(instruction, misaligned);
+        let before = bench.cpu.clone();
+        bench.cpu.cr0 -= Cr0::AM;
+        assert!(bench.run(instruction).is_ok());
+        bench.cpu = before;
+    }
+    // Supervisors' are not checked.
+    let mut bench = Bench::long(0);
+    bench.cpu.gpr[4] = layout::STACK + 1;
+    bench.cpu.rflags |= Rflags::AC;
+    bench.cpu.cr0 |= Cr0::AM;
+    bench.expect(PUSHF, |cpu| cpu.gpr[4] -= 8);
 }
 
 #[test]
