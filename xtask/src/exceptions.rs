@@ -43,10 +43,14 @@ fn collect(folder: &Path, code: &mut String) -> Result<(), String> {
     Ok(())
 }
 
-/// The rows of tables, without their heads.
+/// The rows of tables whose last column is for tests, without their heads.
 fn rows(page: &str) -> impl Iterator<Item = &str> {
-    let is_row = |line: &&str| line.starts_with('|') && !line.starts_with("| ---");
-    page.lines().filter(is_row).filter(|line| !line.ends_with("| test |"))
+    let mut inside = false;
+    page.lines().filter(move |line| {
+        let is_head = line.ends_with("| test |");
+        inside = line.starts_with('|') && (inside || is_head);
+        inside && !is_head && !line.starts_with("| ---")
+    })
 }
 
 /// What is wrong with a row: no test in its last column, or one that is not there.
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn rows_want_tests_that_are_there() {
-        let page = "| what | why | test |\n| --- | --- | --- |\n| a | `b` | `c.rs`: `d` |\ntext | x\n";
+        let page = "| what | why | test |\n| --- | --- | --- |\n| a | `b` | `c.rs`: `d` |\ntext\n| x |\n| --- |\n| y |\n";
         assert_eq!(rows(page).collect::<Vec<_>>(), ["| a | `b` | `c.rs`: `d` |"]);
         let missing = |row, code| missing(row, code, |name| name == "c.rs");
         assert_eq!(missing("| a | `b` | `c.rs`: `d` |", "fn d() {}"), None);
