@@ -120,6 +120,7 @@ fn four_level_4k_sets_accessed_then_dirty() {
             executable: true,
             user: true,
             global: false,
+            accessed: true,
             dirty: false,
         }
     );
