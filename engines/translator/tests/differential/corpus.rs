@@ -97,13 +97,10 @@ pub fn exceptions() {
         }
         let here = processor.is_empty() || processor::is_named(processor);
         if !here {
-            // It may differ, or not.
+            // It may differ, or not. How is news, and no mistake of whoever has this processor.
             skipped += 1;
-            match bench.check(&case, RULES) {
-                Some(found) if !found.is_empty() => {
-                    wrong.push(format!("line {number}: differs in another way: {}", found.join("; ")));
-                }
-                _ => {}
+            if let Some(found) = bench.check(&case, RULES).filter(|found| !found.is_empty()) {
+                println!("line {number}: differs in a way that no rule knows: {}", found.join("; "));
             }
             continue;
         }

@@ -2,10 +2,11 @@
 
 use std::sync::OnceLock;
 
-/// Its maker's name, and its family.
+/// Its maker's name, its family, and its model in that.
 struct Processor {
     vendor: String,
     family: u32,
+    model: u32,
 }
 
 fn this() -> &'static Processor {
@@ -17,7 +18,9 @@ fn this() -> &'static Processor {
             0xf => 0xf + (eax >> 20 & 0xff),
             family => family,
         };
-        Processor { vendor: host::cpu::vendor(), family }
+        // So does the extended model, but for the oldest.
+        let model = eax >> 4 & 0xf | eax >> 12 & 0xf0;
+        Processor { vendor: host::cpu::vendor(), family, model }
     })
 }
 
@@ -31,9 +34,10 @@ pub fn is_amd_family(family: u32) -> bool {
     this().vendor == "AuthenticAMD" && this().family == family
 }
 
-/// Whether it is one of those that a corpus names: `MAKER`, or `MAKER FAMILY`.
+/// Whether it is one of those that a corpus names: `MAKER`, `MAKER FAMILY` or `MAKER FAMILY MODEL`.
 pub fn is_named(name: &str) -> bool {
     let mut words = name.split_whitespace();
-    words.next() == Some(this().vendor.as_str())
-        && words.next().is_none_or(|family| family.parse() == Ok(this().family))
+    let (vendor, numbers) = (words.next(), [this().family, this().model]);
+    vendor == Some(this().vendor.as_str())
+        && words.zip(numbers).all(|(word, number)| word.parse() == Ok(number))
 }
