@@ -118,12 +118,18 @@ pub struct Image {
     pub busybox: PathBuf,
 }
 
+/// Builds an image if it is missing. Whoever waits meanwhile for another test's build of it says so, which is not to be among what
+/// a guest says.
+pub fn build(image: &str) {
+    let (status, _, stderr) = common::run(&mut popf(&["image", "build", image]));
+    assert_eq!(status, 0, "{image} cannot be built: {stderr}");
+}
+
 /// The image of the tests, built first if it is missing.
 pub fn image() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let (status, _, stderr) = common::run(&mut popf(&["image", "build", "busybox"]));
-        assert_eq!(status, 0, "the image cannot be built: {stderr}");
+        build("busybox");
         let (_, list, _) = common::run(&mut popf(&["image", "list", "--json"]));
         let list: serde_json::Value = serde_json::from_str(&list).unwrap();
         let kernel = list[0]["kernel"].as_str().unwrap_or_else(|| panic!("no kernel in {list}"));

@@ -1,13 +1,13 @@
 //! Kernels of 32 bits: one with page tables of three levels (PAE), one with two. What runs in them is held against the
 //! same programs on the host, as far as those do not print their own width.
 
-use crate::harness::{guest_of, host_script};
+use crate::harness::{build, guest_of, host_script};
 
 const IMAGES: [&str; 2] = ["busybox-686-pae", "busybox-686"];
 
 #[test]
 fn they_are_what_they_say() {
-    for image in IMAGES {
+    for image in IMAGES.into_iter().inspect(|image| build(image)) {
         let ended = guest_of(&[image], &["sh", "-c", "uname -rm; grep -ow pae /proc/cpuinfo; exit 7"], &[]);
         assert_eq!((ended.status, ended.stderr.as_str()), (7, ""), "{image}: {}", ended.text());
         let said = ended.text();
@@ -22,7 +22,7 @@ fn they_are_what_they_say() {
 #[test]
 fn streams_signals_and_words_arrive_as_in_the_other_images() {
     let bytes: Vec<u8> = (0..50_000_u32).map(|n| (n.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect();
-    for image in IMAGES {
+    for image in IMAGES.into_iter().inspect(|image| build(image)) {
         // Words that a shell would take apart, and none at all.
         let script = "cat; printf '<%s>' \"$0\" \"$@\" >&2; kill -KILL $$";
         let ended = guest_of(&[image], &["sh", "-c", script, "a  b", "", "'\"$x\\\n*"], &bytes);
@@ -43,7 +43,7 @@ fn programs_compute_what_they_do_on_the_host() {
         seq 20000 | gzip -6 | gunzip | md5sum; seq 2000 | sort -r | sha1sum
         (sleep 60 & p=$!; kill -TERM $p; wait $p; echo $?); (exit 3) | cat; trap 'echo caught' USR1; kill -USR1 $$"#;
     let expected = host_script(script, &[]);
-    for image in IMAGES {
+    for image in IMAGES.into_iter().inspect(|image| build(image)) {
         let ended = guest_of(&[image], &["sh", "-c", script], &[]);
         assert_eq!(
             (ended.status, ended.text().as_str()),
