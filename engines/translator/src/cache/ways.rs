@@ -56,7 +56,16 @@ impl Ways {
         self.list.push(Way { how, to, pages });
     }
 
-    /// There are at most three pages for each way.
+    /// The same without the pages on which no way rests any more.
+    fn compact(self) -> Self {
+        let mut left = Self::default();
+        for way in self.list {
+            left.note(way.how, way.to, way.pages.map(|n| self.pages[usize::from(n)]));
+        }
+        left
+    }
+
+    /// There are at most three pages for each way, which [`Self::compact`] keeps so.
     fn number(&mut self, page: Page) -> u16 {
         let next = self.pages.len() as u16;
         let n = *self.numbers.entry(page).or_insert(next);
@@ -81,8 +90,9 @@ impl Cache {
         for (&(linear, physical), _) in ways.pages.iter().zip(&stands).filter(|(_, stands)| **stands) {
             self.anchor(physical, linear);
         }
+        let before = ways.list.len();
         ways.list.retain(|way| way.pages.iter().all(|n| stands[usize::from(*n)]) && self.open(*way));
-        self.spaces.enter(ways);
+        self.spaces.enter(if ways.list.len() < before { ways.compact() } else { ways });
     }
 
     /// `false` if the way is of no use any more.
@@ -142,4 +152,27 @@ fn pages_of(block: &Block, rip: u64) -> [Page; 2] {
     let page = (rip & !0xfff, block.key.physical & !0xfff);
     let next = block.second_page.map(|physical| (page.0.wrapping_add(0x1000), physical & !0xfff));
     [page, next.unwrap_or(page)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_go_with_their_ways() {
+        let mut ways = Ways::default();
+        for round in 0..100 {
+            for n in 0..Ways::MOST as u64 {
+                let pages = [0, 1, 2].map(|part| (round << 32 | n << 16 | part << 12, part));
+                ways.note(How::Jump(n), BlockId(0), pages);
+            }
+            assert_eq!(ways.pages.len(), 3 * Ways::MOST);
+            ways.list.drain(1..);
+            ways = ways.compact();
+            let rests_on = ways.list[0].pages.map(|n| ways.pages[usize::from(n)]);
+            assert_eq!(rests_on, [0, 1, 2].map(|part| (round << 32 | part << 12, part)));
+            ways.list.clear();
+            ways = ways.compact();
+        }
+    }
 }
