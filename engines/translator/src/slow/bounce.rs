@@ -280,17 +280,21 @@ impl Translator {
 
     /// Writes RAM on the guest's behalf; blocks made from these bytes go at once.
     pub(super) fn write_ram(&mut self, physical: u64, bytes: &[u8]) {
-        let watched = self.guest.watcher.watches(physical);
-        if self.guest.write(physical, bytes) && watched {
-            let written = Range { start: physical, len: bytes.len() as u64 };
-            self.cache.invalidate(&self.guest, written);
+        if self.guest.write(physical, bytes) {
+            self.has_written(physical, bytes.len());
         }
     }
 
     /// The same from the beginning of the bounce pages.
     pub(super) fn write_bounced(&mut self, physical: u64, len: usize) {
-        let watched = self.guest.watcher.watches(physical);
-        if self.guest.write(physical, &self.cache.region.bounce()[..len]) && watched {
+        if self.guest.write(physical, &self.cache.region.bounce()[..len]) {
+            self.has_written(physical, len);
+        }
+    }
+
+    /// Drops the blocks made from bytes of one page that have been written on the guest's behalf.
+    pub(super) fn has_written(&mut self, physical: u64, len: usize) {
+        if self.guest.watcher.watches(physical) {
             self.cache.invalidate(&self.guest, Range { start: physical, len: len as u64 });
         }
     }
@@ -397,23 +401,7 @@ fn decides_itself(insn: &GuestInsn) -> bool {
     use iced_x86::Mnemonic as M;
     let i = &insn.instruction;
     let stores_mmx = insn.direction.writes() && (0..i.op_count()).any(|n| i.op_register(n).is_mm());
-    i.has_op_mask()
+    is_partial(insn)
         || stores_mmx
-        || matches!(
-            i.mnemonic(),
-            M::Vmaskmovps
-                | M::Vmaskmovpd
-                | M::Vpmaskmovd
-                | M::Vpmaskmovq
-                | M::Maskmovq
-                | M::Maskmovdqu
-                | M::Vmaskmovdqu
-                | M::Vcvtps2ph
-                | M::Fst
-                | M::Fstp
-                | M::Fist
-                | M::Fistp
-                | M::Fisttp
-                | M::Fbstp
-        )
+        || matches!(i.mnemonic(), M::Vcvtps2ph | M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fisttp | M::Fbstp)
 }

@@ -10,7 +10,6 @@ use vcpu::CpuState;
 
 use super::Slow;
 use super::bounce::Bounce;
-use crate::block::Range;
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
 
@@ -29,7 +28,6 @@ impl Translator {
             return self.execute_straddling(cpu, &bounce);
         };
         let operand = bounce.at as usize..bounce.at as usize + len;
-        let watched = self.guest.watcher.watches(target.physical);
         let context = self.cache.region.context();
         let (gpr, flags) = (context.gpr, context.flags);
         loop {
@@ -50,10 +48,7 @@ impl Translator {
             }
             self.fill_buffer(&bounce);
         }
-        if watched {
-            let written = Range { start: target.physical, len: len as u64 };
-            self.cache.invalidate(&self.guest, written);
-        }
+        self.has_written(target.physical, len);
         Slow::Done(next)
     }
 
