@@ -55,7 +55,7 @@ pub use error::HostError;
 pub use event::EventFd;
 pub use fault::{AltStack, FaultContext, FaultHandler, FaultSignal, install_fault_handler};
 pub use file::FileLock;
-pub use mapping::{Advice, Mapping, Protection};
+pub use mapping::{Advice, HUGE_PAGE, Mapping, Protection};
 pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};
 pub use sandbox::Sandbox;

@@ -15,8 +15,11 @@ use crate::{HostError, Memfd, PAGE_SIZE};
 pub const LOW_LIMIT: usize = 1 << 31;
 /// Where the search for low ranges begins: above a position-dependent program and its heap's beginning.
 const LOW_START: usize = 0x1000_0000;
-/// The search's stride: fine enough to find room, coarse enough to take few calls.
-const LOW_STRIDE: usize = 0x0010_0000;
+/// The search's stride: fine enough to find room, coarse enough to take few calls; parts of the range may be in huge pages.
+const LOW_STRIDE: usize = HUGE_PAGE;
+
+/// Bytes that one huge page takes, at a multiple of as many.
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// `PROT_READ | PROT_WRITE`, for libraries that make their own mappings.
 pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -52,6 +55,8 @@ impl Protection {
 pub enum Advice {
     /// Transparent huge pages are welcome.
     HugePage,
+    /// Put what is there into huge pages now, shared memory too, whatever the host's settings are (Linux 6.1). Contents stay.
+    Collapse,
     /// No transparent huge pages.
     NoHugePage,
     /// Contents are no longer needed; private anonymous pages read as zero afterwards.
@@ -66,6 +71,7 @@ impl Advice {
     fn bits(self) -> libc::c_int {
         match self {
             Self::HugePage => libc::MADV_HUGEPAGE,
+            Self::Collapse => libc::MADV_COLLAPSE,
             Self::NoHugePage => libc::MADV_NOHUGEPAGE,
             Self::DontNeed => libc::MADV_DONTNEED,
             Self::DontDump => libc::MADV_DONTDUMP,

@@ -7,7 +7,7 @@
 
 use crate::error::check_pages;
 use crate::mapping::{Backing, find_low, whole_pages};
-use crate::{HostError, Mapping, Memfd, Protection};
+use crate::{Advice, HostError, Mapping, Memfd, Protection};
 
 /// A range of addresses that nobody else will get; its parts are placed one by one.
 #[derive(Debug)]
@@ -71,6 +71,11 @@ impl Reservation {
     /// Changes the protection of a part.
     pub fn protect(&mut self, offset: usize, len: usize, protection: Protection) -> Result<(), HostError> {
         self.range.protect(offset, len, protection)
+    }
+
+    /// Gives the kernel advice about a part.
+    pub fn advise(&self, offset: usize, len: usize, advice: Advice) -> Result<(), HostError> {
+        self.range.advise(offset, len, advice)
     }
 
     fn place(

@@ -117,12 +117,12 @@ pub struct Block {
     pub checked: u64,
     /// Host address of the first instruction.
     pub body: u64,
-    /// Host address from which to `tail` the flags are in `Context::jump_flags`.
+    /// Host address from which to `end` the flags are in `Context::jump_flags`.
     pub parked: Option<u64>,
-    /// Host address of the first way out, behind the code of the last instruction.
-    pub tail: u64,
-    /// One past the last host address.
+    /// One past the host code of the last instruction.
     pub end: u64,
+    /// Host addresses of the ways out, which stand apart.
+    pub ways_out: std::ops::Range<u64>,
     /// Offset from `entry` of each instruction's code, with the guest's offset.
     pub map: Box<[(u32, u16)]>,
     /// Jumps out.
@@ -166,7 +166,7 @@ impl Block {
 
     /// Whether the flags are in `Context::jump_flags` at this host address.
     pub fn is_parked(&self, host: u64) -> bool {
-        self.parked.is_some_and(|from| (from..self.tail).contains(&host))
+        self.parked.is_some_and(|from| (from..self.end).contains(&host))
     }
 
     /// Host address at which to go on at `rip`, when the block begins in `page`, now that the instruction at `done` has been

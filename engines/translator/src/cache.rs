@@ -34,6 +34,7 @@ mod drop;
 mod jumps;
 mod links;
 mod parts;
+mod room;
 mod sources;
 mod view;
 mod ways;
@@ -41,7 +42,8 @@ mod ways;
 use anchors::{Anchored, Anchors};
 use decoded::Decoded;
 use jumps::Jumps;
-use sources::{live_at_end, sources_of};
+use room::Room;
+use sources::{live_at, live_at_end, sources_of};
 use ways::Ways;
 
 /// Most host code one block may take; the cache is emptied when less is left.
@@ -114,8 +116,7 @@ pub struct Cache {
     by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
     views: [Option<ModeWord>; VIEWS],
     far_links: Vec<(BlockId, u16)>,
-    start: usize,
-    used: usize,
+    room: Room,
     generation: u64,
     instructions: u64,
     /// What code was that has been thrown away, in the order of addresses, if somebody wants to know.
@@ -154,6 +155,7 @@ impl Cache {
         let stub = emitter.code().to_vec();
         region.write_code(prefix.len(), &stub);
         let start = prefix.len() + stub.len();
+        let room = Room::new(start..region.code_bytes() - BOUNCE_ROOM);
         let emitter = Emitter::new(layout.code() + start as u64, layout);
         let mut cache = Self {
             region,
@@ -179,8 +181,7 @@ impl Cache {
             by_page: HashMap::default(),
             views: [None; VIEWS],
             far_links: Vec::new(),
-            start,
-            used: start,
+            room,
             generation: 0,
             instructions: 0,
             gone: None,
@@ -278,7 +279,7 @@ impl Cache {
     /// Makes room for another block, if need be by emptying the cache. That comes before the block's key is made, of which
     /// nothing is good any more then.
     pub fn make_room(&mut self, guest: &Guest) {
-        if self.used + BLOCK_ROOM + BOUNCE_ROOM > self.region.code_bytes() {
+        if !self.room.has(BLOCK_ROOM) {
             self.clear(guest);
         }
     }
@@ -303,7 +304,9 @@ impl Cache {
         }
         let mut sources = sources_of(&source, &list, end);
         let live = live_at_end(guest, &source, &list, end, &mut sources);
-        decode::mark_live_flags(&mut list, mode, live);
+        decode::mark_live_flags(&mut list, mode, end, live, |branch| {
+            live_at(guest, &source, branch.near_branch_target(), &mut sources)
+        });
         self.instructions += list.len() as u64;
         let live_in = list.first().map_or(flags::ALL, |i| i.live_before);
         let id = self.install(&source, &code, &list, end, live_in, sources);
@@ -347,8 +350,8 @@ impl Cache {
     ) -> BlockId {
         let id = BlockId(self.blocks.len() as u32);
         let code_start = self.emitter.layout().code();
-        let offset = self.used.next_multiple_of(ENTRY_ALIGN);
-        let entry = code_start + offset as u64;
+        let (hot, cold) = self.room.next();
+        let (entry, ways_out) = (code_start + hot as u64, code_start + cold as u64);
         let floats = source.key.floats();
         let linear = if floats { source.key.rip(0) } else { source.linear };
         let linkable = match source.next_page {
@@ -375,16 +378,20 @@ impl Cache {
             pauses: self.pauses,
             miss: self.miss,
             second_chance: self.second_chance,
+            ways_out,
             apart: source.key.apart,
             bounce: None,
         };
         self.emitter.restart(entry);
         let lowered = lower::lower(self.tools(), frame, list, end, code);
-        self.region.write_code(offset, self.emitter.code());
-        self.used = offset + self.emitter.code().len();
+        let (body, behind) = self.emitter.parts();
+        self.region.write_code(hot, body);
+        self.region.write_code(cold, behind);
+        self.room.take(hot + body.len(), cold + behind.len());
+        let address = |offset: u32| self.emitter.address(offset as usize);
         let links = lowered.links.iter().map(|link| LinkState {
-            at: entry + u64::from(link.at),
-            stub: entry + u64::from(link.stub),
+            at: address(link.at),
+            stub: address(link.stub),
             target: link.target,
             mode: link.mode,
             backward: link.backward,
@@ -392,18 +399,18 @@ impl Cache {
             parked: link.parked,
         });
         let groups = lowered.groups.iter().map(|group| {
-            let apart = entry + u64::from(group.apart);
+            let apart = address(group.apart);
             group.hint.map(|hint| Group { first: group.first, last: group.last, hint, apart })
         });
         let block = Block {
             key: source.key,
             linear,
             entry,
-            checked: entry + u64::from(lowered.checked),
-            body: entry + u64::from(lowered.body),
-            parked: lowered.parked.map(|at| entry + u64::from(at)),
-            tail: entry + u64::from(lowered.tail),
-            end: code_start + self.used as u64,
+            checked: address(lowered.checked),
+            body: address(lowered.body),
+            parked: lowered.parked.map(address),
+            end: entry + u64::from(lowered.tail),
+            ways_out: ways_out..ways_out + behind.len() as u64,
             map: lowered.map.into_boxed_slice(),
             links: links.collect(),
             groups: groups.collect(),
@@ -449,7 +456,7 @@ impl Cache {
 
     /// What has gone through it so far.
     pub fn size(&self) -> Size {
-        let bytes = (self.used - self.start) as u64;
+        let bytes = self.room.used() as u64;
         Size { instructions: self.instructions, bytes, emptied: self.generation }
     }
 
@@ -466,7 +473,7 @@ impl Cache {
         self.anchors.clear();
         self.spaces.clear();
         self.far_links.clear();
-        self.used = self.start;
+        self.room.clear();
         self.generation += 1;
         for view in 0..VIEWS {
             self.clear_view(view);
@@ -493,6 +500,7 @@ impl Cache {
             pauses: false,
             miss: self.miss,
             second_chance: self.second_chance,
+            ways_out: 0,
             apart: true,
             bounce: Some(buffer),
         };

@@ -42,11 +42,11 @@ impl Cells {
     }
 
     /// Lets all jumps that lead to a block, whose host code this is, lead to their ways out.
-    pub fn forget_into(&mut self, region: &mut Region, block: Range<u64>) {
+    pub fn forget_into(&mut self, region: &mut Region, block: &[Range<u64>]) {
         let cells = region.cells();
         self.filled.retain(|cell| {
             let cell = *cell as usize;
-            let leads = block.contains(&cells[cell]);
+            let leads = block.iter().any(|code| code.contains(&cells[cell]));
             if leads {
                 cells[cell] = self.stubs[cell];
             }

@@ -18,6 +18,8 @@
 
 use std::mem::offset_of;
 
+use host::HUGE_PAGE;
+
 use crate::hint_table::{GROUP, HintId, HintTable};
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
@@ -40,8 +42,8 @@ pub const JUMP_ENTRY_BYTES: usize = 16;
 pub const KICK_OFFSET: usize = 0x2000;
 /// Offset of the bounce pages' leading guard.
 pub const BOUNCE_OFFSET: usize = 0x4000;
-/// Offset of the software TLBs.
-pub const TLB_OFFSET: usize = BOUNCE_OFFSET + 4 * 4096;
+/// Offset of the software TLBs: the tables from there on are in huge pages.
+pub const TLB_OFFSET: usize = HUGE_PAGE;
 /// Bytes of one software TLB.
 pub const TLB_BYTES: usize = TLB_ENTRIES << TLB_ENTRY_SHIFT;
 /// Offset of the jump tables.
@@ -67,7 +69,7 @@ pub const CELLS: usize = 1 << 17;
 /// The number of a cell.
 pub type CellId = u32;
 /// Offset of the translation cache.
-pub const CODE_OFFSET: usize = CELLS_OFFSET + CELLS * 8;
+pub const CODE_OFFSET: usize = (CELLS_OFFSET + CELLS * 8).next_multiple_of(HUGE_PAGE);
 
 /// Addresses generated code refers to.
 #[derive(Clone, Copy, Debug)]

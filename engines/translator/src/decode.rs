@@ -14,6 +14,9 @@ use crate::mode::ModeWord;
 /// one invalidation throws away.
 pub const MAX_INSTRUCTIONS: usize = 64;
 
+/// Conditional branches after which a block goes on, at most: the longer it is, the more of it is never run.
+const MAX_BRANCHES: usize = 3;
+
 /// One guest instruction of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestInsn {
@@ -71,8 +74,9 @@ pub fn decode(
     let mut list = Vec::with_capacity(limit.min(16));
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, options());
     let mut instruction = Instruction::default();
+    let mut branches = 0;
     let end = loop {
-        if list.len() == limit {
+        if list.len() == limit || branches == MAX_BRANCHES {
             break End::Limit;
         }
         if !decoder.can_decode() {
@@ -97,7 +101,10 @@ pub fn decode(
             live_after: 0,
         });
         if ends_block(&instruction, routine, mode) {
-            break End::Transfer;
+            if limit == 1 || !skips(&instruction) {
+                break End::Transfer;
+            }
+            branches += 1;
         }
     };
     (list, end)
@@ -130,9 +137,25 @@ fn ends_block(instruction: &Instruction, routine: Option<Routine>, mode: ModeWor
     instruction.flow_control() != FlowControl::Next
 }
 
-/// Fills in which flags are live around each instruction, backwards from those live at the end.
-pub fn mark_live_flags(list: &mut [GuestInsn], mode: ModeWord, mut live: u8) {
-    for insn in list.iter_mut().rev() {
+/// Whether this skips some of the code behind it, or not: a conditional branch forwards, behind which a block goes on.
+fn skips(i: &Instruction) -> bool {
+    i.is_jcc_short_or_near() && i.near_branch_target() > i.ip() && !crate::lower::is_narrow(i)
+}
+
+/// Fills in which flags are live around each instruction, backwards from those live at the end; `aside` says which are where a
+/// branch leads behind which the block goes on.
+pub fn mark_live_flags(
+    list: &mut [GuestInsn],
+    mode: ModeWord,
+    end: End,
+    mut live: u8,
+    mut aside: impl FnMut(&Instruction) -> u8,
+) {
+    let inner = list.len() - usize::from(end == End::Transfer);
+    for (n, insn) in list.iter_mut().enumerate().rev() {
+        if n < inner && insn.instruction.flow_control() == FlowControl::ConditionalBranch {
+            live |= aside(&insn.instruction);
+        }
         insn.live_after = live;
         live = live_before(insn, mode, live);
         insn.live_before = live;

@@ -99,19 +99,41 @@ pub struct Fixup {
 pub struct Emitter {
     code: Vec<u8>,
     origin: u64,
+    /// From which offset on the code stands elsewhere, and where.
+    part: (usize, u64),
     layout: Layout,
 }
 
 impl Emitter {
     /// Starts code that will run at `origin`.
     pub fn new(origin: u64, layout: Layout) -> Self {
-        Self { code: Vec::with_capacity(1024), origin, layout }
+        Self { code: Vec::with_capacity(1024), origin, part: (usize::MAX, 0), layout }
     }
 
     /// Starts over at another address, keeping the buffer.
     pub fn restart(&mut self, origin: u64) {
         self.code.clear();
         self.origin = origin;
+        self.part = (usize::MAX, 0);
+    }
+
+    /// What follows will stand at `origin`.
+    pub fn part(&mut self, origin: u64) {
+        self.part = (self.code.len(), origin);
+    }
+
+    /// The code before [`Self::part`] and that from there on.
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        self.code.split_at(self.part.0.min(self.code.len()))
+    }
+
+    /// Address of the byte at an offset.
+    pub fn address(&self, offset: usize) -> u64 {
+        let (from, origin) = self.part;
+        match offset.checked_sub(from) {
+            Some(offset) => origin + offset as u64,
+            None => self.origin + offset as u64,
+        }
     }
 
     /// What has been emitted.
@@ -126,7 +148,7 @@ impl Emitter {
 
     /// Address of the next byte.
     pub fn here(&self) -> u64 {
-        self.origin + self.code.len() as u64
+        self.address(self.code.len())
     }
 
     /// Where the tables stand.
@@ -414,7 +436,7 @@ impl Emitter {
 
     /// Points a fixup at an address.
     pub fn fix_to(&mut self, fixup: Fixup, target: u64) {
-        let end = self.origin + fixup.at as u64 + 4;
+        let end = self.address(fixup.at) + 4;
         let relative = target.wrapping_sub(end) as i32;
         self.code[fixup.at..fixup.at + 4].copy_from_slice(&relative.to_le_bytes());
     }

@@ -55,7 +55,7 @@ impl Translator {
         let mode = block.key.mode;
         let host = |from: u64, to: u64| self.cache.host_code(from, to);
         let at = |offset: u32| block.entry + u64::from(offset);
-        let first = block.map.first().map_or(block.tail, |(offset, _)| at(*offset));
+        let first = block.map.first().map_or(block.end, |(offset, _)| at(*offset));
         let mut pieces = vec![PieceView {
             rip: start_rip,
             guest: Vec::new(),
@@ -64,7 +64,7 @@ impl Translator {
             reason: entry_reason(block).into(),
         }];
         for (n, (start, offset)) in block.map.iter().enumerate() {
-            let end = block.map.get(n + 1).map_or(block.tail, |(next, _)| at(*next));
+            let end = block.map.get(n + 1).map_or(block.end, |(next, _)| at(*next));
             let insn = list.iter().find(|insn| insn.offset == *offset);
             let from = usize::from(*offset);
             let len = insn.map_or(0, |insn| insn.instruction.len());
@@ -75,12 +75,12 @@ impl Translator {
             let rip = start_rip.wrapping_add(u64::from(*offset));
             pieces.push(PieceView { rip, guest, address: at(*start), host: bytes, reason });
         }
-        if block.tail < block.end {
+        if !block.ways_out.is_empty() {
             pieces.push(PieceView {
                 rip: start_rip,
                 guest: Vec::new(),
-                address: block.tail,
-                host: host(block.tail, block.end),
+                address: block.ways_out.start,
+                host: host(block.ways_out.start, block.ways_out.end),
                 reason: "ways out: what the code above jumps to when it cannot go on by itself".into(),
             });
         }

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use host::{DualMapping, HostError, Protection, Reservation};
+use host::{Advice, DualMapping, HUGE_PAGE, HostError, Protection, Reservation};
 
 use crate::context::{
     BOUNCE_OFFSET, CELLS, CELLS_OFFSET, CODE_OFFSET, Context, HINTS_OFFSET, JUMP_BYTES, JUMP_ENTRIES,
@@ -26,6 +26,8 @@ pub struct Region {
     reservation: Reservation,
     code: DualMapping,
     code_bytes: usize,
+    /// Which huge pages of the translation cache anything has been written to.
+    begun: Vec<bool>,
     /// The thread that has run guest code last, by the place of its [`LAST`], and what the x87 part of the XSAVE area was
     /// behind that.
     left: (usize, [u64; X87_WORDS]),
@@ -46,8 +48,11 @@ impl Region {
         reservation.place_anonymous(0, BOUNCE_OFFSET, Protection::ReadWrite)?;
         reservation.place_anonymous(BOUNCE_OFFSET + PAGE, 2 * PAGE, Protection::ReadWrite)?;
         reservation.place_anonymous(TLB_OFFSET, CODE_OFFSET - TLB_OFFSET, Protection::ReadWrite)?;
+        // Less of the processor's TLBs for them leaves more for the guest's memory. Where there are none, it is slower.
+        let _ = reservation.advise(TLB_OFFSET, CODE_OFFSET - TLB_OFFSET, Advice::HugePage);
         let code = DualMapping::within(&mut reservation, CODE_OFFSET, code_bytes)?;
-        Ok(Self { reservation, code, code_bytes, left: (0, [0; X87_WORDS]) })
+        let begun = vec![false; code_bytes / HUGE_PAGE];
+        Ok(Self { reservation, code, code_bytes, begun, left: (0, [0; X87_WORDS]) })
     }
 
     /// Where things stand; what stands in the cache is filled in once it is emitted.
@@ -148,6 +153,12 @@ impl Region {
         // SAFETY: in range by the assertion; the guest does not run while `self` is borrowed.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.code.writable().add(offset), bytes.len());
+        }
+        if let Some(begun @ false) = self.begun.get_mut(offset / HUGE_PAGE) {
+            *begun = true;
+            // The kernel takes nothing for an answer that has no page yet, so it is asked behind the first write.
+            let page = offset / HUGE_PAGE * HUGE_PAGE;
+            let _ = self.reservation.advise(CODE_OFFSET + page, HUGE_PAGE, Advice::Collapse);
         }
     }
 

@@ -38,8 +38,10 @@ fn a_block_is_shown_beside_its_code_with_reasons() {
     assert!(reasons[3].contains("r9"), "{reasons:?}");
     assert!(reasons[4].contains("Cli") && reasons[4].contains("inline"), "{reasons:?}");
     assert!(reasons[5].contains("Cpuid") && reasons[5].contains("monitor"), "{reasons:?}");
-    // Every byte is shown, in order.
-    for pair in block.pieces.windows(2) {
+    // Every byte is shown, in order; the ways out stand elsewhere.
+    let (ways_out, code) = block.pieces.split_last().unwrap();
+    assert!(ways_out.reason.starts_with("ways out"), "{ways_out:?}");
+    for pair in code.windows(2) {
         assert_eq!(pair[0].address + pair[0].host.len() as u64, pair[1].address);
     }
     let inside = bench.engine.blocks_at(pieces[2].rip);

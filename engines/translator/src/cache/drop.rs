@@ -59,13 +59,13 @@ impl Cache {
         }
         let (key, entry) = (block.key, block.entry);
         let straddlers = std::mem::take(&mut block.straddlers);
-        let end = block.end;
+        let own = [entry..block.end, block.ways_out.clone()];
         for (from, n) in std::mem::take(&mut block.incoming) {
             self.unlink(from, n);
         }
         straddlers.into_iter().for_each(|word| self.write_word(word, 0));
         if key.mode.view() == VIEW_USER {
-            self.cells.forget_into(&mut self.region, entry..end);
+            self.cells.forget_into(&mut self.region, &own);
         }
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);

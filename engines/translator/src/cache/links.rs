@@ -59,7 +59,7 @@ impl Cache {
             return;
         }
         if target.second_page.is_some() {
-            if self.used + BLOCK_ROOM > self.region.code_bytes() {
+            if !self.room.has(BLOCK_ROOM) {
                 return;
             }
             // Only the table notices when the second page's mapping changes.
@@ -97,7 +97,8 @@ impl Cache {
 
     /// Code that goes through the jump table, for a jump that cannot be linked.
     fn table_stub(&mut self, view: usize, place: Place, target: u64) -> u64 {
-        let stub = self.emitter.layout().code() + self.used as u64;
+        let (hot, cold) = self.room.next();
+        let stub = self.emitter.layout().code() + cold as u64;
         self.emitter.restart(stub);
         let second_chance = self.second_chance[view];
         trampoline::emit_flags_to_context(&mut self.emitter);
@@ -109,8 +110,8 @@ impl Cache {
             Place::At(_) => trampoline::emit_jump_to_known(&mut self.emitter, view, target),
         };
         self.emitter.fix_to(other, second_chance);
-        self.region.write_code(self.used, self.emitter.code());
-        self.used += self.emitter.code().len();
+        self.region.write_code(cold, self.emitter.code());
+        self.room.take(hot, cold + self.emitter.code().len());
         stub
     }
 

@@ -15,26 +15,28 @@ impl Cache {
 
     /// Notes what the blocks were that are about to go. What stood where they stand now is forgotten.
     pub(super) fn retire(&mut self) {
-        if let Some(mut gone) = self.gone.take() {
-            let behind = self.end_of_code();
-            let later = gone.split_off(gone.partition_point(|part| part.address < behind));
-            self.gone = Some(self.parts_of_blocks(0).chain(later).collect());
+        if self.gone.is_some() {
+            self.gone = Some(self.blocks_and_gone(0).collect());
         }
     }
 
     /// See [`vcpu::Engine::host_code`].
     pub fn parts(&self, from: u64) -> impl Iterator<Item = HostCode> {
-        let behind = self.end_of_code();
-        let gone = self.gone.iter().flatten().filter(move |part| part.address >= behind).cloned();
         let len = BOUNCE_ROOM as u64;
         let address = self.emitter.layout().code() + self.region.code_bytes() as u64 - len;
         let bounce = HostCode { address, len, part: HostPart::Engine("bounce".into()) };
-        let all = self.own_parts().into_iter().chain(self.parts_of_blocks(from)).chain(gone).chain([bounce]);
+        let all = self.own_parts().into_iter().chain(self.blocks_and_gone(from)).chain([bounce]);
         all.filter(move |part| part.address >= from)
     }
 
-    fn end_of_code(&self) -> u64 {
-        self.emitter.layout().code() + self.used as u64
+    /// What blocks stand there or have stood, in the order of addresses, with some of those before `from` left out.
+    fn blocks_and_gone(&self, from: u64) -> impl Iterator<Item = HostCode> {
+        [false, true].into_iter().flat_map(move |ways_out| {
+            let code = self.emitter.layout().code();
+            let free =
+                move |part: &&HostCode| self.room.place((part.address - code) as usize) == (true, ways_out);
+            self.parts_of_blocks(from, ways_out).chain(self.gone.iter().flatten().filter(free).cloned())
+        })
     }
 
     fn own_parts(&self) -> Vec<HostCode> {
@@ -51,24 +53,28 @@ impl Cache {
         let chances = self.second_chance.iter().enumerate();
         starts.extend(chances.map(|(view, start)| (*start, format!("jump-by-victim-table-{}", whose(view)))));
         starts.sort();
-        let end = self.emitter.layout().code() + self.start as u64;
+        let end = self.emitter.layout().code() + self.room.start() as u64;
         let ends = starts.iter().skip(1).map(|(start, _)| *start).chain([end]).collect::<Vec<_>>();
         let part =
             |((address, name), end)| HostCode { address, len: end - address, part: HostPart::Engine(name) };
         starts.into_iter().zip(ends).map(part).collect()
     }
 
-    /// With those before the block that holds the address `from` left out.
-    fn parts_of_blocks(&self, from: u64) -> impl Iterator<Item = HostCode> {
-        let first = self.blocks.partition_point(|block| block.end <= from);
-        let part = |block: &Block, from: u64, to: u64, way_out| {
+    /// The blocks' ways out or what is before them, with those left out that stand before `from`.
+    fn parts_of_blocks(&self, from: u64, ways_out: bool) -> impl Iterator<Item = HostCode> {
+        let code =
+            move |block: &Block| if ways_out { block.ways_out.clone() } else { block.entry..block.end };
+        let first = self.blocks.partition_point(|block| code(block).end <= from);
+        let part = move |block: &Block| {
             let (rip, user) = (block.key.rip(self.page_of(&block.key)), block.key.mode.view() == VIEW_USER);
-            HostCode { address: from, len: to - from, part: HostPart::Guest { rip, user, way_out } }
+            let std::ops::Range { start, end } = code(block);
+            HostCode {
+                address: start,
+                len: end - start,
+                part: HostPart::Guest { rip, user, way_out: ways_out },
+            }
         };
-        let parts = move |block: &Block| {
-            [part(block, block.entry, block.tail, false), part(block, block.tail, block.end, true)]
-        };
-        self.blocks[first..].iter().flat_map(parts).filter(|part| part.len > 0)
+        self.blocks[first..].iter().map(part).filter(|part| part.len > 0)
     }
 }
 

@@ -49,19 +49,20 @@ pub(super) fn live_at_end(
         (End::Transfer, C::ConditionalBranch) => [Some(i.near_branch_target()), Some(i.next_ip())],
         _ => return flags::ALL,
     };
-    let mut live = 0;
-    for target in targets.into_iter().flatten() {
-        let linear = source.linear.wrapping_add(target.wrapping_sub(source.key.rip(0)));
-        if linear >> 12 != source.linear >> 12 {
-            return flags::ALL;
-        }
-        let physical = source.key.physical & !0xfff | linear & 0xfff;
-        let Some(bytes) = guest.code(physical, 64) else {
-            return flags::ALL;
-        };
-        let (at_target, looked_at) = decode::peek_live(&bytes, target, mode);
-        live |= at_target;
-        sources.push(Range { start: physical, len: u64::from(looked_at).max(1) });
+    targets.into_iter().flatten().fold(0, |live, target| live | live_at(guest, source, target, sources))
+}
+
+/// Flags live where control may go to from the block, from a look at the code there if that is in the same page.
+pub(super) fn live_at(guest: &Guest, source: &Source, target: u64, sources: &mut Vec<Range>) -> u8 {
+    let linear = source.linear.wrapping_add(target.wrapping_sub(source.key.rip(0)));
+    if linear >> 12 != source.linear >> 12 {
+        return flags::ALL;
     }
+    let physical = source.key.physical & !0xfff | linear & 0xfff;
+    let Some(bytes) = guest.code(physical, 64) else {
+        return flags::ALL;
+    };
+    let (live, looked_at) = decode::peek_live(&bytes, target, source.key.mode);
+    sources.push(Range { start: physical, len: u64::from(looked_at).max(1) });
     live
 }

@@ -35,6 +35,18 @@ impl From<u64> for Target {
 }
 
 impl Lowering<'_> {
+    /// Lowers a conditional branch behind which the block goes on; `false` if this is none.
+    pub(super) fn branch_aside(&mut self, insn: &GuestInsn) -> bool {
+        let i = &insn.instruction;
+        if i.flow_control() != FlowControl::ConditionalBranch || self.transfer == Some(self.count) {
+            return false;
+        }
+        let jump = self.e.jcc_raw(i.condition_code() as u8 - 1);
+        let target = self.direct_target(i);
+        self.jump_from(jump, target);
+        true
+    }
+
     /// Lowers a control transfer; `false` if this is none.
     pub(super) fn control(&mut self, insn: &GuestInsn) -> Result<bool, NoLowering> {
         let i = &insn.instruction;
@@ -112,8 +124,15 @@ impl Lowering<'_> {
     }
 
     fn link_from(&mut self, jump: Fixup, target: Target) {
-        let (mode, parked) = (self.frame.mode, false);
-        self.link_stubs.push(LinkStub { jump: Some(jump), target, mode, cell: None, parked });
+        let (mode, backward) = (self.frame.mode, target.rip <= self.rip);
+        self.link_stubs.push(LinkStub {
+            jump: Some(jump),
+            target,
+            mode,
+            backward,
+            cell: None,
+            parked: false,
+        });
     }
 
     /// Goes on at a known guest rip to which no jump may be linked.
@@ -125,8 +144,8 @@ impl Lowering<'_> {
             return;
         };
         self.e.jmp_ctx(F::Cell(cell));
-        let (cell, parked) = (Some(cell), self.parked);
-        self.link_stubs.push(LinkStub { jump: None, target, mode, cell, parked });
+        let (cell, parked, backward) = (Some(cell), self.parked, target.rip <= self.rip);
+        self.link_stubs.push(LinkStub { jump: None, target, mode, backward, cell, parked });
     }
 
     /// Lets a jump that has been emitted go on at a known guest rip.

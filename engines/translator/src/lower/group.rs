@@ -129,6 +129,8 @@ struct Open {
     low: i64,
     high: i64,
     write: bool,
+    /// Whether control may have gone aside since the leader.
+    aside: bool,
 }
 
 /// Finds the groups of a block of this mode that begins at this guest-physical address.
@@ -162,6 +164,10 @@ pub(super) fn plan(
             None => {}
         }
         if open.is_empty() {
+            continue;
+        }
+        if i.flow_control() == FlowControl::ConditionalBranch {
+            open.iter_mut().for_each(|group| group.aside = true);
             continue;
         }
         let moves = constant_move(i, mode);
@@ -215,7 +221,8 @@ fn join(open: &mut Vec<Open>, plan: &mut Plan, access: Access, n: usize, len: us
         let begin = access.disp.saturating_add(group.moved);
         let low = group.low.min(begin);
         let high = group.high.max(begin.saturating_add(i64::from(access.size)));
-        if high.saturating_sub(low) <= SPAN {
+        // What is not certain to be written must not be marked dirty.
+        if high.saturating_sub(low) <= SPAN && (group.write || !access.write || !group.aside) {
             (group.low, group.high) = (low, high);
             group.write |= access.write;
             group.followers.push(n);
@@ -232,6 +239,7 @@ fn join(open: &mut Vec<Open>, plan: &mut Plan, access: Access, n: usize, len: us
         low: access.disp,
         high: access.disp + i64::from(access.size),
         write: access.write,
+        aside: false,
     });
 }
 

@@ -86,6 +86,8 @@ pub struct Frame {
     pub miss: u64,
     /// Where it goes when the jump table of its view holds another block.
     pub second_chance: [u64; VIEWS],
+    /// Where the block's ways out go.
+    pub ways_out: u64,
     /// Whether each access is to be checked by itself.
     pub apart: bool,
     /// For the slow path: the host address that stands for the memory operand's, unchecked.
@@ -168,6 +170,10 @@ pub(crate) struct Lowering<'a> {
     loaded_stack: Option<u64>,
     /// How many instructions have been lowered, this one included.
     count: usize,
+    /// The last of them, if it ends the block by leading elsewhere.
+    transfer: Option<usize>,
+    /// Where the one that is being lowered is.
+    rip: u64,
     /// Whether the way in for jumps backwards stands behind the block.
     checks_behind: bool,
     /// The first instruction from which on flags may be parked.
@@ -202,6 +208,7 @@ pub fn lower(tools: Tools, frame: Frame, list: &[GuestInsn], end: End, code: &[u
     let mut lowering = Lowering::new(tools, frame, code);
     lowering.out.groups = plan.lowered(list);
     lowering.plan = plan;
+    lowering.transfer = (end == End::Transfer).then_some(list.len());
     lowering.parking = lowering.parking(list, end);
     lowering.entries(lowering.parks_at_once(list));
     for insn in list {
@@ -242,6 +249,8 @@ impl<'a> Lowering<'a> {
             plan: Plan::default(),
             loaded_stack: None,
             count: 0,
+            transfer: None,
+            rip: frame.rip,
             checks_behind: false,
             parking: None,
             parked: false,
@@ -253,6 +262,7 @@ impl<'a> Lowering<'a> {
         self.out.map.push((self.e.offset() as u32, insn.offset));
         self.count += 1;
         let i = &insn.instruction;
+        self.rip = i.ip();
         if let Some(routine) = insn.routine {
             if !self.inline_routine(insn, routine) {
                 self.leave(SiteKind::Callout, insn.offset);
@@ -274,6 +284,9 @@ impl<'a> Lowering<'a> {
 
     fn ordinary(&mut self, insn: &GuestInsn) -> Result<(), NoLowering> {
         if self.stack(insn)? {
+            return Ok(());
+        }
+        if self.branch_aside(insn) {
             return Ok(());
         }
         if self.control(insn)? || self.string(insn) {

@@ -180,7 +180,6 @@ impl Lowering<'_> {
         let routine = refill.address(self.e.layout().refill);
         self.e.jmp_to(routine);
         debug_assert_eq!(self.e.here(), note);
-        let origin = self.e.here() - self.e.offset() as u64;
         if let Some(group) = group {
             self.out.groups[usize::from(group)].apart = (self.e.offset() + Note::APART) as u32;
         }
@@ -190,7 +189,7 @@ impl Lowering<'_> {
             filled: layout.hint_mark(hint) as u32,
             last: 4096 - extent.size,
             limit: 4096 - Reach::of(extent.size).map_or(4096, Reach::bytes),
-            back: (origin + back as u64) as u32,
+            back: self.e.address(back) as u32,
             exit,
             apart: 0,
         };

@@ -24,6 +24,7 @@ pub(super) struct LinkStub {
     pub jump: Option<Fixup>,
     pub target: Target,
     pub mode: ModeWord,
+    pub backward: bool,
     pub cell: Option<CellId>,
     pub parked: bool,
 }
@@ -88,10 +89,11 @@ impl Lowering<'_> {
             End::Breakpoint => self.leave(SiteKind::Breakpoint, next_offset),
         }
         self.out.tail = self.e.offset() as u32;
+        self.e.part(self.frame.ways_out);
         self.parked = false;
         if self.checks_behind {
             self.check_for_kick();
-            let body = self.e.here() - self.e.offset() as u64 + u64::from(self.out.body);
+            let body = self.e.address(self.out.body as usize);
             self.e.jmp_to(body);
         }
         if let Some((other, source)) = self.elsewhere.take() {
@@ -127,7 +129,7 @@ impl Lowering<'_> {
                 stub: self.e.offset() as u32,
                 target: stub.target.rip,
                 mode: stub.mode,
-                backward: stub.target.rip <= self.frame.rip.wrapping_add(u64::from(next_offset)),
+                backward: stub.backward,
                 cell: stub.cell,
                 parked: stub.parked,
             });

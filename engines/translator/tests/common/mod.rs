@@ -25,7 +25,7 @@ pub const STACK_LOW: u64 = 0x5_0000;
 const TABLES: u64 = 0x8000;
 const RAM: u64 = 16 << 20;
 
-/// Which of ring 3's pages are in windows: all in crates whose names say so, which are others' tests once more (Cargo.toml).
+/// Which of ring 3's pages are in windows: all in crates whose names say so, which are links to others' tests: those run once more.
 pub const WINDOWS: Windowing = match ends_in(env!("CARGO_CRATE_NAME").as_bytes(), b"_in_windows") {
     true => Windowing::All,
     false => Windowing::Hot,

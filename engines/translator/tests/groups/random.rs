@@ -20,6 +20,8 @@ struct End {
     gpr: [u64; 16],
     flags: Rflags,
     memory: Vec<u8>,
+    /// The pages' entries, with what has been noted in them.
+    entries: [u64; 2],
 }
 
 /// An instruction that accesses memory off a base, or moves it.
@@ -44,6 +46,37 @@ fn instruction(a: &mut CodeAssembler, random: &mut Random) -> Result<(), IcedErr
         14 => a.mov(ecx, dword_ptr(esp + (at + random.pick(&[-0x1000, 0, 0x1000])))),
         _ => a.xchg(qword_ptr(rsi + 8), value),
     }
+}
+
+/// So many instructions, and branches over the next few among them.
+fn program(a: &mut CodeAssembler, random: &mut Random) -> Result<(), IcedError> {
+    // Where a branch leads, and how many instructions lie before that.
+    let mut ahead: Option<(CodeLabel, u64)> = None;
+    for _ in 0..24 {
+        ahead = match ahead {
+            Some((mut label, 0)) => {
+                a.set_label(&mut label)?;
+                None
+            }
+            Some((label, left)) => Some((label, left - 1)),
+            None if random.chance(30) => {
+                let label = a.create_label();
+                match random.below(4) {
+                    0 => a.jc(label)?,
+                    1 => a.jne(label)?,
+                    2 => a.jo(label)?,
+                    _ => a.jns(label)?,
+                }
+                Some((label, random.below(6)))
+            }
+            None => None,
+        };
+        instruction(a, random)?;
+    }
+    if let Some((mut label, _)) = ahead {
+        a.set_label(&mut label)?;
+    }
+    a.hlt()
 }
 
 fn prepare(bench: &mut Bench, seed: u64) {
@@ -85,7 +118,8 @@ fn run(bench: &mut Bench, seed: u64) -> End {
     bench.ram.read(SECOND, second).unwrap();
     // Flags that are overwritten before they are read are not in a fault's image.
     let flags = if fault.is_some() { Rflags::empty() } else { bench.cpu.rflags & Rflags::STATUS };
-    End { fault, rip: bench.cpu.rip, gpr: bench.cpu.gpr, flags, memory }
+    let entries = [0, 8].map(|at| bench.ram.read_u64(TABLE + at).unwrap());
+    End { fault, rip: bench.cpu.rip, gpr: bench.cpu.gpr, flags, memory, entries }
 }
 
 #[test]
@@ -93,12 +127,7 @@ fn as_one_by_one() {
     let mut faults = 0;
     for seed in 0..PROGRAMS {
         let mut random = Random::new(seed << 32);
-        let code = assemble(64, CODE, |a| {
-            for _ in 0..24 {
-                instruction(a, &mut random).unwrap();
-            }
-            a.hlt().unwrap();
-        });
+        let code = assemble(64, CODE, |a| program(a, &mut random).unwrap());
         let ring = random.pick(&[0, 3, 3]);
         let (mut whole, mut stepped) = (two_pages(ring), two_pages(ring));
         // A breakpoint that is not met makes the engine look at each instruction.

@@ -1,0 +1,66 @@
+//! Where blocks' code goes.
+//!
+//! What runs of a block seldom, its ways out, stands apart from what runs often: else it would lie between one block
+//! and the next, in the same cache lines and pages, and the processor would fetch it for nothing.
+
+use std::ops::Range;
+
+use super::ENTRY_ALIGN;
+
+/// Offsets in the translation cache.
+#[derive(Debug)]
+pub struct Room {
+    /// All that there is for blocks.
+    hot: Range<usize>,
+    /// For their ways out.
+    cold: Range<usize>,
+    next: (usize, usize),
+}
+
+impl Room {
+    /// Between two offsets, nothing of it used.
+    pub fn new(all: Range<usize>) -> Self {
+        // As it comes out: a block's ways out are about as long as the rest of it.
+        let middle = all.start.midpoint(all.end).next_multiple_of(ENTRY_ALIGN);
+        let (hot, cold) = (all.start..middle, middle..all.end);
+        let next = (hot.start, cold.start);
+        Self { hot, cold, next }
+    }
+
+    /// Where the next block begins, and where its ways out do.
+    pub fn next(&self) -> (usize, usize) {
+        (self.next.0.next_multiple_of(ENTRY_ALIGN), self.next.1)
+    }
+
+    /// Takes what is before these.
+    pub fn take(&mut self, hot: usize, cold: usize) {
+        self.next = (hot, cold);
+    }
+
+    /// Whether there are so many bytes left of both.
+    pub fn has(&self, bytes: usize) -> bool {
+        let left = |all: &Range<usize>, next: usize| all.end.saturating_sub(next);
+        left(&self.hot, self.next.0).min(left(&self.cold, self.next.1)) >= bytes
+    }
+
+    /// Whether nothing is at an offset, and whether it is one for ways out.
+    pub fn place(&self, offset: usize) -> (bool, bool) {
+        let cold = offset >= self.cold.start;
+        (offset >= if cold { self.next.1 } else { self.next.0 }, cold)
+    }
+
+    /// The first offset for a block.
+    pub fn start(&self) -> usize {
+        self.hot.start
+    }
+
+    /// Bytes that are used.
+    pub fn used(&self) -> usize {
+        self.next.0 - self.hot.start + self.next.1 - self.cold.start
+    }
+
+    /// Nothing is used any more.
+    pub fn clear(&mut self) {
+        self.next = (self.hot.start, self.cold.start);
+    }
+}

@@ -1,0 +1,1 @@
+changing_code.rs
