@@ -90,6 +90,16 @@ impl Guest {
         writing(&self.mailbox, || self.ram.write(physical, bytes).is_ok())
     }
 
+    /// Copies RAM in the same way.
+    pub fn copy(&self, from: u64, to: u64, len: usize) -> bool {
+        writing(&self.mailbox, || self.ram.copy(from, to, len).is_ok())
+    }
+
+    /// Sets bytes of RAM in the same way.
+    pub fn fill(&self, physical: u64, len: usize, value: u8) -> bool {
+        writing(&self.mailbox, || self.ram.fill(physical, len, value).is_ok())
+    }
+
     /// Writes `new` in the same way, if `current` is there, in one indivisible step; whether it was. `None` if there is no RAM or
     /// it cannot be done in one.
     pub fn exchange(&self, physical: u64, current: &[u8], new: &[u8]) -> Option<bool> {

@@ -203,7 +203,8 @@ impl Tlb {
     }
 }
 
-fn slot_of(linear: u64) -> usize {
+/// The number of the entry for a page in a view's table.
+pub fn slot_of(linear: u64) -> usize {
     (linear >> 12) as usize & (TLB_ENTRIES - 1)
 }
 

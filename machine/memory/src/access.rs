@@ -264,6 +264,12 @@ impl GuestRam {
 
     /// Sets `len` bytes at `gpa` to `value`, or nothing where RAM does not hold them.
     pub fn fill(&self, gpa: u64, len: usize, value: u8) -> Result<(), OutOfRange> {
+        if let Some((region, offset, host)) = self.find(gpa, len) {
+            // SAFETY: `find` checked the range; guest memory is accessed through raw pointers only.
+            unsafe { host.as_ptr().write_bytes(value, len) };
+            self.tracking().written(region, offset, len);
+            return Ok(());
+        }
         if !self.contains(gpa, len) {
             return Err(OutOfRange { gpa, len });
         }
@@ -274,6 +280,17 @@ impl GuestRam {
             self.write(gpa + done as u64, &chunk[..step])?;
             done += step;
         }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from one place to another, which may overlap, or nothing unless each of the two lies within one
+    /// region.
+    pub fn copy(&self, from: u64, to: u64, len: usize) -> Result<(), OutOfRange> {
+        let (_, _, source) = self.find(from, len).ok_or(OutOfRange { gpa: from, len })?;
+        let (region, offset, target) = self.find(to, len).ok_or(OutOfRange { gpa: to, len })?;
+        // SAFETY: `find` checked both ranges; guest memory is accessed through raw pointers only.
+        unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), len) };
+        self.tracking().written(region, offset, len);
         Ok(())
     }
 

@@ -112,6 +112,7 @@ fn edges_are_out_of_range_and_write_nothing() {
         assert!(ram.compare_exchange_u64(gpa, 0, 1).is_err(), "{gpa:#x}");
         assert!(ram.write(gpa, &[0; 8]).is_err(), "{gpa:#x}");
         assert!(ram.fill(gpa, 8, 0).is_err(), "{gpa:#x}");
+        assert!(ram.copy(0, gpa, 8).is_err() && ram.copy(gpa, 0, 8).is_err(), "{gpa:#x}");
         assert!(ram.mark_written(gpa, 8).is_err(), "{gpa:#x}");
     }
     let mut tail = [0; 16];
@@ -181,6 +182,7 @@ fn watched_pages_report_every_kind_of_write() {
     ram.mark_written(0x3040, 4).unwrap();
     assert!(Dma::new(ram.clone()).write(0x3050, &[1]));
     ram.fill(0x2000, 0x3000, 1).unwrap();
+    ram.copy(0x1000, 0x2f00, 0x200).unwrap();
     let expected = [
         (0x3008, 8),
         (0x3011, 2),
@@ -191,6 +193,7 @@ fn watched_pages_report_every_kind_of_write() {
         (0x3040, 4),
         (0x3050, 1),
         (0x3000, 0x1000),
+        (0x3000, 0x100),
     ];
     assert_eq!(mailbox.drain(), expected);
 
@@ -387,4 +390,17 @@ fn values_are_not_torn() {
             }
         }
     });
+}
+
+#[test]
+fn copies_may_overlap() {
+    let ram = three_regions();
+    let bytes: Vec<u8> = (0..200).collect();
+    for to in [0x0f00, 0x0ff0, 0x1000, 0x1008, 0x2000] {
+        ram.write(0x1000, &bytes).unwrap();
+        ram.copy(0x1000, to, bytes.len()).unwrap();
+        let mut copied = vec![0; bytes.len()];
+        ram.read(to, &mut copied).unwrap();
+        assert_eq!(copied, bytes, "{to:#x}");
+    }
 }

@@ -285,13 +285,6 @@ impl Translator {
         }
     }
 
-    /// The same from the beginning of the bounce pages.
-    pub(super) fn write_bounced(&mut self, physical: u64, len: usize) {
-        if self.guest.write(physical, &self.cache.region.bounce()[..len]) {
-            self.has_written(physical, len);
-        }
-    }
-
     /// Drops the blocks made from bytes of one page that have been written on the guest's behalf.
     pub(super) fn has_written(&mut self, physical: u64, len: usize) {
         if self.guest.watcher.watches(physical) {

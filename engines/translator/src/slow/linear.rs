@@ -9,7 +9,7 @@ use crate::access::Direction;
 use crate::decode::GuestInsn;
 use crate::engine::Translator;
 use crate::lower::{access_size, address_bytes};
-use crate::tlb::Page;
+use crate::tlb::{Page, slot_of};
 use crate::windows::Tables;
 
 /// One memory access of an instruction.
@@ -190,6 +190,20 @@ impl Translator {
         self.tlb.fill(&mut self.cache.region, tables, self.mode.view(), entry);
         let fast = if write { writable } else { found.readable };
         Ok(Target { physical, host: Some(page + (physical & 0xfff)), fast })
+    }
+
+    /// What stands behind `linear`, from the software TLB if it is there.
+    pub(super) fn page_again(&mut self, linear: u64, write: bool) -> Result<Target, Exception> {
+        let known = self.cache.region.tlb(self.mode.view())[slot_of(linear)];
+        let (tag, offset) = (if write { known.write } else { known.read }, linear & 0xfff);
+        if tag == linear & !0xfff {
+            return Ok(Target {
+                physical: known.page() | offset,
+                host: Some(known.addend + offset),
+                fast: true,
+            });
+        }
+        self.page(linear, write)
     }
 
     /// The pages behind an access: one, or two where it straddles. The second address is that of the second

@@ -140,35 +140,34 @@ impl Translator {
         let bytes = n * width;
         // The lowest byte of a range whose first element is at this address.
         let lowest = |first: u64| if down { first - (bytes - width) } else { first };
-        // By way of the bounce pages, which no element goes through meanwhile.
-        match from {
-            Some(from) => {
-                let (Ok([Some(source), _]), Ok([Some(target), _])) = (self.pages(from), self.pages(to))
-                else {
-                    return Ok(0);
-                };
-                let (source, target) = (source.physical, target.physical);
+        let source = from.map(|from| self.page_again(from.linear, false));
+        let Ok(source) = source.transpose() else { return Ok(0) };
+        let Ok(target) = self.page_again(to.linear, true) else { return Ok(0) };
+        let (source, target) = (source.map(|source| source.physical), target.physical);
+        let written = match source {
+            Some(source) => {
                 // A destination a little ahead of its source repeats what was just written.
                 let ahead = if down { source.wrapping_sub(target) } else { target.wrapping_sub(source) };
                 if ahead != 0 && ahead < bytes {
                     return Ok(0);
                 }
-                let buffer = &mut self.cache.region.bounce()[..bytes as usize];
-                if self.guest.ram.read(lowest(source), buffer).is_err() {
-                    return Ok(0);
-                }
+                self.guest.copy(lowest(source), lowest(target), bytes as usize)
             }
             None => {
-                let value = self.cache.region.context().gpr[gpr::RAX].to_le_bytes();
-                let elements = self.cache.region.bounce()[..bytes as usize].chunks_exact_mut(width as usize);
-                elements.for_each(|element| element.copy_from_slice(&value[..width as usize]));
+                let element = &self.cache.region.context().gpr[gpr::RAX].to_le_bytes()[..form.width as usize];
+                if element.iter().all(|byte| *byte == element[0]) {
+                    let value = element[0];
+                    self.guest.fill(lowest(target), bytes as usize, value)
+                } else {
+                    let all = element.repeat(n as usize);
+                    self.guest.write(lowest(target), &all)
+                }
             }
-        }
-        let Ok([Some(target), _]) = self.pages(to) else { return Ok(0) };
-        if target.host.is_none() {
+        };
+        if !written {
             return Ok(0);
         }
-        self.write_bounced(lowest(target.physical), bytes as usize);
+        self.has_written(lowest(target), bytes as usize);
         let moved = if down { bytes.wrapping_neg() } else { bytes };
         self.set_masked(gpr::RDI, form.address_bits, rdi.wrapping_add(moved));
         if form.kind == Kind::Move {
