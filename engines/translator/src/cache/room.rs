@@ -64,3 +64,33 @@ impl Room {
         self.next = (self.hot.start, self.cold.start);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_and_ways_out_are_apart() {
+        let mut room = Room::new(100..4100);
+        let (hot, cold) = room.next();
+        assert_eq!((hot, room.used()), (128, 0));
+        assert!(cold > 2000 && cold.is_multiple_of(ENTRY_ALIGN), "{cold}");
+        room.take(hot + 5, cold + 7);
+        assert_eq!(room.next(), (160, cold + 7), "a block is aligned, a way out follows the one before");
+        let places = [hot, hot + 5, cold, cold + 7].map(|offset| room.place(offset));
+        assert_eq!(places, [(false, false), (true, false), (false, true), (true, true)]);
+        room.clear();
+        assert_eq!((room.next(), room.used()), ((hot, cold), 0));
+    }
+
+    #[test]
+    fn either_may_be_full() {
+        let mut room = Room::new(0..4096);
+        let (hot, cold) = room.next();
+        assert!(room.has(2048) && !room.has(2049));
+        room.take(hot + 2000, cold);
+        assert!(room.has(48) && !room.has(49));
+        room.take(hot, cold + 2048);
+        assert!(room.has(0) && !room.has(1));
+    }
+}
