@@ -19,23 +19,34 @@ const RIP: usize = 16;
 
 /// Where `start_kernel` is in the image's kernel when that stays where it was linked.
 fn start_kernel() -> u64 {
-    static ADDRESS: OnceLock<u64> = OnceLock::new();
-    *ADDRESS.get_or_init(|| {
-        let script =
-            ["run", "--cmdline", "nokaslr", "busybox", "--", "grep", " start_kernel$", "/proc/kallsyms"];
+    address_of("start_kernel")
+}
+
+/// Where a function of the image's kernel is then.
+fn address_of(function: &str) -> u64 {
+    static SYMBOLS: OnceLock<String> = OnceLock::new();
+    let symbols = SYMBOLS.get_or_init(|| {
+        let functions = " start_kernel$\\| start_secondary$";
+        let script = ["run", "--cmdline", "nokaslr", "busybox", "--", "grep", functions, "/proc/kallsyms"];
         image();
-        let ended = run(&mut popf(&script), &[]);
-        let line = ended.text();
-        let address = line.split(' ').next().and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        address.filter(|address| *address != 0).unwrap_or_else(|| panic!("{line:?} {}", ended.stderr))
-    })
+        run(&mut popf(&script), &[]).text()
+    });
+    let line = symbols.lines().find(|line| line.ends_with(&format!(" {function}")));
+    let address = line.and_then(|line| u64::from_str_radix(line.split(' ').next()?, 16).ok());
+    address.filter(|address| *address != 0).unwrap_or_else(|| panic!("{function}: {symbols:?}"))
 }
 
 /// A guest that waits for a debugger on this socket, and says something when it is up.
 fn waiting(socket: &Path) -> Child {
+    waiting_with(socket, &[], "echo the shell is reached")
+}
+
+/// The same with more options, and another command of its shell.
+fn waiting_with(socket: &Path, options: &[&str], command: &str) -> Child {
     let gdb = format!("unix:{},wait", socket.display());
-    let arguments =
-        ["run", "--gdb", &gdb, "--cmdline", "nokaslr", "busybox", "--", "echo", "the shell is reached"];
+    let usual = ["run", "--gdb", &gdb, "--cmdline", "nokaslr"];
+    let guest = ["busybox", "--", "sh", "-c", command];
+    let arguments: Vec<_> = usual.iter().chain(options).chain(&guest).copied().collect();
     let mut popf = popf(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Says that it waits when it does.
     let mut line = String::new();
@@ -74,6 +85,39 @@ fn a_booting_kernel_is_stopped_at_a_function_by_the_protocol() {
     assert_ne!(gdb.register(RIP), address);
     assert_eq!(gdb.ask("D"), "OK");
     assert_eq!(said(popf), ("the shell is reached\n".into(), Some(0)));
+}
+
+#[test]
+fn each_processor_is_stopped_where_it_starts() {
+    let address = address_of("start_secondary");
+    let files = Files::new();
+    let socket = files.path("gdb");
+    let popf = waiting_with(&socket, &["--cpus", "3"], "nproc");
+    let stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut gdb = Client::new(stream);
+    assert_eq!(gdb.ask("qfThreadInfo"), "m01,02,03");
+    assert_eq!(gdb.ask(&format!("Z1,{address:x},1")), "OK");
+    for thread in 2..=3 {
+        let told = gdb.ask("vCont;c");
+        assert!(told.contains("hwbreak") && told.contains(&format!("thread:{thread:02x}")), "{told}");
+        for other in 1..=3 {
+            assert_eq!(gdb.ask(&format!("Hg{other:x}")), "OK");
+            assert_eq!(gdb.register(RIP) == address, other == thread, "processor {other} of {thread}");
+        }
+        // It alone goes on, by one instruction.
+        assert_eq!(gdb.ask("Hg1"), "OK");
+        let first = gdb.register(RIP);
+        let told = gdb.ask(&format!("vCont;s:{thread:x}"));
+        assert!(told.contains(&format!("thread:{thread:02x}")), "{told}");
+        assert_eq!(gdb.ask(&format!("Hg{thread:x}")), "OK");
+        assert_ne!(gdb.register(RIP), address);
+        assert_eq!(gdb.ask("Hg1"), "OK");
+        assert_eq!(gdb.register(RIP), first, "the first stood still");
+    }
+    assert!(gdb.monitor("info machine").contains("vCPU 2: running, 64-bit mode, ring 0"));
+    assert_eq!(gdb.ask("D"), "OK");
+    assert_eq!(said(popf), ("3\n".into(), Some(0)));
 }
 
 #[test]

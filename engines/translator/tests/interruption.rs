@@ -4,6 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use common::pages::to_ring3;
 use common::{Bench, CODE, DATA, STACK, assemble};
 use iced_x86::code_asm::*;
 use vcpu::{Engine, Exit, Shadow};
@@ -148,16 +149,30 @@ fn kicks_reach_indirect_loops() {
 
 #[test]
 fn kicks_reach_loops_across_pages() {
-    let mut bench = Bench::long_mode();
-    let far = CODE + 0x5000;
-    bench.load(|a| {
-        a.jmp(far).unwrap();
-    });
-    let back = assemble(64, far, |a| {
-        a.jmp(CODE).unwrap();
-    });
-    bench.ram.write(far, &back).unwrap();
-    expect_kicked(&mut bench, "two pages");
+    for ring in [0, 3] {
+        for flags_live in [false, true] {
+            let mut bench = Bench::long_mode();
+            if ring == 3 {
+                to_ring3(&mut bench);
+            }
+            let far = CODE + 0x5000;
+            // The second page of the loop is above the first and below it in turns.
+            for [first, second] in [[CODE, far], [far, CODE]] {
+                let leap = |from, to| {
+                    assemble(64, from, |a| {
+                        if flags_live {
+                            a.adc(rax, 0).unwrap();
+                        }
+                        a.jmp(to).unwrap();
+                    })
+                };
+                bench.ram.write(first, &leap(first, second)).unwrap();
+                bench.ram.write(second, &leap(second, first)).unwrap();
+                bench.cpu.rip = first;
+                expect_kicked(&mut bench, &format!("two pages, ring {ring}, flags live: {flags_live}"));
+            }
+        }
+    }
     // An instruction that reaches into the next page, jumping to itself.
     let mut bench = Bench::long_mode();
     let at = CODE + 0x1000 - 2;

@@ -123,8 +123,14 @@ impl Lowering<'_> {
         }
     }
 
+    /// Whether a jump from the instruction that is being lowered leads to itself or backwards: any loop of direct jumps has one such.
+    /// Rips may count from the beginning of the page, before which they are negative.
+    fn leads_back(&self, target: Target) -> bool {
+        target.rip.wrapping_sub(self.rip) as i64 <= 0
+    }
+
     fn link_from(&mut self, jump: Fixup, target: Target) {
-        let (mode, backward) = (self.frame.mode, target.rip <= self.rip);
+        let (mode, backward) = (self.frame.mode, self.leads_back(target));
         self.link_stubs.push(LinkStub {
             jump: Some(jump),
             target,
@@ -144,7 +150,7 @@ impl Lowering<'_> {
             return;
         };
         self.e.jmp_ctx(F::Cell(cell));
-        let (cell, parked, backward) = (Some(cell), self.parked, target.rip <= self.rip);
+        let (cell, parked, backward) = (Some(cell), self.parked, self.leads_back(target));
         self.link_stubs.push(LinkStub { jump: None, target, mode, backward, cell, parked });
     }
 
