@@ -221,7 +221,7 @@ fn join(open: &mut Vec<Open>, plan: &mut Plan, access: Access, n: usize, len: us
         let begin = access.disp.saturating_add(group.moved);
         let low = group.low.min(begin);
         let high = group.high.max(begin.saturating_add(i64::from(access.size)));
-        // What is not certain to be written must not be marked dirty.
+        // For a write that may not come, the page need not be writable.
         if high.saturating_sub(low) <= SPAN && (group.write || !access.write || !group.aside) {
             (group.low, group.high) = (low, high);
             group.write |= access.write;
