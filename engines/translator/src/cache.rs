@@ -304,7 +304,7 @@ impl Cache {
         }
         let mut sources = sources_of(&source, &list, end);
         let live = live_at_end(guest, &source, &list, end, &mut sources);
-        decode::mark_live_flags(&mut list, mode, end, live, |branch| {
+        decode::mark_live_flags(&mut list, mode, live, |branch| {
             live_at(guest, &source, branch.near_branch_target(), &mut sources)
         });
         self.instructions += list.len() as u64;
@@ -387,7 +387,7 @@ impl Cache {
         let (body, behind) = self.emitter.parts();
         self.region.write_code(hot, body);
         self.region.write_code(cold, behind);
-        self.room.take(hot + body.len(), cold + behind.len());
+        self.room.take(body.len(), behind.len());
         let address = |offset: u32| self.emitter.address(offset as usize);
         let links = lowered.links.iter().map(|link| LinkState {
             at: address(link.at),

@@ -137,23 +137,26 @@ fn ends_block(instruction: &Instruction, routine: Option<Routine>, mode: ModeWor
     instruction.flow_control() != FlowControl::Next
 }
 
-/// Whether this skips some of the code behind it, or not: a conditional branch forwards, behind which a block goes on.
-fn skips(i: &Instruction) -> bool {
-    i.is_jcc_short_or_near() && i.near_branch_target() > i.ip() && !crate::lower::is_narrow(i)
+/// Whether this jumps to an offset of 16 bits, which AMD's processors have in 64-bit mode too.
+pub fn is_narrow(i: &Instruction) -> bool {
+    i.op0_kind() == OpKind::NearBranch16
 }
 
-/// Fills in which flags are live around each instruction, backwards from those live at the end; `aside` says which are where a
-/// branch leads behind which the block goes on.
+/// Whether this skips some of the code behind it, or not: a conditional branch forwards, behind which a block goes on.
+fn skips(i: &Instruction) -> bool {
+    i.is_jcc_short_or_near() && i.near_branch_target() > i.ip() && !is_narrow(i)
+}
+
+/// Fills in which flags are live around each instruction, backwards from those live where the last one goes straight on; `aside`
+/// says which are where a conditional branch leads, if that is not all the same.
 pub fn mark_live_flags(
     list: &mut [GuestInsn],
     mode: ModeWord,
-    end: End,
     mut live: u8,
     mut aside: impl FnMut(&Instruction) -> u8,
 ) {
-    let inner = list.len() - usize::from(end == End::Transfer);
-    for (n, insn) in list.iter_mut().enumerate().rev() {
-        if n < inner && insn.instruction.flow_control() == FlowControl::ConditionalBranch {
+    for insn in list.iter_mut().rev() {
+        if live != flags::ALL && insn.instruction.flow_control() == FlowControl::ConditionalBranch {
             live |= aside(&insn.instruction);
         }
         insn.live_after = live;

@@ -97,7 +97,7 @@ impl Cache {
 
     /// Code that goes through the jump table, for a jump that cannot be linked.
     fn table_stub(&mut self, view: usize, place: Place, target: u64) -> u64 {
-        let (hot, cold) = self.room.next();
+        let (_, cold) = self.room.next();
         let stub = self.emitter.layout().code() + cold as u64;
         self.emitter.restart(stub);
         let second_chance = self.second_chance[view];
@@ -111,7 +111,7 @@ impl Cache {
         };
         self.emitter.fix_to(other, second_chance);
         self.region.write_code(cold, self.emitter.code());
-        self.room.take(hot, cold + self.emitter.code().len());
+        self.room.take(0, self.emitter.code().len());
         stub
     }
 

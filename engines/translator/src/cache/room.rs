@@ -32,9 +32,10 @@ impl Room {
         (self.next.0.next_multiple_of(ENTRY_ALIGN), self.next.1)
     }
 
-    /// Takes what is before these.
-    pub fn take(&mut self, hot: usize, cold: usize) {
-        self.next = (hot, cold);
+    /// Takes so many bytes for a block and for its ways out, from where the next ones begin.
+    pub fn take(&mut self, block: usize, ways_out: usize) {
+        let (hot, cold) = self.next();
+        self.next = (hot + block, cold + ways_out);
     }
 
     /// Whether there are so many bytes left of both.
@@ -75,7 +76,7 @@ mod tests {
         let (hot, cold) = room.next();
         assert_eq!((hot, room.used()), (128, 0));
         assert!(cold > 2000 && cold.is_multiple_of(ENTRY_ALIGN), "{cold}");
-        room.take(hot + 5, cold + 7);
+        room.take(5, 7);
         assert_eq!(room.next(), (160, cold + 7), "a block is aligned, a way out follows the one before");
         let places = [hot, hot + 5, cold, cold + 7].map(|offset| room.place(offset));
         assert_eq!(places, [(false, false), (true, false), (false, true), (true, true)]);
@@ -86,11 +87,11 @@ mod tests {
     #[test]
     fn either_may_be_full() {
         let mut room = Room::new(0..4096);
-        let (hot, cold) = room.next();
         assert!(room.has(2048) && !room.has(2049));
-        room.take(hot + 2000, cold);
+        room.take(2000, 0);
         assert!(room.has(48) && !room.has(49));
-        room.take(hot, cold + 2048);
+        room.clear();
+        room.take(0, 2048);
         assert!(room.has(0) && !room.has(1));
     }
 }

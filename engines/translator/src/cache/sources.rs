@@ -3,10 +3,9 @@
 
 use super::Source;
 use crate::block::Range;
-use crate::decode::{self, End, GuestInsn};
+use crate::decode::{self, End, GuestInsn, is_narrow};
 use crate::flags;
 use crate::guest::Guest;
-use crate::lower::is_narrow;
 
 /// The guest bytes a block stands for. At an invalid end, the bytes that made it invalid count too.
 pub(super) fn sources_of(source: &Source, list: &[GuestInsn], end: End) -> Vec<Range> {
@@ -23,7 +22,8 @@ pub(super) fn sources_of(source: &Source, list: &[GuestInsn], end: End) -> Vec<R
     sources
 }
 
-/// Flags live behind the last instruction, from a look at where control goes if that is in the same page.
+/// Flags live behind the last instruction, from a look at where control goes if that is in the same page; where a conditional
+/// branch leads is looked at apart.
 pub(super) fn live_at_end(
     guest: &Guest,
     source: &Source,
@@ -43,13 +43,12 @@ pub(super) fn live_at_end(
     if source.key.floats() && is_narrow(i) {
         return flags::ALL;
     }
-    let targets = match (end, i.flow_control()) {
-        (End::Limit, _) => [Some(i.next_ip()), None],
-        (End::Transfer, C::UnconditionalBranch | C::Call) => [Some(i.near_branch_target()), None],
-        (End::Transfer, C::ConditionalBranch) => [Some(i.near_branch_target()), Some(i.next_ip())],
+    let target = match (end, i.flow_control()) {
+        (End::Transfer, C::UnconditionalBranch | C::Call) => i.near_branch_target(),
+        (End::Limit, _) | (End::Transfer, C::ConditionalBranch) => i.next_ip(),
         _ => return flags::ALL,
     };
-    targets.into_iter().flatten().fold(0, |live, target| live | live_at(guest, source, target, sources))
+    live_at(guest, source, target, sources)
 }
 
 /// Flags live where control may go to from the block, from a look at the code there if that is in the same page.

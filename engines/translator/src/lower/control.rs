@@ -11,7 +11,7 @@ use super::page::Extent;
 use super::stack::Width;
 use super::{FarStub, LinkStub, Lowering, NoLowering, SiteKind};
 use crate::context::ContextField as F;
-use crate::decode::GuestInsn;
+use crate::decode::{GuestInsn, is_narrow};
 use crate::emit::{Fixup, Mem, Op, Reg};
 use crate::mode::VIEW_USER;
 use crate::regs::{SPILLED, Scratch, is_spilled, number};
@@ -41,10 +41,14 @@ impl Lowering<'_> {
         if i.flow_control() != FlowControl::ConditionalBranch || self.transfer == Some(self.count) {
             return false;
         }
+        self.branch(i);
+        true
+    }
+
+    fn branch(&mut self, i: &Instruction) {
         let jump = self.e.jcc_raw(i.condition_code() as u8 - 1);
         let target = self.direct_target(i);
         self.jump_from(jump, target);
-        true
     }
 
     /// Lowers a control transfer; `false` if this is none.
@@ -59,9 +63,7 @@ impl Lowering<'_> {
                     self.jump(target);
                 }
                 FlowControl::ConditionalBranch => {
-                    let fixup = self.e.jcc_raw(i.condition_code() as u8 - 1);
-                    let target = self.direct_target(i);
-                    self.jump_from(fixup, target);
+                    self.branch(i);
                     self.jump(i.next_ip());
                 }
                 FlowControl::Call => {
@@ -327,11 +329,6 @@ impl Lowering<'_> {
         self.e.bytes(restore);
         zero
     }
-}
-
-/// Whether this jumps to an offset of 16 bits, which AMD's processors have in 64-bit mode too.
-pub fn is_narrow(i: &Instruction) -> bool {
-    i.op0_kind() == OpKind::NearBranch16
 }
 
 /// LOOP and JCXZ count in the register that the address size names.

@@ -21,7 +21,6 @@ mod transition;
 
 use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register};
 
-pub use control::is_narrow;
 pub use encode::widen;
 pub use special::{fpu_exception, masks_components};
 pub use transition::{ENTERED, RETURNED, selectors};
