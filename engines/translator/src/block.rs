@@ -4,9 +4,32 @@ use crate::context::{CellId, PageSlot};
 use crate::hint_table::{HintId, HintTable};
 use crate::mode::ModeWord;
 
-/// A block's number in its cache.
+/// Parts of a translation cache, each of which is emptied by itself.
+pub const PARTS: usize = 16;
+
+/// A block's number in its cache: its number in its part, times [`PARTS`], plus that of the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BlockId(pub u32);
+pub struct BlockId(u32);
+
+impl BlockId {
+    /// No block.
+    pub const NONE: Self = Self(u32::MAX);
+
+    /// The `n`th of a part.
+    pub fn new(part: usize, n: usize) -> Self {
+        Self((n * PARTS + part) as u32)
+    }
+
+    /// In which part it is.
+    pub fn part(self) -> usize {
+        self.0 as usize % PARTS
+    }
+
+    /// Its number there.
+    pub fn number(self) -> usize {
+        self.0 as usize / PARTS
+    }
+}
 
 /// What makes two blocks the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +110,8 @@ pub struct LinkState {
     pub cell: Option<CellId>,
     /// Whether it leaves the flags in `Context::jump_flags`.
     pub parked: bool,
+    /// The block that it goes straight to, if it does.
+    pub leads_to: Option<BlockId>,
 }
 
 /// Accesses of a block that are checked together, by the first of them.
@@ -241,31 +266,34 @@ pub const EXIT_FAULT: u32 = 1;
 pub const EXIT_BOUNCED: u32 = 2;
 const FIRST_SITE: u32 = 16;
 
-/// All sites of a cache.
+/// All sites of a cache, by the part in which their blocks are.
 #[derive(Debug, Default)]
 pub struct Sites {
-    list: Vec<Site>,
+    parts: [Vec<Site>; PARTS],
 }
 
 impl Sites {
     /// Adds one and gives its exit index.
     pub fn add(&mut self, site: Site) -> u32 {
-        self.list.push(site);
-        FIRST_SITE + self.list.len() as u32 - 1
+        let part = site.block.part();
+        let list = &mut self.parts[part];
+        list.push(site);
+        FIRST_SITE + ((list.len() - 1) * PARTS + part) as u32
     }
 
     /// The site behind an exit index.
     pub fn get(&self, index: u32) -> Option<Site> {
-        self.list.get(index.checked_sub(FIRST_SITE)? as usize).copied()
+        let n = index.checked_sub(FIRST_SITE)? as usize;
+        self.parts[n % PARTS].get(n / PARTS).copied()
     }
 
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        self.list.clear();
+    /// Forgets those of a part.
+    pub fn clear(&mut self, part: usize) {
+        self.parts[part].clear();
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.parts.iter().map(Vec::len).sum()
     }
 }

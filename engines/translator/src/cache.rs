@@ -28,9 +28,11 @@ use crate::trampoline::{self, Crossings};
 use crate::xsave::XsaveFeatures;
 
 mod anchors;
+mod blocks;
 mod breakpoints;
 mod decoded;
 mod drop;
+mod evict;
 mod jumps;
 mod links;
 mod parts;
@@ -40,13 +42,15 @@ mod view;
 mod ways;
 
 use anchors::{Anchored, Anchors};
+use blocks::Blocks;
 use decoded::Decoded;
+use evict::Dice;
 use jumps::Jumps;
 use room::Room;
 use sources::{live_at, live_at_end, sources_of};
 use ways::Ways;
 
-/// Most host code one block may take; the cache is emptied when less is left.
+/// Most host code one block may take, and most for its ways out.
 const BLOCK_ROOM: usize = 32 << 10;
 /// Room at the end for the code of a bounce.
 const BOUNCE_ROOM: usize = 4096;
@@ -111,12 +115,17 @@ pub struct Cache {
     anchors: Anchors,
     /// What is kept of other address spaces.
     pub spaces: Spaces<Ways>,
-    blocks: Vec<Block>,
+    blocks: Blocks,
     by_key: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
     by_page: HashMap<u64, Vec<BlockId>, BuildHasherDefault<KeyHasher>>,
     views: [Option<ModeWord>; VIEWS],
     far_links: Vec<(BlockId, u16)>,
+    /// Blocks that groups of others lead to.
+    straddled: Vec<BlockId>,
+    /// Jumps to code that goes through the jump table, and in which part that is.
+    table_links: Vec<(usize, BlockId, u16)>,
     room: Room,
+    dice: Dice,
     generation: u64,
     instructions: u64,
     /// What code was that has been thrown away, in the order of addresses, if somebody wants to know.
@@ -129,7 +138,7 @@ pub struct Size {
     pub instructions: u64,
     /// Bytes of code that are there now.
     pub bytes: u64,
-    /// How often everything was thrown away.
+    /// How often a part of it was thrown away.
     pub emptied: u64,
 }
 
@@ -176,12 +185,15 @@ impl Cache {
             cells: Cells::default(),
             anchors: Anchors::default(),
             spaces: Spaces::default(),
-            blocks: Vec::new(),
+            blocks: Blocks::default(),
             by_key: HashMap::default(),
             by_page: HashMap::default(),
             views: [None; VIEWS],
             far_links: Vec::new(),
+            straddled: Vec::new(),
+            table_links: Vec::new(),
             room,
+            dice: Dice::new(),
             generation: 0,
             instructions: 0,
             gone: None,
@@ -192,14 +204,14 @@ impl Cache {
         cache
     }
 
-    /// How often it has been emptied: block numbers are good within one generation.
+    /// How often a part has been emptied: block numbers are good within one generation.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
     /// A block by number.
     pub fn block(&self, id: BlockId) -> Option<&Block> {
-        self.blocks.get(id.0 as usize)
+        self.blocks.get(id)
     }
 
     /// Where a block is good whose code is at this rip, which is this guest-physical address. A debugger's breakpoints are at
@@ -228,13 +240,12 @@ impl Cache {
 
     /// The block whose host code contains an address.
     pub fn block_at(&self, host: u64) -> Option<&Block> {
-        let n = self.blocks.partition_point(|b| b.entry <= host).checked_sub(1)?;
-        self.blocks.get(n).filter(|b| host < b.end)
+        self.blocks.at(host)
     }
 
     /// Lets indirect jumps of its view find a block at this rip. A view's table holds blocks of one mode only.
     pub fn publish(&mut self, id: BlockId, rip: u64) {
-        let Some(block) = self.blocks.get(id.0 as usize) else {
+        let Some(block) = self.blocks.get(id) else {
             return;
         };
         let (Key { mode, apart, .. }, entry) = (block.key, block.entry);
@@ -273,14 +284,6 @@ impl Cache {
         }
         for (from, n) in std::mem::take(&mut self.far_links) {
             self.unlink(from, n);
-        }
-    }
-
-    /// Makes room for another block, if need be by emptying the cache. That comes before the block's key is made, of which
-    /// nothing is good any more then.
-    pub fn make_room(&mut self, guest: &Guest) {
-        if !self.room.has(BLOCK_ROOM) {
-            self.clear(guest);
         }
     }
 
@@ -348,7 +351,8 @@ impl Cache {
         live_in: u8,
         sources: Vec<Range>,
     ) -> BlockId {
-        let id = BlockId(self.blocks.len() as u32);
+        let part = self.room.current();
+        let id = self.blocks.next(part);
         let code_start = self.emitter.layout().code();
         let (hot, cold) = self.room.next();
         let (entry, ways_out) = (code_start + hot as u64, code_start + cold as u64);
@@ -397,6 +401,7 @@ impl Cache {
             backward: link.backward,
             cell: link.cell,
             parked: link.parked,
+            leads_to: None,
         });
         let groups = lowered.groups.iter().map(|group| {
             let apart = address(group.apart);
@@ -432,7 +437,7 @@ impl Cache {
             }
         }
         self.by_key.insert(source.key, id);
-        self.blocks.push(block);
+        self.blocks.push(part, block);
         id
     }
 
@@ -449,7 +454,7 @@ impl Cache {
 
     /// Where to go on in a block: see [`Block::resume_after`].
     pub fn resume_after(&self, id: BlockId, mode: ModeWord, done: u64, rip: u64) -> Option<u64> {
-        let block = self.blocks.get(id.0 as usize).filter(|block| block.valid && block.key.mode == mode)?;
+        let block = self.blocks.get(id).filter(|block| block.valid && block.key.mode == mode)?;
         let page = self.page_of(&block.key);
         block.resume_after(page, done, rip, self.region.hints_ref())
     }
@@ -458,26 +463,6 @@ impl Cache {
     pub fn size(&self) -> Size {
         let bytes = self.room.used() as u64;
         Size { instructions: self.instructions, bytes, emptied: self.generation }
-    }
-
-    /// Empties the cache. No guest code may be half-way through a block.
-    pub fn clear(&mut self, guest: &Guest) {
-        guest.watcher.unwatch_all();
-        self.retire();
-        self.blocks.clear();
-        self.by_key.clear();
-        self.by_page.clear();
-        self.sites.clear();
-        self.hints.clear();
-        self.cells.clear();
-        self.anchors.clear();
-        self.spaces.clear();
-        self.far_links.clear();
-        self.room.clear();
-        self.generation += 1;
-        for view in 0..VIEWS {
-            self.clear_view(view);
-        }
     }
 
     /// Emits one instruction with its memory operand at `buffer`, for the slow path, and gives the host address
@@ -492,7 +477,7 @@ impl Cache {
             physical: 0,
             linkable: (0, 0),
             mode,
-            block: BlockId(u32::MAX),
+            block: BlockId::NONE,
             live_in: flags::ALL,
             xcr0: self.xsave.xcr0,
             xsave_size: self.xsave.size,

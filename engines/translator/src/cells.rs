@@ -7,31 +7,39 @@
 
 use std::ops::Range;
 
+use crate::block::PARTS;
 use crate::context::{CELLS, CellId};
 use crate::region::Region;
 
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Cells {
-    /// Per cell that has an owner, host address of its way out.
-    stubs: Vec<u64>,
+    /// Per part of the cache and cell that has an owner there, host address of its way out.
+    stubs: [Vec<u64>; PARTS],
     /// Those that lead to a target, once each.
     filled: Vec<CellId>,
 }
 
 impl Cells {
-    /// A cell for a jump, if any is left.
-    pub fn assign(&mut self) -> Option<CellId> {
-        let free = self.stubs.len();
-        (free < CELLS).then(|| {
-            self.stubs.push(0);
-            free as CellId
+    /// A cell for a jump of a block in this part of the cache, if any is left.
+    pub fn assign(&mut self, part: usize) -> Option<CellId> {
+        let stubs = &mut self.stubs[part];
+        let free = stubs.len();
+        (free < CELLS / PARTS).then(|| {
+            stubs.push(0);
+            (free * PARTS + part) as CellId
         })
+    }
+
+    /// Where a cell's jump leaves its block.
+    fn stub(&mut self, cell: CellId) -> &mut u64 {
+        let cell = cell as usize;
+        &mut self.stubs[cell % PARTS][cell / PARTS]
     }
 
     /// Tells where a cell's jump leaves its block.
     pub fn own(&mut self, region: &mut Region, cell: CellId, stub: u64) {
-        self.stubs[cell as usize] = stub;
+        *self.stub(cell) = stub;
         region.cells()[cell as usize] = stub;
     }
 
@@ -41,14 +49,15 @@ impl Cells {
         self.filled.push(cell);
     }
 
-    /// Lets all jumps that lead to a block, whose host code this is, lead to their ways out.
-    pub fn forget_into(&mut self, region: &mut Region, block: &[Range<u64>]) {
+    /// Lets all jumps that lead to code in these ranges lead to their ways out.
+    pub fn forget_into(&mut self, region: &mut Region, code: &[Range<u64>]) {
         let cells = region.cells();
+        let stubs = &self.stubs;
         self.filled.retain(|cell| {
             let cell = *cell as usize;
-            let leads = block.iter().any(|code| code.contains(&cells[cell]));
+            let leads = code.iter().any(|code| code.contains(&cells[cell]));
             if leads {
-                cells[cell] = self.stubs[cell];
+                cells[cell] = stubs[cell % PARTS][cell / PARTS];
             }
             !leads
         });
@@ -58,13 +67,13 @@ impl Cells {
     pub fn forget(&mut self, region: &mut Region) {
         let cells = region.cells();
         for cell in self.filled.drain(..).map(|cell| cell as usize) {
-            cells[cell] = self.stubs[cell];
+            cells[cell] = self.stubs[cell % PARTS][cell / PARTS];
         }
     }
 
-    /// All code is gone.
-    pub fn clear(&mut self) {
-        self.stubs.clear();
-        self.filled.clear();
+    /// The code of a part is gone.
+    pub fn clear(&mut self, part: usize) {
+        self.stubs[part].clear();
+        self.filled.retain(|cell| *cell as usize % PARTS != part);
     }
 }

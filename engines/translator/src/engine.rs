@@ -406,7 +406,7 @@ impl Engine for Translator {
             ("blocks translated", translations),
             ("instructions translated", size.instructions),
             ("bytes of translated code in the cache", size.bytes),
-            ("times the cache was emptied", size.emptied),
+            ("times a part of the cache was emptied", size.emptied),
             ("direct jumps linked", links),
             ("indirect jumps that found no block", missed_jumps),
             ("callouts to the monitor", callouts),

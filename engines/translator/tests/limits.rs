@@ -6,23 +6,19 @@ mod common;
 use common::{Bench, CODE, DATA};
 use iced_x86::code_asm::*;
 use translator::Options;
-use vcpu::Exit;
+use vcpu::{Engine, Exit};
 use x86::register::gpr::*;
 use x86::{Exception, Vector};
 
 /// Two addresses this far apart share a slot of the software TLB, however many it has up to 8192.
 const TLB_REACH: u64 = 8192 << 12;
 
-#[test]
-fn a_program_larger_than_the_cache() {
-    let options = Options { cache_bytes: 256 << 10, ..Options::default() };
-    let mut bench = Bench::long_mode_with(options);
-    // Blocks by the thousand, each linked to the next, three times round.
-    let blocks = 6000u64;
+/// Blocks by the thousand, each linked to the next, some times round; gives what they add up in rax.
+fn blocks(bench: &mut Bench, blocks: u64, rounds: u32) {
     bench.cpu.rip = DATA;
     let code = common::assemble(64, DATA, |a| {
         let mut top = a.create_label();
-        a.mov(ecx, 3u32).unwrap();
+        a.mov(ecx, rounds).unwrap();
         a.xor(eax, eax).unwrap();
         a.set_label(&mut top).unwrap();
         for n in 0..blocks {
@@ -40,8 +36,32 @@ fn a_program_larger_than_the_cache() {
     });
     bench.ram.write(DATA, &code).unwrap();
     bench.run();
-    assert_eq!(bench.cpu.gpr[RAX], 3 * (blocks / 100) * 4950);
+    assert_eq!(bench.cpu.gpr[RAX], u64::from(rounds) * (blocks / 100) * 4950);
     assert_eq!(bench.cpu.gpr[RCX], 0);
+}
+
+#[test]
+fn a_program_larger_than_the_cache() {
+    let options = Options { cache_bytes: 256 << 10, ..Options::default() };
+    blocks(&mut Bench::long_mode_with(options), 6000, 3);
+}
+
+/// Of a program that is a little larger than the cache most is still there in the next round, though it goes through all of
+/// it in one order.
+#[test]
+fn a_program_somewhat_larger_than_the_cache() {
+    let counted = |n: u64, rounds: u32| {
+        let mut bench = Bench::long_mode_with(Options { cache_bytes: 4 << 20, ..Options::default() });
+        blocks(&mut bench, n, rounds);
+        let counts = bench.engine.counters();
+        let count = |name: &str| counts.iter().find(|(is, _)| is.contains(name)).unwrap().1;
+        (count("blocks translated"), count("the cache was emptied"))
+    };
+    let fits = (1..).map(|n| n * 500).find(|n| counted(*n, 1).1 > 0).unwrap();
+    let n = fits * 11 / 10 / 100 * 100;
+    let (translated, emptied) = counted(n, 8);
+    assert!(emptied > 0 && translated > n, "{translated} of {n}, {emptied}");
+    assert!(translated < 4 * n, "{translated} of {n} in 8 rounds");
 }
 
 #[test]

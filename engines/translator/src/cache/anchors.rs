@@ -34,6 +34,8 @@ pub enum Anchored {
 #[derive(Default)]
 pub struct Anchors {
     pages: HashMap<u64, Anchor, BuildHasherDefault<KeyHasher>>,
+    /// Slots that had a page.
+    free: Vec<PageSlot>,
     epoch: u64,
 }
 
@@ -45,7 +47,7 @@ impl Anchors {
 
     /// Takes note that this physical page is at this linear address now.
     pub fn anchor(&mut self, region: &mut Region, physical: u64, linear: u64) -> Anchored {
-        let free = self.pages.len();
+        let unused = self.pages.len() + self.free.len();
         if let Some(anchor) = self.pages.get_mut(&physical) {
             let base = &mut region.page_bases()[usize::from(anchor.slot) % PAGE_SLOTS];
             if anchor.bound {
@@ -58,18 +60,16 @@ impl Anchors {
             (anchor.epoch, *base) = (self.epoch, linear);
             return Anchored::At(anchor.slot);
         }
-        if free >= PAGE_SLOTS {
-            return Anchored::Bound;
-        }
-        let slot = free as PageSlot;
+        let unused = (unused < PAGE_SLOTS).then_some(unused as PageSlot);
+        let Some(slot) = self.free.pop().or(unused) else { return Anchored::Bound };
         self.pages.insert(physical, Anchor { slot, epoch: self.epoch, bound: false });
-        region.page_bases()[free] = linear;
+        region.page_bases()[usize::from(slot)] = linear;
         Anchored::At(slot)
     }
 
-    /// All code is gone.
-    pub fn clear(&mut self) {
-        self.pages.clear();
-        self.epoch += 1;
+    /// Forgets the pages in which no code is any more.
+    pub fn retain(&mut self, has_code: impl Fn(u64) -> bool) {
+        let gone = self.pages.extract_if(|page, _| !has_code(*page));
+        self.free.extend(gone.map(|(_, anchor)| anchor.slot));
     }
 }

@@ -27,7 +27,9 @@ impl Cache {
         let mut stale = Vec::new();
         let blocks = &self.blocks;
         ids.retain(|id| {
-            let hit = blocks[id.0 as usize].sources.iter().any(|range| range.overlaps(written));
+            let hit = blocks
+                .get(*id)
+                .is_some_and(|block| block.sources.iter().any(|range| range.overlaps(written)));
             if hit {
                 stale.push(*id);
             }
@@ -53,7 +55,7 @@ impl Cache {
     }
 
     fn drop_block(&mut self, id: BlockId) {
-        let block = &mut self.blocks[id.0 as usize];
+        let Some(block) = self.blocks.get_mut(id) else { return };
         if !std::mem::replace(&mut block.valid, false) {
             return;
         }
@@ -91,9 +93,8 @@ impl Cache {
     }
 
     pub(super) fn drop_where(&mut self, stale: impl Fn(&Block) -> bool) {
-        let blocks = (0..).zip(&self.blocks);
-        let stale: Vec<_> = blocks.filter(|(_, block)| block.valid && stale(block)).collect();
-        let stale: Vec<_> = stale.into_iter().map(|(n, _)| BlockId(n)).collect();
+        let stale = self.blocks.iter().filter(|(_, block)| block.valid && stale(block));
+        let stale: Vec<_> = stale.map(|(id, _)| id).collect();
         stale.into_iter().for_each(|id| self.drop_block(id));
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! The engine itself goes by the tables, too: see [`Cache::known`].
 
+use std::ops::Range;
+
 use super::Cache;
 use crate::block::BlockId;
 use crate::context::{JUMP_ENTRIES, VICTIM_ENTRIES, VIEWS};
@@ -38,7 +40,7 @@ impl Jumps {
             // Emptied whole the first time.
             jumps: vec![0; FEW],
             victims: vec![0; FEW],
-            blocks: vec![BlockId(u32::MAX); JUMP_ENTRIES].into(),
+            blocks: vec![BlockId::NONE; JUMP_ENTRIES].into(),
         };
         Self { tables: std::array::from_fn(|_| table()), miss }
     }
@@ -58,6 +60,15 @@ impl Jumps {
             if former == self.miss {
                 note(&mut table.victims, slot);
             }
+        }
+    }
+
+    /// Takes out what leads to code in this range, whatever the view.
+    pub fn forget_into(&mut self, region: &mut Region, code: &Range<u64>) {
+        let leads = |entry: &&mut [u64; 2]| code.contains(&entry[1]);
+        for view in 0..VIEWS {
+            region.jump_table(view).iter_mut().filter(leads).for_each(|entry| *entry = [0, self.miss]);
+            region.victims(view).iter_mut().filter(leads).for_each(|entry| *entry = [0, self.miss]);
         }
     }
 
@@ -91,7 +102,7 @@ impl Cache {
     pub fn known(&mut self, rip: u64, mode: ModeWord) -> Option<BlockId> {
         let (view, slot) = (mode.view(), jump_slot(rip));
         let id = self.jumps.tables[view].blocks[slot];
-        let block = self.blocks.get(id.0 as usize).filter(|block| block.valid)?;
+        let block = self.blocks.get(id).filter(|block| block.valid)?;
         let stands = self.region.jump_table(view)[slot] == [rip, block.entry];
         (stands && self.views[view] == Some(mode)).then_some(id)
     }

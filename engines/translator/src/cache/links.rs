@@ -31,8 +31,7 @@ impl Cache {
 
     /// Lets a direct jump go straight to its target.
     pub fn link(&mut self, from: BlockId, n: u16, to: BlockId) {
-        let (Some(source), Some(target)) = (self.blocks.get(from.0 as usize), self.blocks.get(to.0 as usize))
-        else {
+        let (Some(source), Some(target)) = (self.blocks.get(from), self.blocks.get(to)) else {
             return;
         };
         let Some(link) = source.links.get(usize::from(n)).copied() else {
@@ -65,6 +64,7 @@ impl Cache {
             // Only the table notices when the second page's mapping changes.
             let stub = self.table_stub(link.mode.view(), source.key.place, link.target);
             self.patch(link.at, stub);
+            self.table_links.push((self.room.current(), from, n));
             return;
         }
         let goal = if link.backward { target.checked } else { target.body };
@@ -72,7 +72,10 @@ impl Cache {
             self.far_links.push((from, n));
         }
         self.patch(link.at, goal);
-        self.blocks[to.0 as usize].incoming.push((from, n));
+        if let Some(target) = self.blocks.get_mut(to) {
+            target.incoming.push((from, n));
+        }
+        self.set_leads_to(from, n, Some(to));
     }
 
     /// Lets a group of a block lead to another block where it straddles pages.
@@ -84,9 +87,9 @@ impl Cache {
         };
         let body = target.body as u32;
         self.write_word(group.apart, body);
-        let straddlers = &mut self.blocks[to.0 as usize].straddlers;
-        if !straddlers.contains(&group.apart) {
-            straddlers.push(group.apart);
+        if let Some(target) = self.blocks.get_mut(to).filter(|to| !to.straddlers.contains(&group.apart)) {
+            target.straddlers.push(group.apart);
+            self.straddled.push(to);
         }
     }
 
@@ -115,11 +118,21 @@ impl Cache {
         stub
     }
 
+    /// Lets a jump that goes straight to a block leave by its way out again.
     pub(super) fn unlink(&mut self, from: BlockId, n: u16) {
-        let link = self.blocks.get(from.0 as usize).and_then(|b| b.links.get(usize::from(n)));
-        if let Some(link) = link.copied() {
-            self.patch(link.at, link.stub);
+        let Some(link) = self.set_leads_to(from, n, None).filter(|link| link.cell.is_none()) else { return };
+        self.patch(link.at, link.stub);
+        if let Some(target) = link.leads_to.and_then(|to| self.blocks.get_mut(to)) {
+            target.incoming.retain(|jump| *jump != (from, n));
         }
+    }
+
+    /// Notes where a jump leads from now on; gives what it was before.
+    fn set_leads_to(&mut self, from: BlockId, n: u16, to: Option<BlockId>) -> Option<LinkState> {
+        let link = self.blocks.get_mut(from)?.links.get_mut(usize::from(n))?;
+        let before = *link;
+        link.leads_to = to;
+        Some(before)
     }
 
     fn patch(&mut self, at: u64, goal: u64) {

@@ -31,12 +31,14 @@ impl Cache {
 
     /// What blocks stand there or have stood, in the order of addresses, with some of those before `from` left out.
     fn blocks_and_gone(&self, from: u64) -> impl Iterator<Item = HostCode> {
-        [false, true].into_iter().flat_map(move |ways_out| {
-            let code = self.emitter.layout().code();
-            let free =
-                move |part: &&HostCode| self.room.place((part.address - code) as usize) == (true, ways_out);
-            self.parts_of_blocks(from, ways_out).chain(self.gone.iter().flatten().filter(free).cloned())
-        })
+        let code = self.emitter.layout().code();
+        let free = move |part: &&HostCode| self.room.is_free((part.address - code) as usize);
+        let mut all: Vec<_> = self.parts_of_blocks(from).collect();
+        if let Some(gone) = &self.gone {
+            all.extend(gone.iter().filter(free).cloned());
+            all.sort_by_key(|part| part.address);
+        }
+        all.into_iter()
     }
 
     fn own_parts(&self) -> Vec<HostCode> {
@@ -60,21 +62,27 @@ impl Cache {
         starts.into_iter().zip(ends).map(part).collect()
     }
 
-    /// The blocks' ways out or what is before them, with those left out that stand before `from`.
-    fn parts_of_blocks(&self, from: u64, ways_out: bool) -> impl Iterator<Item = HostCode> {
-        let code =
-            move |block: &Block| if ways_out { block.ways_out.clone() } else { block.entry..block.end };
-        let first = self.blocks.partition_point(|block| code(block).end <= from);
-        let part = move |block: &Block| {
-            let (rip, user) = (block.key.rip(self.page_of(&block.key)), block.key.mode.view() == VIEW_USER);
-            let std::ops::Range { start, end } = code(block);
-            HostCode {
-                address: start,
-                len: end - start,
-                part: HostPart::Guest { rip, user, way_out: ways_out },
-            }
-        };
-        self.blocks[first..].iter().map(part).filter(|part| part.len > 0)
+    /// The blocks, and then their ways out, with those left out that stand before `from`.
+    fn parts_of_blocks(&self, from: u64) -> impl Iterator<Item = HostCode> {
+        [false, true].into_iter().flat_map(move |ways_out| {
+            let code =
+                move |block: &Block| if ways_out { block.ways_out.clone() } else { block.entry..block.end };
+            let part = move |block: &Block| {
+                let (rip, user) =
+                    (block.key.rip(self.page_of(&block.key)), block.key.mode.view() == VIEW_USER);
+                let std::ops::Range { start, end } = code(block);
+                HostCode {
+                    address: start,
+                    len: end - start,
+                    part: HostPart::Guest { rip, user, way_out: ways_out },
+                }
+            };
+            let from = self.blocks.parts().flat_map(move |blocks| {
+                let first = blocks.partition_point(|block| code(block).end <= from);
+                &blocks[first..]
+            });
+            from.map(part).filter(|part| part.len > 0)
+        })
     }
 }
 

@@ -1,24 +1,24 @@
 //! The cache, looked at from outside: nothing here changes it.
 
 use super::Cache;
-use crate::block::BlockId;
+use crate::block::{Block, BlockId};
 use crate::decode::{self, GuestInsn};
 use crate::mode::ModeWord;
 
 impl Cache {
     /// The good blocks that hold an instruction which begins at this guest rip, where ring 3 has this physical page.
     pub fn blocks_over(&self, rip: u64, user_page: Option<u64>) -> impl Iterator<Item = BlockId> {
-        let over = move |(n, block): (usize, &crate::block::Block)| {
+        let over = move |(id, block): (BlockId, &Block)| {
             let mapped = !block.key.floats() || user_page == Some(block.key.physical & !0xfff);
             let found = block.valid && mapped && block.resume_point(rip & !0xfff, rip).is_some();
-            found.then_some(BlockId(n as u32))
+            found.then_some(id)
         };
-        self.blocks.iter().enumerate().filter_map(over)
+        self.blocks.iter().filter_map(over)
     }
 
     /// How many good blocks there are, and how many direct jumps between them.
     pub fn population(&self) -> (u64, u64) {
-        let good = self.blocks.iter().filter(|block| block.valid);
+        let good = self.blocks.iter().map(|(_, block)| block).filter(|block| block.valid);
         good.fold((0, 0), |(blocks, links), block| (blocks + 1, links + block.incoming.len() as u64))
     }
 

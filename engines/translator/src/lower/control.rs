@@ -147,7 +147,7 @@ impl Lowering<'_> {
     pub(super) fn jump_far(&mut self, target: Target) {
         let mode = self.frame.mode;
         let has_cell = mode.view() == VIEW_USER && !mode.steps() && !target.narrow;
-        let Some(cell) = has_cell.then(|| self.cells.assign()).flatten() else {
+        let Some(cell) = has_cell.then(|| self.cells.assign(self.frame.block.part())).flatten() else {
             self.jump_through_table(target);
             return;
         };

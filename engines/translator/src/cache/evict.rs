@@ -1,0 +1,112 @@
+//! Making room: a part of the cache is emptied when there is none left.
+//!
+//! Which one is left to chance. A program that goes round in a little more code than the cache holds comes back to each block
+//! when the oldest would just be gone, were it the oldest that goes, or all at once. So by chance most of it stays, and what
+//! is translated again grows with what there is too much of.
+
+use std::ops::Range;
+
+use super::Cache;
+use crate::block::{Block, BlockId, PARTS};
+use crate::guest::Guest;
+
+/// Chooses parts: the high half of Knuth's linear congruential generator (MMIX).
+pub struct Dice(u64);
+
+impl Dice {
+    /// The same in each run.
+    pub fn new() -> Self {
+        Self(0x5eed)
+    }
+
+    /// One of `sides`.
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as usize % sides.max(1)
+    }
+}
+
+impl Cache {
+    /// Makes room for another block, if need be by emptying a part of the cache. That comes before the block's key is made, of
+    /// which nothing need be good any more then. No guest code may be half-way through a block.
+    pub fn make_room(&mut self, guest: &Guest) {
+        if self.room.has(super::BLOCK_ROOM) || self.room.begin_next() {
+            return;
+        }
+        // Not that in which the latest blocks are, unless there is no other.
+        let (parts, full) = (self.room.parts(), self.room.current());
+        let on = if parts > 1 { 1 + self.dice.roll(parts - 1) } else { 0 };
+        self.evict(guest, (full + on) % parts);
+    }
+
+    /// Empties the cache. No guest code may be half-way through a block.
+    pub fn clear(&mut self, guest: &Guest) {
+        for part in 0..PARTS {
+            if self.blocks.next(part) != BlockId::new(part, 0) {
+                self.evict(guest, part);
+            }
+        }
+        guest.watcher.unwatch_all();
+        self.room.clear();
+    }
+
+    /// Empties a part, into which the next blocks go.
+    fn evict(&mut self, guest: &Guest, part: usize) {
+        self.retire();
+        self.generation += 1;
+        let start = self.emitter.layout().code();
+        let code = self.room.offsets(part).map(|code| start + code.start as u64..start + code.end as u64);
+        code.iter().for_each(|code| self.jumps.forget_into(&mut self.region, code));
+        self.cells.forget_into(&mut self.region, &code);
+        self.spaces.clear();
+        let inside = |id: &BlockId| id.part() == part;
+        let evicted = self.blocks.take(part);
+        for (n, block) in evicted.iter().enumerate() {
+            self.cut_off(guest, BlockId::new(part, n), block);
+        }
+        let table_links: Vec<_> = self.table_links.extract_if(.., |(at, ..)| *at == part).collect();
+        table_links.into_iter().for_each(|(_, from, n)| self.unlink(from, n));
+        self.table_links.retain(|(_, from, _)| !inside(from));
+        self.far_links.retain(|(from, _)| !inside(from));
+        self.forget_straddlers(&code);
+        self.anchors.retain(|page| self.by_page.contains_key(&page));
+        self.sites.clear(part);
+        self.cells.clear(part);
+        self.hints.clear();
+        self.room.empty(part);
+    }
+
+    /// Lets nothing that stays know of a block that goes.
+    fn cut_off(&mut self, guest: &Guest, id: BlockId, block: &Block) {
+        for (from, n) in block.incoming.iter().filter(|(from, _)| from.part() != id.part()) {
+            self.unlink(*from, *n);
+        }
+        block.straddlers.iter().for_each(|word| self.write_word(*word, 0));
+        for target in block.links.iter().filter_map(|link| link.leads_to) {
+            if let Some(target) = self.blocks.get_mut(target) {
+                target.incoming.retain(|(from, _)| *from != id);
+            }
+        }
+        if self.by_key.get(&block.key) == Some(&id) {
+            self.by_key.remove(&block.key);
+        }
+        for page in block.sources.iter().map(|range| range.start & !0xfff) {
+            let Some(ids) = self.by_page.get_mut(&page) else { continue };
+            ids.retain(|of| of.part() != id.part());
+            if ids.is_empty() {
+                self.by_page.remove(&page);
+                guest.watcher.unwatch(page);
+            }
+        }
+    }
+
+    /// Forgets the groups of blocks that go, whose code this is, as such that lead to blocks which stay.
+    fn forget_straddlers(&mut self, code: &[Range<u64>]) {
+        let blocks = &mut self.blocks;
+        self.straddled.retain(|id| {
+            let Some(block) = blocks.get_mut(*id) else { return false };
+            block.straddlers.retain(|word| !code.iter().any(|code| code.contains(word)));
+            !block.straddlers.is_empty()
+        });
+    }
+}
