@@ -1,7 +1,8 @@
 //! Runs processes with a limit on their time, and finds the image whose guests are tested.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -101,6 +102,22 @@ pub fn guest_of(options: &[&str], command: &[&str], input: &[u8]) -> Ended {
     arguments.push("--");
     arguments.extend(command);
     run(&mut popf(&arguments), input)
+}
+
+/// Runs a program on the host; what it wrote, or nothing if it is none for this host.
+pub fn host_program(program: &[u8], input: &[u8]) -> Option<Vec<u8>> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("program");
+    fs::write(&path, program).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    const ENOEXEC: i32 = 8;
+    match Command::new(&path).stdin(Stdio::null()).stdout(Stdio::null()).status() {
+        Err(error) if error.raw_os_error() == Some(ENOEXEC) => return None,
+        other => assert!(other.is_ok(), "{other:?}"),
+    }
+    let ended = run(&mut Command::new(&path), input);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    Some(ended.stdout)
 }
 
 /// Runs a shell script in a guest; what it wrote, if it succeeded.

@@ -15,6 +15,7 @@ mod insight;
 mod equivalence {
     mod commands;
     mod kernels;
+    mod narrow;
     mod options;
     mod programs;
     mod terminal;

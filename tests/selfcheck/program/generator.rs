@@ -13,7 +13,8 @@ impl Default for Generator {
 }
 
 impl Generator {
-    fn next(&mut self) -> u64 {
+    /// A number.
+    pub fn word(&mut self) -> u64 {
         // Marsaglia's xorshift, with its usual three shifts.
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -24,7 +25,7 @@ impl Generator {
     /// Continues with the data; the block's length is a multiple of 16.
     pub fn fill(&mut self, block: &mut [u8]) {
         for chunk in block.chunks_exact_mut(16) {
-            let word = self.next();
+            let word = self.word();
             for (at, byte) in chunk.iter_mut().enumerate() {
                 *byte = b"0123456789abcdef"[(word >> (at * 4) & 15) as usize];
             }

@@ -5,6 +5,7 @@
 
 #[path = "../program/generator.rs"]
 mod generator;
+pub mod narrow;
 
 pub use generator::Generator;
 

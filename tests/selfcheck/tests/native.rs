@@ -1,10 +1,12 @@
 //! The program on the host itself: a check that fails here expects something else than a real machine does.
 
 use std::fs::Permissions;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use selfcheck::narrow::{Answer, checks, program};
 use selfcheck::{Generator, PROGRAM};
 
 /// Runs the program with these arguments, from a file of this name.
@@ -40,4 +42,29 @@ fn generated_data_are_the_same_on_both_sides() {
     let mut expected = vec![0; 100_000];
     Generator::default().fill(&mut expected);
     assert_eq!(output.stdout, expected);
+}
+
+/// Each check of a 32-bit machine ends as it says on the host's processor, where that is one.
+#[test]
+fn the_host_answers_as_a_32_bit_machine() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("probe");
+    std::fs::write(&path, program()).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&path);
+    let mut child = match command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("skipped: this host runs no 32-bit programs: {error}");
+            return;
+        }
+    };
+    let script = checks();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), script.input().to_vec());
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    let answers = script.answers(&output.stdout).unwrap();
+    let signals = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Signal(_))).count();
+    assert!(signals > 400, "{signals}");
 }
