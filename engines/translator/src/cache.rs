@@ -33,6 +33,7 @@ mod breakpoints;
 mod decoded;
 mod drop;
 mod evict;
+mod ghosts;
 mod jumps;
 mod links;
 mod parts;
@@ -45,6 +46,7 @@ use anchors::{Anchored, Anchors};
 use blocks::Blocks;
 use decoded::Decoded;
 use evict::Dice;
+use ghosts::Ghosts;
 use jumps::Jumps;
 use room::Room;
 use sources::{live_at, live_at_end, sources_of};
@@ -126,6 +128,7 @@ pub struct Cache {
     table_links: Vec<(usize, BlockId, u16)>,
     room: Room,
     dice: Dice,
+    ghosts: Ghosts,
     generation: u64,
     instructions: u64,
     /// What code was that has been thrown away, in the order of addresses, if somebody wants to know.
@@ -194,6 +197,7 @@ impl Cache {
             table_links: Vec::new(),
             room,
             dice: Dice::new(),
+            ghosts: Ghosts::new(),
             generation: 0,
             instructions: 0,
             gone: None,
@@ -311,6 +315,7 @@ impl Cache {
             live_at(guest, &source, branch.near_branch_target(), &mut sources)
         });
         self.instructions += list.len() as u64;
+        self.ghosts.made(source.key.physical);
         let live_in = list.first().map_or(flags::ALL, |i| i.live_before);
         let id = self.install(&source, &code, &list, end, live_in, sources);
         self.link_to_known(id);

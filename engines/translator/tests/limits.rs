@@ -57,7 +57,7 @@ fn a_program_somewhat_larger_than_the_cache() {
         let count = |name: &str| counts.iter().find(|(is, _)| is.contains(name)).unwrap().1;
         (count("blocks translated"), count("the cache was emptied"))
     };
-    let fits = (1..).map(|n| n * 500).find(|n| counted(*n, 1).1 > 0).unwrap();
+    let fits = (4..).map(|n| n * 1500).find(|n| counted(*n, 1).1 > 0).unwrap();
     let n = fits * 11 / 10 / 100 * 100;
     let (translated, emptied) = counted(n, 8);
     assert!(emptied > 0 && translated > n, "{translated} of {n}, {emptied}");

@@ -1,8 +1,9 @@
 //! Making room: a part of the cache is emptied when there is none left.
 //!
-//! Which one is left to chance. A program that goes round in a little more code than the cache holds comes back to each block
-//! when the oldest would just be gone, were it the oldest that goes, or all at once. So by chance most of it stays, and what
-//! is translated again grows with what there is too much of.
+//! That in which the oldest blocks are, most times. But a program that goes round in a little more code than the cache holds
+//! comes back to each block when it is just gone, then. So when most of what is made had been thrown away lately
+//! ([`super::ghosts`]), which part goes is left to chance: most of the program stays, and what is translated again grows with
+//! what there is too much of.
 
 use std::ops::Range;
 
@@ -33,10 +34,12 @@ impl Cache {
         if self.room.has(super::BLOCK_ROOM) || self.room.begin_next() {
             return;
         }
-        // Not that in which the latest blocks are, unless there is no other.
         let (parts, full) = (self.room.parts(), self.room.current());
-        let on = if parts > 1 { 1 + self.dice.roll(parts - 1) } else { 0 };
-        self.evict(guest, (full + on) % parts);
+        let part = match self.ghosts.are_most() && parts > 1 {
+            true => (full + 1 + self.dice.roll(parts - 1)) % parts,
+            false => self.room.oldest(),
+        };
+        self.evict(guest, part);
     }
 
     /// Empties the cache. No guest code may be half-way through a block.
@@ -61,6 +64,7 @@ impl Cache {
         self.spaces.clear();
         let inside = |id: &BlockId| id.part() == part;
         let evicted = self.blocks.take(part);
+        self.ghosts.add(&evicted);
         for (n, block) in evicted.iter().enumerate() {
             self.cut_off(guest, BlockId::new(part, n), block);
         }

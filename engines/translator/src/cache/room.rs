@@ -21,12 +21,14 @@ struct Part {
     /// For their ways out.
     cold: Range<usize>,
     next: (usize, usize),
+    /// How many parts had been begun when this one was.
+    begun: u64,
 }
 
 impl Part {
     fn new(hot: Range<usize>, cold: Range<usize>) -> Self {
         let next = (hot.start, cold.start);
-        Self { hot, cold, next }
+        Self { hot, cold, next, begun: 0 }
     }
 
     fn used(&self) -> usize {
@@ -43,6 +45,7 @@ impl Part {
 pub struct Room {
     parts: Vec<Part>,
     current: usize,
+    begun: u64,
 }
 
 impl Room {
@@ -55,7 +58,7 @@ impl Room {
         let start = all.start.next_multiple_of(ENTRY_ALIGN);
         let slice = |n: usize| start + n * each..(start + (n + 1) * each).min(all.end);
         let parts = (0..count).map(|n| Part::new(slice(n), slice(count + n))).collect();
-        Self { parts, current: 0 }
+        Self { parts, current: 0, begun: 0 }
     }
 
     fn here(&self) -> &Part {
@@ -87,15 +90,25 @@ impl Room {
     /// Whether there are so many bytes left of both in this part.
     pub fn has(&self, bytes: usize) -> bool {
         let left = |all: &Range<usize>, next: usize| all.end.saturating_sub(next);
-        let Part { hot, cold, next } = self.here();
+        let Part { hot, cold, next, .. } = self.here();
         left(hot, next.0).min(left(cold, next.1)) >= bytes
     }
 
     /// Goes on with a part that nothing is in; `false` if there is none.
     pub fn begin_next(&mut self) -> bool {
         let unused = self.parts.iter().position(|part| part.used() == 0);
-        self.current = unused.unwrap_or(self.current);
-        unused.is_some()
+        unused.inspect(|part| self.begin(*part)).is_some()
+    }
+
+    fn begin(&mut self, part: usize) {
+        self.begun += 1;
+        self.parts[part].begun = self.begun;
+        self.current = part;
+    }
+
+    /// The part that was begun before all others.
+    pub fn oldest(&self) -> usize {
+        (0..self.parts.len()).min_by_key(|part| self.parts[*part].begun).unwrap_or(0)
     }
 
     /// Whether nothing is at an offset.
@@ -126,7 +139,7 @@ impl Room {
     pub fn empty(&mut self, part: usize) {
         if let Some(emptied) = self.parts.get_mut(part) {
             emptied.clear();
-            self.current = part;
+            self.begin(part);
         }
     }
 
@@ -179,6 +192,7 @@ mod tests {
             assert!(!room.has(BLOCK_ROOM));
             assert_eq!(room.begin_next(), part < 2);
         }
+        assert_eq!(room.oldest(), 0);
         room.empty(1);
         assert_eq!((room.current(), room.used()), (1, 2 * EACH));
         assert_eq!(room.next(), (EACH, 4 * EACH));
