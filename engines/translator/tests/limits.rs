@@ -46,8 +46,8 @@ fn a_program_larger_than_the_cache() {
     blocks(&mut Bench::long_mode_with(options), 6000, 3);
 }
 
-/// Of a program that is a little larger than the cache most is still there in the next round, though it goes through all of
-/// it in one order.
+/// Of a program that is a little larger than the cache most is still there in the next round, once it has gone some rounds
+/// through all of it in one order.
 #[test]
 fn a_program_somewhat_larger_than_the_cache() {
     let counted = |n: u64, rounds: u32| {
@@ -59,9 +59,9 @@ fn a_program_somewhat_larger_than_the_cache() {
     };
     let fits = (4..).map(|n| n * 1500).find(|n| counted(*n, 1).1 > 0).unwrap();
     let n = fits * 11 / 10 / 100 * 100;
-    let (translated, emptied) = counted(n, 8);
+    let (translated, emptied) = counted(n, 16);
     assert!(emptied > 0 && translated > n, "{translated} of {n}, {emptied}");
-    assert!(translated < 4 * n, "{translated} of {n} in 8 rounds");
+    assert!(translated < 7 * n, "{translated} of {n} in 16 rounds");
 }
 
 #[test]

@@ -15,9 +15,9 @@ pub struct Ghosts {
     before: Vec<u64>,
     /// Parts that have been thrown away into `lately`.
     parts: usize,
-    /// Blocks made since it was last asked, and those of them that had been thrown away.
-    made: u32,
-    again: u32,
+    /// Blocks made, and those of them that had been thrown away; a sixteenth of either is forgotten each time that it is asked.
+    made: u64,
+    again: u64,
 }
 
 impl Ghosts {
@@ -45,17 +45,49 @@ impl Ghosts {
     pub fn made(&mut self, physical: u64) {
         let (word, bit) = place(physical);
         self.made += 1;
-        self.again += u32::from((self.lately[word] | self.before[word]) & bit != 0);
+        self.again += u64::from((self.lately[word] | self.before[word]) & bit != 0);
     }
 
-    /// Whether most of what was made since this was last asked had been thrown away before.
+    /// Whether most of what has been made had been thrown away before, and that for more than one turn through all parts: a
+    /// program that has just begun may be where another was.
     pub fn are_most(&mut self) -> bool {
-        let (made, again) = (std::mem::take(&mut self.made), std::mem::take(&mut self.again));
-        2 * again > made
+        let most = 4 * self.again > 3 * self.made;
+        self.made -= self.made / PARTS as u64;
+        self.again -= self.again / PARTS as u64;
+        most
     }
 }
 
 fn place(physical: u64) -> (usize, u64) {
     let n = physical.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - BITS.trailing_zeros());
     (n as usize / 64, 1 << (n % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_most_after_more_than_a_turn() {
+        const EACH: u64 = 4000;
+        let mut ghosts = Ghosts::new();
+        let turn = |ghosts: &mut Ghosts, first: u64| {
+            let mut most = 0;
+            for part in 0..PARTS as u64 {
+                (0..EACH).for_each(|n| ghosts.made((first + part * EACH + n) * 32));
+                most += u32::from(ghosts.are_most());
+            }
+            most
+        };
+        assert_eq!(turn(&mut ghosts, 1 << 30), 0);
+        // As if all of a program's blocks had been thrown away.
+        (0..PARTS as u64 * EACH).for_each(|n| {
+            let (word, bit) = place(n * 32);
+            ghosts.lately[word] |= bit;
+        });
+        assert_eq!(turn(&mut ghosts, 0), 0, "another may have been there");
+        assert!(turn(&mut ghosts, 0) > 4);
+        turn(&mut ghosts, 1 << 31);
+        assert_eq!(turn(&mut ghosts, 1 << 32), 0);
+    }
 }

@@ -47,8 +47,12 @@ fn decimal(script: &mut Script) {
     for (what, code) in cases {
         script.code(CODE, 32, |a| {
             code(a).expect("constants");
-            // Some flags are undefined behind each; CF and AF of the first four are not, nor are SF, ZF and PF of the others.
-            let defined = if what.starts_with("aa") && "aaa aas".contains(what) { 0x11 } else { 0xc4 };
+            // The others are undefined behind each.
+            let defined = match what {
+                "daa" | "das" => 0xd5,
+                "aaa" | "aas" => 0x11,
+                _ => 0xc4,
+            };
             a.pushfd().expect("a constant");
             a.and(dword_ptr(esp), defined).expect("a constant");
             a.pop(edx).expect("a constant");
@@ -144,7 +148,20 @@ fn instruction(a: &mut CodeAssembler, generator: &mut Generator) -> Result<(), I
     let (byte, number) = (BYTES[roll(8) as usize], roll(1 << 31) as i32);
     let (vector, more) = (VECTORS[roll(4) as usize], VECTORS[roll(4) as usize]);
     let at = DATA + roll(0x1f0) as u32;
-    match roll(36) {
+    match roll(39) {
+        36 => a.bt(dword_ptr(at), 3),
+        37 => {
+            // A bit of another word than the operand's.
+            a.and(other, 0x7f)?;
+            a.btc(dword_ptr(DATA + 0x80), other)
+        }
+        38 => {
+            a.movd(mm1, dword_ptr(at))?;
+            a.paddb(mm1, mm1)?;
+            a.movd(one, mm1)?;
+            a.emms()?;
+            a.fninit()
+        }
         0 => a.add(one, other),
         1 => a.adc(one, dword_ptr(at)),
         2 => a.sbb(dword_ptr(at), one),
@@ -172,7 +189,7 @@ fn instruction(a: &mut CodeAssembler, generator: &mut Generator) -> Result<(), I
         15 => a.push(one),
         16 => a.lea(esp, ptr(esp - 4)),
         17 => a.xchg(byte_ptr(at), byte),
-        18 => a.bt(dword_ptr(at), 3),
+        18 => a.cmc(),
         19 => a.cwde(),
         20 => a.cdq(),
         21 => a.sahf(),

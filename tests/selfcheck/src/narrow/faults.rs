@@ -130,5 +130,9 @@ fn single_steps(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.jmp(there)?;
     a.nop()?;
     a.set_label(&mut there)?;
+    // A system call in between, which there is not
+    a.mov(eax, -1)?;
+    a.int(0x80)?;
+    a.xor(eax, eax)?;
     (0..6).try_for_each(|_| a.nop())
 }

@@ -92,6 +92,8 @@ pub fn checks(script: &mut Script) {
     script.put(DATA, &[&0x100_u32.to_le_bytes()[..], &(selector(1) as u16).to_le_bytes()].concat());
     let far = |a: &mut CodeAssembler| {
         a.les(edx, fword_ptr(ebx))?;
+        a.lfs(edx, fword_ptr(ebx))?;
+        a.lgs(edx, fword_ptr(ebx))?;
         a.mov(ecx, es)?;
         a.db(&[0xff, 0x1b])?; // call far [ebx]
         a.ud2()
