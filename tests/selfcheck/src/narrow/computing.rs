@@ -2,10 +2,9 @@
 
 use iced_x86::code_asm::*;
 
-use super::script::{Body, CODE, DATA, Script, Start};
+use super::script::{Body, CODE, DATA, ILL, Script, Start};
 use crate::Generator;
 
-const ILL: u32 = 4;
 /// Random programs, and instructions in each.
 const PROGRAMS: u32 = 150;
 const LENGTH: u32 = 40;
@@ -21,7 +20,7 @@ pub fn checks(script: &mut Script) {
     script.check("random programs");
     for n in 0..PROGRAMS {
         script.put(DATA, &data);
-        script.code(CODE, 32, |a| random(a, &mut generator).expect("constants"));
+        script.code(CODE, 32, |a| random(a, &mut generator));
         let start = Start {
             eax: generator.word() as u32,
             ebx: generator.word() as u32,
@@ -46,18 +45,18 @@ fn decimal(script: &mut Script) {
     ];
     for (what, code) in cases {
         script.code(CODE, 32, |a| {
-            code(a).expect("constants");
+            code(a)?;
             // The others are undefined behind each.
             let defined = match what {
                 "daa" | "das" => 0xd5,
                 "aaa" | "aas" => 0x11,
                 _ => 0xc4,
             };
-            a.pushfd().expect("a constant");
-            a.and(dword_ptr(esp), defined).expect("a constant");
-            a.pop(edx).expect("a constant");
-            a.xor(ecx, ecx).expect("a constant");
-            a.ud2().expect("a constant");
+            a.pushfd()?;
+            a.and(dword_ptr(esp), defined)?;
+            a.pop(edx)?;
+            a.xor(ecx, ecx)?;
+            a.ud2()
         });
         for value in [0x0000_u32, 0x00ff, 0x1299, 0x0a9b, 0x003c, 0x0f0f, 0x9966] {
             for eflags in [0x202, 0x203, 0x212] {
@@ -79,8 +78,8 @@ fn strings(script: &mut Script, data: &[u8]) {
     ];
     for (what, code) in cases {
         script.code(CODE, 32, |a| {
-            code(a).expect("constants");
-            a.ud2().expect("a constant");
+            code(a)?;
+            a.ud2()
         });
         for (from, to) in [(0x100, 0x900), (0x100, 0x103), (0x103, 0x100), (0xff0, 0x2ff0), (0x400, 0x400)] {
             for (backwards, count) in [(0, 0), (0, 77), (0x400, 77), (0, 0x321), (0x400, 1)] {
@@ -99,19 +98,16 @@ fn strings(script: &mut Script, data: &[u8]) {
 fn atomics(script: &mut Script) {
     script.check("atomics");
     script.code(CODE, 32, |a| {
-        let mut code = || {
-            a.lock().xadd(dword_ptr(esi), eax)?;
-            a.lock().xadd(dword_ptr(esi), eax)?;
-            a.lock().inc(dword_ptr(esi + 4))?;
-            a.lock().cmpxchg(dword_ptr(esi), ebx)?;
-            a.mov(edx, eax)?;
-            a.lock().cmpxchg8b(qword_ptr(esi))?;
-            a.lock().cmpxchg8b(qword_ptr(esi))?;
-            a.lock().bts(dword_ptr(esi - 8), ecx)?;
-            a.xchg(dword_ptr(esi), ecx)?;
-            a.ud2()
-        };
-        code().expect("constants");
+        a.lock().xadd(dword_ptr(esi), eax)?;
+        a.lock().xadd(dword_ptr(esi), eax)?;
+        a.lock().inc(dword_ptr(esi + 4))?;
+        a.lock().cmpxchg(dword_ptr(esi), ebx)?;
+        a.mov(edx, eax)?;
+        a.lock().cmpxchg8b(qword_ptr(esi))?;
+        a.lock().cmpxchg8b(qword_ptr(esi))?;
+        a.lock().bts(dword_ptr(esi - 8), ecx)?;
+        a.xchg(dword_ptr(esi), ecx)?;
+        a.ud2()
     });
     for at in [0x1000, 0xffe, 0xffd, 0xffc, 0xfff] {
         let start = Start { esi: DATA + at, eax: 7, ebx: 0x1_0001, ecx: 77, ..Start::default() };
@@ -149,19 +145,6 @@ fn instruction(a: &mut CodeAssembler, generator: &mut Generator) -> Result<(), I
     let (vector, more) = (VECTORS[roll(4) as usize], VECTORS[roll(4) as usize]);
     let at = DATA + roll(0x1f0) as u32;
     match roll(39) {
-        36 => a.bt(dword_ptr(at), 3),
-        37 => {
-            // A bit of another word than the operand's.
-            a.and(other, 0x7f)?;
-            a.btc(dword_ptr(DATA + 0x80), other)
-        }
-        38 => {
-            a.movd(mm1, dword_ptr(at))?;
-            a.paddb(mm1, mm1)?;
-            a.movd(one, mm1)?;
-            a.emms()?;
-            a.fninit()
-        }
         0 => a.add(one, other),
         1 => a.adc(one, dword_ptr(at)),
         2 => a.sbb(dword_ptr(at), one),
@@ -206,6 +189,19 @@ fn instruction(a: &mut CodeAssembler, generator: &mut Generator) -> Result<(), I
         32 => a.addps(vector, more),
         33 => a.movdqu(xmmword_ptr(at), vector),
         34 => a.cvtdq2ps(vector, more),
+        35 => a.bt(dword_ptr(at), 3),
+        36 => {
+            // A bit of another word than the operand's.
+            a.and(other, 0x7f)?;
+            a.btc(dword_ptr(DATA + 0x80), other)
+        }
+        37 => {
+            a.movd(mm1, dword_ptr(at))?;
+            a.paddb(mm1, mm1)?;
+            a.movd(one, mm1)?;
+            a.emms()?;
+            a.fninit()
+        }
         _ => a.punpcklbw(vector, more),
     }?;
     Ok(())

@@ -2,18 +2,12 @@
 
 use iced_x86::code_asm::*;
 
-use super::script::{BYTES, Body, CODE, DATA, READ, STACK, Script, Start, number};
+use super::script::{BUS, BYTES, Body, CODE, DATA, FPE, ILL, READ, SEGV, STACK, Script, Start, TRAP, number};
 
 /// What is not mapped, with pages before and behind it that are.
 const HOLE: u32 = DATA + 0xa000;
 /// A page that may only be read.
 const READ_ONLY: u32 = DATA + 0xc000;
-
-const ILL: u32 = 4;
-const TRAP: u32 = 5;
-const BUS: u32 = 7;
-const FPE: u32 = 8;
-const SEGV: u32 = 11;
 
 /// Code, what it does to the registers that it is to run with, and in which signal of which vector it ends.
 type Case = (&'static str, Body, fn(&mut Start), u32, u32);
@@ -97,16 +91,16 @@ pub fn checks(script: &mut Script) {
         change(&mut start);
         // Something before, so that the fault is not the first of its block, and something behind that must not run.
         script.code(CODE, 32, |a| {
-            a.lea(ebp, ptr(ebp - 4)).expect("a constant");
-            code(a).expect("a constant");
-            a.ud2().expect("a constant");
+            a.lea(ebp, ptr(ebp - 4))?;
+            code(a)?;
+            a.ud2()
         });
         script.run(what, start, *signal, *vector);
     }
     script.show("what partial writes left", HOLE - 64, 64);
     script.show("and behind", HOLE + 0x1000, 64);
     script.check("single step");
-    script.code(CODE, 32, |a| single_steps(a).expect("constants"));
+    script.code(CODE, 32, single_steps);
     let start = Start { eflags: 0x302, ecx: 3, ..Start::default() };
     script.run("first", start, TRAP, 1);
     for n in 1..14 {

@@ -5,6 +5,7 @@
 //! the host, whose processor and kernel run 32-bit programs, too; and what it answers has to be the same. What a check expects
 //! to end in which exception it says itself.
 
+mod answer;
 mod computing;
 mod faults;
 mod pages;
@@ -12,8 +13,9 @@ mod program;
 mod script;
 mod segments;
 
+pub use answer::{Answer, Frame};
 pub use program::program;
-pub use script::{Answer, Frame, Script};
+pub use script::Script;
 
 use script::{ALL, BYTES, CODE, DATA, READ_WRITE};
 

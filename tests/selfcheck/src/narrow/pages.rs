@@ -2,21 +2,14 @@
 
 use iced_x86::code_asm::*;
 
-use super::script::{ALL, CODE, DATA, NONE, READ, READ_WRITE, Script, Start, number};
+use super::script::{ALL, BUS, CODE, DATA, ILL, NONE, READ, READ_WRITE, SEGV, Script, Start, number};
 
-const ILL: u32 = 4;
-const SEGV: u32 = 11;
-const BUS: u32 = 7;
 const SHARED: u32 = 1;
 const FIXED: u32 = 0x10;
 /// Two mappings of one page, the first of which code runs in, and a page that they are moved to.
 const FIRST: u32 = 0x2200_0000;
 const SECOND: u32 = 0x2300_0000;
 const ELSEWHERE: u32 = 0x2400_0000;
-
-fn a(script: &mut Script, at: u32, code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) {
-    script.code(at, 32, |a| code(a).expect("constants"));
-}
 
 /// All of them.
 pub fn checks(script: &mut Script) {
@@ -28,7 +21,7 @@ pub fn checks(script: &mut Script) {
 fn rights(script: &mut Script) {
     script.check("pages");
     let page = DATA + 0xd000;
-    a(script, CODE, |a| {
+    script.code(CODE, 32, |a| {
         a.inc(dword_ptr(ebx))?;
         a.mov(eax, dword_ptr(ebx))?;
         a.ud2()
@@ -66,7 +59,7 @@ fn copy_on_write(script: &mut Script) {
     script.check("copy on write");
     script.put(DATA, &[1, 0, 0, 0]);
     script.put(DATA + 0x20, b"held across both");
-    a(script, CODE, |a| {
+    script.code(CODE, 32, |a| {
         let mut parent = a.create_label();
         a.fninit()?;
         a.fild(dword_ptr(DATA + 0x24))?;
@@ -108,7 +101,7 @@ fn changing_code(script: &mut Script) {
         [("in the page", CODE), ("across pages", CODE + 0xff4), ("by another mapping", FIRST + 0x100)]
     {
         let data_at = if at >= FIRST { at - FIRST + SECOND } else { at };
-        a(script, at, |a| {
+        script.code(at, 32, |a| {
             let mut again = a.create_label();
             a.mov(ecx, 5)?;
             a.set_label(&mut again)?;

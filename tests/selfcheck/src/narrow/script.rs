@@ -3,6 +3,7 @@
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
 
+use super::answer::{Answer, Frame};
 use super::program::{CONTEXT_BYTES, INFO_BYTES, STATE_BYTES};
 
 /// A command as the program reads it: what to do, and ten operands.
@@ -64,6 +65,13 @@ pub mod number {
     pub const MEMFD_CREATE: u32 = 356;
 }
 
+/// Signals.
+pub const ILL: u32 = 4;
+pub const TRAP: u32 = 5;
+pub const BUS: u32 = 7;
+pub const FPE: u32 = 8;
+pub const SEGV: u32 = 11;
+
 /// Rights of a page.
 pub const NONE: u32 = 0;
 pub const READ: u32 = 1;
@@ -72,125 +80,18 @@ pub const ALL: u32 = 7;
 
 impl Default for Start {
     fn default() -> Self {
-        let zero = 0;
         Self {
             edi: DATA,
             esi: DATA + 0x1000,
             ebp: STACK,
             esp: STACK,
-            ebx: zero,
-            edx: zero,
-            ecx: zero,
-            eax: zero,
+            ebx: 0,
+            edx: 0,
+            ecx: 0,
+            eax: 0,
             eip: CODE,
             eflags: 0x202,
         }
-    }
-}
-
-/// What a command makes the program write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// What a system call returned.
-    Returned(u32),
-    /// Memory.
-    Memory(Vec<u8>),
-    /// A signal's frame.
-    Signal(Box<Frame>),
-}
-
-/// Where and how something ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// Signal, error number, code, address.
-    pub info: [u32; INFO_BYTES / 4],
-    /// `struct sigcontext`.
-    pub context: [u32; CONTEXT_BYTES / 4],
-    /// What stays the same of the x87 and SSE state: control, status and tag words, MXCSR, the registers.
-    pub state: Vec<u8>,
-}
-
-/// The words of `struct sigcontext`.
-const NAMES: [&str; CONTEXT_BYTES / 4] = [
-    "gs",
-    "fs",
-    "es",
-    "ds",
-    "edi",
-    "esi",
-    "ebp",
-    "esp",
-    "ebx",
-    "edx",
-    "ecx",
-    "eax",
-    "vector",
-    "error code",
-    "eip",
-    "cs",
-    "eflags",
-    "esp again",
-    "ss",
-    "state's address",
-    "mask",
-    "cr2",
-];
-/// Places in a [`Frame`]'s context.
-pub const TRAP: usize = 12;
-const SEGMENTS: [usize; 6] = [0, 1, 2, 3, 15, 18];
-const STATE_ADDRESS: usize = 19;
-
-impl Frame {
-    fn new(bytes: &[u8]) -> Self {
-        let (info, rest) = bytes.split_at(INFO_BYTES);
-        let (context, state) = rest.split_at(CONTEXT_BYTES);
-        let word =
-            |bytes: &[u8], n: usize| u32::from_le_bytes(std::array::from_fn(|byte| bytes[4 * n + byte]));
-        let mut context = std::array::from_fn(|n| word(context, n));
-        for segment in SEGMENTS {
-            context[segment] = flat(context[segment] & 0xffff);
-        }
-        // Each kernel begins its stacks elsewhere.
-        context[STATE_ADDRESS] = 0;
-        let fxsave = &state[112..];
-        // Not the pointers (SDM vol. 1 table 10-2): AMD's processors store them only while an exception waits.
-        let registers = (0..8).flat_map(|n| &fxsave[32 + 16 * n..][..10]);
-        let words = fxsave[..6].iter().chain(&fxsave[24..28]);
-        let state = words.chain(registers).chain(&fxsave[160..288]).copied().collect();
-        Self { info: std::array::from_fn(|n| word(info, n)), context, state }
-    }
-}
-
-impl Answer {
-    /// In what another is different, in words; nothing if it is the same.
-    pub fn differs(&self, other: &Self) -> Option<String> {
-        let frames = match (self, other) {
-            (same, other) if same == other => return None,
-            (Self::Signal(one), Self::Signal(other)) => (one, other),
-            _ => return Some(format!("{self:x?}, {other:x?}")),
-        };
-        let (one, other) = frames;
-        let words = one.context.iter().zip(&other.context).zip(NAMES);
-        let words = words.filter(|((one, other), _)| one != other);
-        let mut all: Vec<_> =
-            words.map(|((one, other), name)| format!("{name} {one:x}, {other:x}")).collect();
-        if one.info != other.info {
-            all.push(format!("siginfo {:x?}, {:x?}", one.info, other.info));
-        }
-        if one.state != other.state {
-            all.push(format!("x87 and SSE state {:x?}, {:x?}", one.state, other.state));
-        }
-        Some(all.join("; "))
-    }
-}
-
-/// Selectors of flat segments are Linux' own, which are others under a 64-bit kernel: code 23h and data 2Bh there, 73h and 7Bh
-/// here (arch/x86/include/asm/segment.h). Those of descriptors in an LDT are ours.
-fn flat(selector: u32) -> u32 {
-    match selector {
-        0x23 | 0x73 => 0xc0de,
-        0x2b | 0x7b => 0xda7a,
-        other => other,
     }
 }
 
@@ -256,11 +157,15 @@ impl Script {
     }
 
     /// Puts code into memory.
-    pub fn code(&mut self, address: u32, bits: u32, code: impl FnOnce(&mut CodeAssembler)) {
-        let mut assembler = CodeAssembler::new(bits).expect("16 and 32 bits are known");
-        code(&mut assembler);
-        let bytes = assembler.assemble(u64::from(address)).expect("a check's code can be assembled");
-        self.put(address, &bytes);
+    pub fn code<F>(&mut self, address: u32, bits: u32, code: F)
+    where
+        F: FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    {
+        let bytes = CodeAssembler::new(bits).and_then(|mut assembler| {
+            code(&mut assembler)?;
+            assembler.assemble(u64::from(address))
+        });
+        self.put(address, &bytes.expect("a check's code can be assembled"));
     }
 
     /// Runs what ends in this signal, for the exception of this vector.
@@ -288,7 +193,7 @@ impl Script {
             let answer = match signal {
                 Some(expected) => {
                     let frame = Frame::new(answer);
-                    let found = (frame.info[0], frame.context[TRAP]);
+                    let found = frame.signal_and_vector();
                     if found != *expected {
                         return Err(format!(
                             "{label}: signal and vector {found:?}, not {expected:?}; {frame:x?}"

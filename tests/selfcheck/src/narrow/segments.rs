@@ -2,11 +2,7 @@
 
 use iced_x86::code_asm::*;
 
-use super::script::{Body, CODE, DATA, Script, Start, number};
-
-const ILL: u32 = 4;
-const BUS: u32 = 7;
-const SEGV: u32 = 11;
+use super::script::{BUS, Body, CODE, DATA, ILL, SEGV, Script, Start, number};
 
 /// `struct user_desc`'s flags (arch/x86/include/uapi/asm/ldt.h).
 const WIDE: u32 = 1;
@@ -35,7 +31,7 @@ pub fn checks(script: &mut Script) {
         script.call("modify_ldt", number::MODIFY_LDT, &[0x11, DATA + 0x7000, 16]);
     }
     let run = |script: &mut Script, what: &str, code: Body, start, signal, vector| {
-        script.code(CODE, 32, |a| code(a).expect("constants"));
+        script.code(CODE, 32, code);
         script.run(what, start, signal, vector);
     };
     let start = |entry: u32, at: u32| Start { eax: selector(entry), ebx: at, ..Start::default() };
@@ -99,14 +95,11 @@ pub fn checks(script: &mut Script) {
         a.ud2()
     };
     script.code(CODE + 0x100, 16, |a| {
-        let mut code = || {
-            a.mov(ax, 0x1234)?;
-            a.push(ax)?;
-            a.pop(dx)?;
-            a.mov(si, word_ptr(bx + 0x100).cs())?;
-            a.db(&[0x66, 0xcb]) // a far return of 32 bits
-        };
-        code().expect("constants");
+        a.mov(ax, 0x1234)?;
+        a.push(ax)?;
+        a.pop(dx)?;
+        a.mov(si, word_ptr(bx + 0x100).cs())?;
+        a.db(&[0x66, 0xcb]) // a far return of 32 bits
     });
     run(script, "a far call to 16-bit code and back", far, Start { ebx: DATA, ..Start::default() }, ILL, 6);
 }
