@@ -1,33 +1,21 @@
 //! Translated blocks and the places from which guest code leaves to the engine.
 
+use crate::by_part::{ByPart, part_of};
 use crate::context::{CellId, PageSlot};
 use crate::hint_table::{HintId, HintTable};
 use crate::mode::ModeWord;
 
-/// Parts of a translation cache, each of which is emptied by itself.
-pub const PARTS: usize = 16;
-
-/// A block's number in its cache: its number in its part, times [`PARTS`], plus that of the part.
+/// A block's number in its cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BlockId(u32);
+pub struct BlockId(pub u32);
 
 impl BlockId {
     /// No block.
     pub const NONE: Self = Self(u32::MAX);
 
-    /// The `n`th of a part.
-    pub fn new(part: usize, n: usize) -> Self {
-        Self((n * PARTS + part) as u32)
-    }
-
-    /// In which part it is.
+    /// In which part of the cache it is.
     pub fn part(self) -> usize {
-        self.0 as usize % PARTS
-    }
-
-    /// Its number there.
-    pub fn number(self) -> usize {
-        self.0 as usize / PARTS
+        part_of(self.0 as usize)
     }
 }
 
@@ -156,7 +144,8 @@ pub struct Block {
     pub groups: Box<[Option<Group>]>,
     /// Host addresses of the words by which others' groups lead here.
     pub straddlers: Vec<u64>,
-    /// Jumps in: the block and which of its links.
+    /// Jumps in: the block and which of its links. Those that have been unlinked since may be among them: what counts is what
+    /// they lead to.
     pub incoming: Vec<(BlockId, u16)>,
     /// False once a source has changed.
     pub valid: bool,
@@ -268,32 +257,26 @@ const FIRST_SITE: u32 = 16;
 
 /// All sites of a cache, by the part in which their blocks are.
 #[derive(Debug, Default)]
-pub struct Sites {
-    parts: [Vec<Site>; PARTS],
-}
+pub struct Sites(ByPart<Site>);
 
 impl Sites {
     /// Adds one and gives its exit index.
     pub fn add(&mut self, site: Site) -> u32 {
-        let part = site.block.part();
-        let list = &mut self.parts[part];
-        list.push(site);
-        FIRST_SITE + ((list.len() - 1) * PARTS + part) as u32
+        FIRST_SITE + self.0.push(site.block.part(), site) as u32
     }
 
     /// The site behind an exit index.
     pub fn get(&self, index: u32) -> Option<Site> {
-        let n = index.checked_sub(FIRST_SITE)? as usize;
-        self.parts[n % PARTS].get(n / PARTS).copied()
+        self.0.get(index.checked_sub(FIRST_SITE)? as usize).copied()
     }
 
     /// Forgets those of a part.
     pub fn clear(&mut self, part: usize) {
-        self.parts[part].clear();
+        self.0.clear(part);
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(Vec::len).sum()
+        self.0.parts().map(<[Site]>::len).sum()
     }
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::block::PARTS;
+use crate::by_part::{ByPart, PARTS, part_of};
 use crate::context::{CELLS, CellId};
 use crate::region::Region;
 
@@ -15,7 +15,7 @@ use crate::region::Region;
 #[derive(Default)]
 pub struct Cells {
     /// Per part of the cache and cell that has an owner there, host address of its way out.
-    stubs: [Vec<u64>; PARTS],
+    stubs: ByPart<u64>,
     /// Those that lead to a target, once each.
     filled: Vec<CellId>,
 }
@@ -23,23 +23,14 @@ pub struct Cells {
 impl Cells {
     /// A cell for a jump of a block in this part of the cache, if any is left.
     pub fn assign(&mut self, part: usize) -> Option<CellId> {
-        let stubs = &mut self.stubs[part];
-        let free = stubs.len();
-        (free < CELLS / PARTS).then(|| {
-            stubs.push(0);
-            (free * PARTS + part) as CellId
-        })
-    }
-
-    /// Where a cell's jump leaves its block.
-    fn stub(&mut self, cell: CellId) -> &mut u64 {
-        let cell = cell as usize;
-        &mut self.stubs[cell % PARTS][cell / PARTS]
+        (self.stubs.count(part) < CELLS / PARTS).then(|| self.stubs.push(part, 0) as CellId)
     }
 
     /// Tells where a cell's jump leaves its block.
     pub fn own(&mut self, region: &mut Region, cell: CellId, stub: u64) {
-        *self.stub(cell) = stub;
+        if let Some(own) = self.stubs.get_mut(cell as usize) {
+            *own = stub;
+        }
         region.cells()[cell as usize] = stub;
     }
 
@@ -51,13 +42,11 @@ impl Cells {
 
     /// Lets all jumps that lead to code in these ranges lead to their ways out.
     pub fn forget_into(&mut self, region: &mut Region, code: &[Range<u64>]) {
-        let cells = region.cells();
-        let stubs = &self.stubs;
+        let (cells, stubs) = (region.cells(), &self.stubs);
         self.filled.retain(|cell| {
-            let cell = *cell as usize;
-            let leads = code.iter().any(|code| code.contains(&cells[cell]));
+            let leads = code.iter().any(|code| code.contains(&cells[*cell as usize]));
             if leads {
-                cells[cell] = stubs[cell % PARTS][cell / PARTS];
+                leave(cells, stubs, *cell);
             }
             !leads
         });
@@ -65,15 +54,20 @@ impl Cells {
 
     /// The same for all jumps.
     pub fn forget(&mut self, region: &mut Region) {
-        let cells = region.cells();
-        for cell in self.filled.drain(..).map(|cell| cell as usize) {
-            cells[cell] = self.stubs[cell % PARTS][cell / PARTS];
-        }
+        let (cells, stubs) = (region.cells(), &self.stubs);
+        self.filled.drain(..).for_each(|cell| leave(cells, stubs, cell));
     }
 
     /// The code of a part is gone.
     pub fn clear(&mut self, part: usize) {
-        self.stubs[part].clear();
-        self.filled.retain(|cell| *cell as usize % PARTS != part);
+        self.stubs.clear(part);
+        self.filled.retain(|cell| part_of(*cell as usize) != part);
+    }
+}
+
+/// Lets a cell's jump lead to its way out.
+fn leave(cells: &mut [u64; CELLS], stubs: &ByPart<u64>, cell: CellId) {
+    if let Some(stub) = stubs.get(cell as usize) {
+        cells[cell as usize] = *stub;
     }
 }

@@ -17,6 +17,7 @@
 
 mod access;
 mod block;
+mod by_part;
 mod cache;
 mod cells;
 mod code;

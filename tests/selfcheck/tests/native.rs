@@ -1,20 +1,29 @@
 //! The program on the host itself: a check that fails here expects something else than a real machine does.
 
-use std::fs::Permissions;
-use std::io::Write;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use selfcheck::narrow::{Answer, checks, program};
 use selfcheck::{Generator, PROGRAM};
 
+/// A path for this test run.
+fn path(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(file)
+}
+
+/// A program in a file of this name.
+fn executable(file: &str, program: &[u8]) -> Command {
+    let path = path(file);
+    std::fs::write(&path, program).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    Command::new(path)
+}
+
 /// Runs the program with these arguments, from a file of this name.
 fn run(file: &str, arguments: &[&str]) -> Output {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(file);
-    std::fs::write(&path, PROGRAM).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-    Command::new(&path).args(arguments).output().unwrap()
+    executable(file, PROGRAM).args(arguments).output().unwrap()
 }
 
 #[test]
@@ -48,23 +57,16 @@ fn generated_data_are_the_same_on_both_sides() {
 #[test]
 fn the_host_answers_as_a_32_bit_machine() {
     const ENOEXEC: i32 = 8;
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("probe");
-    std::fs::write(&path, program()).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-    let mut command = Command::new(&path);
-    let mut child = match command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
-        Ok(child) => child,
+    let (script, commands) = (checks(), path("commands"));
+    std::fs::write(&commands, script.input()).unwrap();
+    let output = match executable("probe", &program()).stdin(File::open(&commands).unwrap()).output() {
+        Ok(output) => output,
         Err(error) if error.raw_os_error() == Some(ENOEXEC) => {
             eprintln!("skipped: this host runs no 32-bit programs: {error}");
             return;
         }
         Err(error) => panic!("{error}"),
     };
-    let script = checks();
-    let (mut stdin, input) = (child.stdin.take().unwrap(), script.input().to_vec());
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
     assert!(output.status.success(), "{}", output.status);
     let answers = script.answers(&output.stdout).unwrap();
     let signals = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Signal(_))).count();

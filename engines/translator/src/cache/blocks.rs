@@ -1,32 +1,31 @@
 //! Blocks by number and by where their code is.
 
-use crate::block::{Block, BlockId, PARTS};
+use crate::block::{Block, BlockId};
+use crate::by_part::ByPart;
 
 /// All blocks of a cache. Those of a part are in the order of their host addresses.
 #[derive(Default)]
-pub struct Blocks {
-    parts: [Vec<Block>; PARTS],
-}
+pub struct Blocks(ByPart<Block>);
 
 impl Blocks {
     /// A block by number.
     pub fn get(&self, id: BlockId) -> Option<&Block> {
-        self.parts[id.part()].get(id.number())
+        self.0.get(id.0 as usize)
     }
 
     /// The same, to change.
     pub fn get_mut(&mut self, id: BlockId) -> Option<&mut Block> {
-        self.parts[id.part()].get_mut(id.number())
+        self.0.get_mut(id.0 as usize)
     }
 
     /// The number that the next block of a part will have.
     pub fn next(&self, part: usize) -> BlockId {
-        BlockId::new(part, self.parts[part].len())
+        BlockId(self.0.next(part) as u32)
     }
 
     /// Adds one, whose code is behind that of all others of the part.
     pub fn push(&mut self, part: usize, block: Block) {
-        self.parts[part].push(block);
+        self.0.push(part, block);
     }
 
     /// The block whose host code contains an address.
@@ -40,18 +39,21 @@ impl Blocks {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (BlockId, &Block)> {
-        (0..PARTS).flat_map(|part| {
-            self.parts[part].iter().enumerate().map(move |(n, block)| (BlockId::new(part, n), block))
-        })
+        self.0.iter().map(|(n, block)| (BlockId(n as u32), block))
     }
 
     /// The same, part by part.
     pub fn parts(&self) -> impl Iterator<Item = &[Block]> {
-        self.parts.iter().map(Vec::as_slice)
+        self.0.parts()
     }
 
-    /// Takes all of a part.
-    pub fn take(&mut self, part: usize) -> Vec<Block> {
-        std::mem::take(&mut self.parts[part])
+    /// Whether there is none in a part.
+    pub fn is_empty(&self, part: usize) -> bool {
+        self.0.count(part) == 0
+    }
+
+    /// Takes all out of a part.
+    pub fn take(&mut self, part: usize) -> impl Iterator<Item = (BlockId, Block)> + use<> {
+        self.0.take(part).map(|(n, block)| (BlockId(n as u32), block))
     }
 }

@@ -62,9 +62,8 @@ impl Cache {
         let (key, entry) = (block.key, block.entry);
         let straddlers = std::mem::take(&mut block.straddlers);
         let own = [entry..block.end, block.ways_out.clone()];
-        for (from, n) in std::mem::take(&mut block.incoming) {
-            self.unlink(from, n);
-        }
+        let incoming = std::mem::take(&mut block.incoming);
+        self.unlink_all(id, incoming);
         straddlers.into_iter().for_each(|word| self.write_word(word, 0));
         if key.mode.view() == VIEW_USER {
             self.cells.forget_into(&mut self.region, &own);

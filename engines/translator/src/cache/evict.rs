@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::Cache;
-use crate::block::{Block, BlockId, PARTS};
+use crate::block::{Block, BlockId};
 use crate::guest::Guest;
 
 /// Chooses parts: the high half of Knuth's linear congruential generator (MMIX).
@@ -20,10 +20,10 @@ impl Dice {
         Self(0x5eed)
     }
 
-    /// One of `sides`.
+    /// One of `sides`, of which there are some.
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 32) as usize % sides.max(1)
+        (self.0 >> 32) as usize % sides
     }
 }
 
@@ -44,8 +44,8 @@ impl Cache {
 
     /// Empties the cache. No guest code may be half-way through a block.
     pub fn clear(&mut self, guest: &Guest) {
-        for part in 0..PARTS {
-            if self.blocks.next(part) != BlockId::new(part, 0) {
+        for part in 0..self.room.parts() {
+            if !self.blocks.is_empty(part) {
                 self.evict(guest, part);
             }
         }
@@ -59,14 +59,15 @@ impl Cache {
         self.generation += 1;
         let start = self.emitter.layout().code();
         let code = self.room.offsets(part).map(|code| start + code.start as u64..start + code.end as u64);
-        code.iter().for_each(|code| self.jumps.forget_into(&mut self.region, code));
+        // Jump tables lead to entries, none of which is among the ways out.
+        self.jumps.forget_into(&mut self.region, &code[0]);
         self.cells.forget_into(&mut self.region, &code);
         self.spaces.clear();
         let inside = |id: &BlockId| id.part() == part;
-        let evicted = self.blocks.take(part);
-        self.ghosts.add(&evicted);
-        for (n, block) in evicted.iter().enumerate() {
-            self.cut_off(guest, BlockId::new(part, n), block);
+        self.ghosts.begin_part();
+        for (id, block) in self.blocks.take(part) {
+            self.ghosts.add(block.key.physical);
+            self.cut_off(guest, id, block);
         }
         let table_links: Vec<_> = self.table_links.extract_if(.., |(at, ..)| *at == part).collect();
         table_links.into_iter().for_each(|(_, from, n)| self.unlink(from, n));
@@ -81,16 +82,9 @@ impl Cache {
     }
 
     /// Lets nothing that stays know of a block that goes.
-    fn cut_off(&mut self, guest: &Guest, id: BlockId, block: &Block) {
-        for (from, n) in block.incoming.iter().filter(|(from, _)| from.part() != id.part()) {
-            self.unlink(*from, *n);
-        }
+    fn cut_off(&mut self, guest: &Guest, id: BlockId, block: Block) {
+        self.unlink_all(id, block.incoming);
         block.straddlers.iter().for_each(|word| self.write_word(*word, 0));
-        for target in block.links.iter().filter_map(|link| link.leads_to) {
-            if let Some(target) = self.blocks.get_mut(target) {
-                target.incoming.retain(|(from, _)| *from != id);
-            }
-        }
         if self.by_key.get(&block.key) == Some(&id) {
             self.by_key.remove(&block.key);
         }

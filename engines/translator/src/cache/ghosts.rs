@@ -4,7 +4,7 @@
 //! has thrown away. Two sets of bits by guest-physical address do, of which the older is forgotten when everything has been
 //! thrown away once more; that two addresses may share a bit changes a count of thousands by a few.
 
-use crate::block::{Block, PARTS};
+use crate::by_part::PARTS;
 
 /// Bits of one set: ten times as many as blocks are in a cache.
 const BITS: usize = 1 << 21;
@@ -27,18 +27,20 @@ impl Ghosts {
         Self { lately: none(), before: none(), parts: 0, made: 0, again: 0 }
     }
 
-    /// A part with these blocks is thrown away.
-    pub fn add(&mut self, blocks: &[Block]) {
+    /// Another part is thrown away.
+    pub fn begin_part(&mut self) {
         if self.parts == PARTS {
             std::mem::swap(&mut self.lately, &mut self.before);
             self.lately.fill(0);
             self.parts = 0;
         }
         self.parts += 1;
-        for block in blocks {
-            let (word, bit) = place(block.key.physical);
-            self.lately[word] |= bit;
-        }
+    }
+
+    /// With it goes a block of code at this guest-physical address.
+    pub fn add(&mut self, physical: u64) {
+        let (word, bit) = place(physical);
+        self.lately[word] |= bit;
     }
 
     /// A block is made of code at this guest-physical address.
@@ -81,10 +83,8 @@ mod tests {
         };
         assert_eq!(turn(&mut ghosts, 1 << 30), 0);
         // As if all of a program's blocks had been thrown away.
-        (0..PARTS as u64 * EACH).for_each(|n| {
-            let (word, bit) = place(n * 32);
-            ghosts.lately[word] |= bit;
-        });
+        ghosts.begin_part();
+        (0..PARTS as u64 * EACH).for_each(|n| ghosts.add(n * 32));
         assert_eq!(turn(&mut ghosts, 0), 0, "another may have been there");
         assert!(turn(&mut ghosts, 0) > 4);
         turn(&mut ghosts, 1 << 31);

@@ -75,7 +75,9 @@ impl Cache {
         if let Some(target) = self.blocks.get_mut(to) {
             target.incoming.push((from, n));
         }
-        self.set_leads_to(from, n, Some(to));
+        if let Some(link) = self.link_mut(from, n) {
+            link.leads_to = Some(to);
+        }
     }
 
     /// Lets a group of a block lead to another block where it straddles pages.
@@ -118,21 +120,25 @@ impl Cache {
         stub
     }
 
-    /// Lets a jump that goes straight to a block leave by its way out again.
-    pub(super) fn unlink(&mut self, from: BlockId, n: u16) {
-        let Some(link) = self.set_leads_to(from, n, None).filter(|link| link.cell.is_none()) else { return };
-        self.patch(link.at, link.stub);
-        if let Some(target) = link.leads_to.and_then(|to| self.blocks.get_mut(to)) {
-            target.incoming.retain(|jump| *jump != (from, n));
+    /// Lets the jumps that go straight to a block leave by their ways out again. Not all that are named need do so any more.
+    pub(super) fn unlink_all(&mut self, to: BlockId, incoming: Vec<(BlockId, u16)>) {
+        for (from, n) in incoming {
+            if self.link_mut(from, n).is_some_and(|link| link.leads_to == Some(to)) {
+                self.unlink(from, n);
+            }
         }
     }
 
-    /// Notes where a jump leads from now on; gives what it was before.
-    fn set_leads_to(&mut self, from: BlockId, n: u16, to: Option<BlockId>) -> Option<LinkState> {
-        let link = self.blocks.get_mut(from)?.links.get_mut(usize::from(n))?;
-        let before = *link;
-        link.leads_to = to;
-        Some(before)
+    /// Lets a jump leave by its way out again.
+    pub(super) fn unlink(&mut self, from: BlockId, n: u16) {
+        let Some(link) = self.link_mut(from, n) else { return };
+        link.leads_to = None;
+        let (at, stub) = (link.at, link.stub);
+        self.patch(at, stub);
+    }
+
+    fn link_mut(&mut self, from: BlockId, n: u16) -> Option<&mut LinkState> {
+        self.blocks.get_mut(from)?.links.get_mut(usize::from(n))
     }
 
     fn patch(&mut self, at: u64, goal: u64) {

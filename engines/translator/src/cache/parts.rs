@@ -33,12 +33,13 @@ impl Cache {
     fn blocks_and_gone(&self, from: u64) -> impl Iterator<Item = HostCode> {
         let code = self.emitter.layout().code();
         let free = move |part: &&HostCode| self.room.is_free((part.address - code) as usize);
-        let mut all: Vec<_> = self.parts_of_blocks(from).collect();
-        if let Some(gone) = &self.gone {
-            all.extend(gone.iter().filter(free).cloned());
-            all.sort_by_key(|part| part.address);
-        }
-        all.into_iter()
+        let mut blocks = self.parts_of_blocks(from).peekable();
+        let mut gone = self.gone.iter().flatten().filter(free).cloned().peekable();
+        std::iter::from_fn(move || match (blocks.peek(), gone.peek()) {
+            (Some(block), Some(former)) if former.address < block.address => gone.next(),
+            (Some(_), _) => blocks.next(),
+            (None, _) => gone.next(),
+        })
     }
 
     fn own_parts(&self) -> Vec<HostCode> {

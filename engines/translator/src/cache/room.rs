@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::{BLOCK_ROOM, ENTRY_ALIGN};
-use crate::block::PARTS;
+use crate::by_part::PARTS;
 
 /// Least that a part of either half has room for, of the largest blocks.
 const LEAST: usize = 8;
@@ -130,17 +130,16 @@ impl Room {
         self.parts.iter().map(Part::used).sum()
     }
 
-    /// The offsets of a part, for blocks and for ways out; none, if there is no such part.
+    /// The offsets of a part, for blocks and for ways out.
     pub fn offsets(&self, part: usize) -> [Range<usize>; 2] {
-        self.parts.get(part).map_or([0..0, 0..0], |part| [part.hot.clone(), part.cold.clone()])
+        let Part { hot, cold, .. } = &self.parts[part];
+        [hot.clone(), cold.clone()]
     }
 
     /// Nothing is used any more of a part, and blocks go there.
     pub fn empty(&mut self, part: usize) {
-        if let Some(emptied) = self.parts.get_mut(part) {
-            emptied.clear();
-            self.begin(part);
-        }
+        self.parts[part].clear();
+        self.begin(part);
     }
 
     /// Nothing is used any more.

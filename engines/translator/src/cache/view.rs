@@ -19,7 +19,10 @@ impl Cache {
     /// How many good blocks there are, and how many direct jumps between them.
     pub fn population(&self) -> (u64, u64) {
         let good = self.blocks.iter().map(|(_, block)| block).filter(|block| block.valid);
-        good.fold((0, 0), |(blocks, links), block| (blocks + 1, links + block.incoming.len() as u64))
+        good.fold((0, 0), |(blocks, links), block| {
+            let straight = block.links.iter().filter(|link| link.leads_to.is_some()).count();
+            (blocks + 1, links + straight as u64)
+        })
     }
 
     /// Host code between two addresses.

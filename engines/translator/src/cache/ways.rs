@@ -164,7 +164,7 @@ mod tests {
         for round in 0..100 {
             for n in 0..Ways::MOST as u64 {
                 let pages = [0, 1, 2].map(|part| (round << 32 | n << 16 | part << 12, part));
-                ways.note(How::Jump(n), BlockId::new(0, 0), pages);
+                ways.note(How::Jump(n), BlockId(0), pages);
             }
             assert_eq!(ways.pages.len(), 3 * Ways::MOST);
             ways.list.drain(1..);

@@ -84,12 +84,11 @@ impl Frame {
 impl Answer {
     /// In what another is different, in words; nothing if it is the same.
     pub fn differs(&self, other: &Self) -> Option<String> {
-        let frames = match (self, other) {
+        let (one, other) = match (self, other) {
             (same, other) if same == other => return None,
             (Self::Signal(one), Self::Signal(other)) => (one, other),
             _ => return Some(format!("{self:x?}, {other:x?}")),
         };
-        let (one, other) = frames;
         let words = one.context.iter().zip(&other.context).zip(NAMES);
         let words = words.filter(|((one, other), _)| one != other);
         let mut all: Vec<_> =

@@ -16,7 +16,7 @@ type Case = (&'static str, Body, fn(&mut Start), u32, u32);
 const PAGES: &[Case] = &[
     ("read",                  |a| a.mov(eax, dword_ptr(ebx)),        |s| s.ebx = HOLE + 5, SEGV, 14),
     ("write",                 |a| a.mov(dword_ptr(ebx), eax),        |s| s.ebx = HOLE + 5, SEGV, 14),
-    ("write to read-only",    |a| a.xchg(dword_ptr(ebx), eax),             |s| s.ebx = READ_ONLY, SEGV, 14),
+    ("write to read-only",    |a| a.xchg(dword_ptr(ebx), eax),       |s| s.ebx = READ_ONLY, SEGV, 14),
     ("fetch",                 |a| a.jmp(ebx),                        |s| s.ebx = HOLE, SEGV, 14),
     ("straddling read",       |a| a.mov(eax, dword_ptr(ebx)),        |s| s.ebx = HOLE - 2, SEGV, 14),
     ("straddling write",      |a| a.mov(dword_ptr(ebx), eax),        |s| s.ebx = HOLE - 1, SEGV, 14),
@@ -82,21 +82,9 @@ pub fn checks(script: &mut Script) {
     script.put(DATA + 0x6000, &[5, 0, 0, 0, 9, 0, 0, 0]);
     script.put(DATA + 0x6010, &0x037b_u16.to_le_bytes());
     script.put(DATA + 0x6020, &0x0000_u32.to_le_bytes());
-    for (what, code, change, signal, vector) in PAGES.iter().chain(OTHERS) {
-        let mut start =
-            Start { eax: 0x1234_5678, ecx: 3, edx: 0x0bad_cafe, ebx: 0x0f0f_0f0f, ..Start::default() };
-        if OTHERS.iter().any(|(other, ..)| other == what) {
-            (start.eax, start.ebx, start.edx) = (0, 0, 0);
-        }
-        change(&mut start);
-        // Something before, so that the fault is not the first of its block, and something behind that must not run.
-        script.code(CODE, 32, |a| {
-            a.lea(ebp, ptr(ebp - 4))?;
-            code(a)?;
-            a.ud2()
-        });
-        script.run(what, start, *signal, *vector);
-    }
+    let marked = Start { eax: 0x1234_5678, ecx: 3, edx: 0x0bad_cafe, ebx: 0x0f0f_0f0f, ..Start::default() };
+    each(script, PAGES, marked);
+    each(script, OTHERS, Start { ecx: 3, ..Start::default() });
     script.show("what partial writes left", HOLE - 64, 64);
     script.show("and behind", HOLE + 0x1000, 64);
     script.check("single step");
@@ -109,6 +97,20 @@ pub fn checks(script: &mut Script) {
     script.show("the flags that it pushed", STACK - 16, 16);
     script.map(HOLE, 0x1000, 3);
     script.call("mprotect", number::MPROTECT, &[DATA, BYTES, 3]);
+}
+
+fn each(script: &mut Script, cases: &[Case], usual: Start) {
+    for (what, code, change, signal, vector) in cases {
+        let mut start = usual;
+        change(&mut start);
+        // Something before, so that the fault is not the first of its block, and something behind that must not run.
+        script.code(CODE, 32, |a| {
+            a.lea(ebp, ptr(ebp - 4))?;
+            code(a)?;
+            a.ud2()
+        });
+        script.run(what, start, *signal, *vector);
+    }
 }
 
 /// What a single step goes through: strings, a change of the stack's segment, which puts off the trap, flags pushed and popped.
@@ -124,7 +126,7 @@ fn single_steps(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.jmp(there)?;
     a.nop()?;
     a.set_label(&mut there)?;
-    // A system call in between, which there is not
+    // A system call that there is none of: it returns the same everywhere.
     a.mov(eax, -1)?;
     a.int(0x80)?;
     a.xor(eax, eax)?;

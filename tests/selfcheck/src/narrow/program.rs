@@ -39,6 +39,9 @@ pub const INFO_BYTES: usize = 16;
 /// FSAVE's image with two words more, and FXSAVE's.
 pub const STATE_BYTES: usize = 112 + 512;
 
+/// Where segment registers are among the registers, and from [`SEGMENTS`] on: GS, FS, ES, DS, CS, SS.
+const SEGMENT_PLACES: [(i32, i32); 6] = [(0, 0), (4, 4), (8, 8), (12, 12), (60, 16), (72, 20)];
+
 const SIGNALS: [u32; 7] = [4, 5, 7, 8, 10, 11, 14];
 
 /// The program.
@@ -102,9 +105,9 @@ fn handler() -> Result<Vec<u8>, IcedError> {
     // The first time nobody has asked.
     a.cmp(dword_ptr(SELECTORS), 0)?;
     a.jne(told)?;
-    for (from, to) in (0..4).map(|n| (4 * n, 4 * n)).chain([(60, 16), (72, 20)]) {
-        a.mov(eax, dword_ptr(ebp + REGISTERS + from))?;
-        a.mov(dword_ptr(SEGMENTS as i32 + to), eax)?;
+    for (register, kept) in SEGMENT_PLACES {
+        a.mov(eax, dword_ptr(ebp + REGISTERS + register))?;
+        a.mov(dword_ptr(SEGMENTS as i32 + kept), eax)?;
     }
     a.jmp(next)?;
     a.set_label(&mut told)?;
@@ -154,9 +157,9 @@ fn handler() -> Result<Vec<u8>, IcedError> {
                         a.mov(eax, operand(n))?;
                         a.mov(dword_ptr(ebp + at), eax)?;
                     }
-                    for (from, to) in (0..4).map(|n| (4 * n, 4 * n)).chain([(16, 60), (20, 72)]) {
-                        a.mov(eax, dword_ptr(SEGMENTS as i32 + from))?;
-                        a.mov(dword_ptr(ebp + REGISTERS + to), eax)?;
+                    for (register, kept) in SEGMENT_PLACES {
+                        a.mov(eax, dword_ptr(SEGMENTS as i32 + kept))?;
+                        a.mov(dword_ptr(ebp + REGISTERS + register), eax)?;
                     }
                 }
                 // As if the handler had returned: rt_sigreturn, with the frame's first word popped.
