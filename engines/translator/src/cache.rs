@@ -18,8 +18,10 @@ use crate::lower::SyscallTarget;
 use crate::mode::{ModeWord, VIEW_USER};
 use crate::refill;
 use crate::region::Region;
+use crate::repeat;
 use crate::spaces::Spaces;
 use crate::trampoline::{self, Crossings};
+use crate::walk;
 use crate::xsave::XsaveFeatures;
 
 mod anchors;
@@ -151,6 +153,8 @@ impl Cache {
         region.write_code(0, &prefix);
         let mut emitter = Emitter::new(layout.code() + prefix.len() as u64, layout);
         layout.refill = refill::emit(&mut emitter);
+        layout.repeat = repeat::emit(&mut emitter);
+        layout.walk = walk::emit(&mut emitter);
         emitter.align(ENTRY_ALIGN);
         let miss = emitter.here();
         // The missed target is in r9; it leaves in r10. Who jumped there may be in r11.

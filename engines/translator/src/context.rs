@@ -21,6 +21,7 @@ use std::mem::offset_of;
 use host::HUGE_PAGE;
 
 use crate::hint_table::{GROUP, HintId, HintTable};
+use crate::walk::Walk;
 
 /// Views of memory with a software TLB and a jump table each: what the same address means depends on who asks.
 pub const VIEWS: usize = 3;
@@ -80,6 +81,10 @@ pub struct Layout {
     pub exit: u64,
     /// The first of the routines that fill hints.
     pub refill: u64,
+    /// The first of those for repeated string instructions.
+    pub repeat: u64,
+    /// The first of those that walk page tables.
+    pub walk: u64,
 }
 
 impl Layout {
@@ -176,6 +181,8 @@ pub struct Context {
     pub put: [u64; 12],
     /// Where that leads.
     pub onward: u64,
+    /// What the walks of page tables go by.
+    pub walk: Walk,
     /// The XSAVE area of the vCPU.
     pub fpu: u64,
     /// The host's stack pointer while the guest runs.
@@ -227,6 +234,8 @@ pub enum ContextField {
     Note,
     Put(u8),
     Onward,
+    /// At an offset in [`Walk`].
+    Walk(u16),
     Fpu,
     HostRsp,
     HostMxcsr,
@@ -270,6 +279,7 @@ impl ContextField {
             Self::Note => offset_of!(Context, note),
             Self::Put(i) => array(offset_of!(Context, put), i),
             Self::Onward => offset_of!(Context, onward),
+            Self::Walk(offset) => offset_of!(Context, walk) + usize::from(offset),
             Self::Fpu => offset_of!(Context, fpu),
             Self::HostRsp => offset_of!(Context, host_rsp),
             Self::HostMxcsr => offset_of!(Context, host_mxcsr),

@@ -31,6 +31,8 @@ impl Reg {
 pub enum Cond {
     /// CF = 1.
     Below = 2,
+    /// CF = 0.
+    NotBelow = 3,
     /// ZF = 1.
     Equal = 4,
     /// ZF = 0.
@@ -47,6 +49,8 @@ pub enum Op {
     Add = 0x03,
     /// reg |= r/m
     Or = 0x0b,
+    /// reg &= r/m
+    And = 0x23,
     /// reg -= r/m
     Sub = 0x2b,
     /// compare reg with r/m
@@ -329,6 +333,13 @@ impl Emitter {
     pub fn shift(&mut self, digit: u8, wide: bool, reg: Reg, count: u8) {
         self.rex(wide, 0, 0, reg.0);
         self.bytes(&[0xc1, 0xc0 | digit << 3 | reg.0 & 7, count]);
+    }
+
+    /// `rorx to, from, count`, 32 bits; flags are untouched. BMI2 has it.
+    pub fn rorx32(&mut self, to: Reg, from: Reg, count: u8) {
+        let low = |reg: Reg| 1 ^ reg.0 >> 3;
+        self.bytes(&[0xc4, low(to) << 7 | 1 << 6 | low(from) << 5 | 3, 0x7b, 0xf0]);
+        self.bytes(&[0xc0 | (to.0 & 7) << 3 | from.0 & 7, count]);
     }
 
     /// `op reg, [context field]`, or the store. Addressed from rip: a store followed by a load through an

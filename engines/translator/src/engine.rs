@@ -111,6 +111,7 @@ impl Translator {
         cache.pauses = !peers.is_alone();
         let tlb = Tlb::new(&mut cache.region, peers.count());
         cache.region.context().host_mxcsr = 0x1f80;
+        cache.region.context().walk.set_ram(&guest.ram, peers.is_alone());
         let reset = CpuState::reset();
         Ok(Self {
             cache,
@@ -205,7 +206,13 @@ impl Translator {
                 }
                 Next::In(host) => Some(host),
                 Next::Exit(exit) => return exit,
-                Next::Callout => return self.callout(cpu, *rip),
+                Next::Callout => match self.callout(cpu, *rip) {
+                    Ok(at) => {
+                        *rip = at;
+                        None
+                    }
+                    Err(exit) => return exit,
+                },
             };
             let host = match resume {
                 Some(host) => host,
@@ -411,6 +418,7 @@ impl Engine for Translator {
             ("indirect jumps that found no block", missed_jumps),
             ("callouts to the monitor", callouts),
             ("accesses that missed the software TLB", slow_accesses),
+            ("pages that generated code has looked up", self.tlb.walked(&self.cache.region)),
             ("accesses that fault in the guest", slow_faults),
             ("accesses to memory of devices", slow_devices),
             ("instructions run apart from their block", slow_executions),

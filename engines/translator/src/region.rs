@@ -57,7 +57,7 @@ impl Region {
 
     /// Where things stand; what stands in the cache is filled in once it is emitted.
     pub fn layout(&self) -> Layout {
-        Layout { context: self.reservation.address() as u64, exit: 0, refill: 0 }
+        Layout { context: self.reservation.address() as u64, exit: 0, refill: 0, repeat: 0, walk: 0 }
     }
 
     /// Size of the translation cache.

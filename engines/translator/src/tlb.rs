@@ -51,6 +51,8 @@ pub struct Tlb {
     large: Gigabytes,
     /// Bit per guest-physical page number modulo 2^20, that is 4 GiB: entered for writing since the last complete flush.
     written: Box<[u64; WRITTEN_WORDS]>,
+    /// How many pages generated code has entered, but for those in the log.
+    walked: u64,
 }
 
 impl Tlb {
@@ -63,13 +65,40 @@ impl Tlb {
             spaces: Spaces::default(),
             large: Gigabytes::default(),
             written: Box::new([0; WRITTEN_WORDS]),
+            walked: 0,
         };
         tlb.flush_all(region);
         tlb
     }
 
+    /// Takes note of the pages that generated code has entered by itself.
+    fn read_log(&mut self, region: &mut Region) {
+        if region.context_ref().walk.logged() == 0 {
+            return;
+        }
+        for walked in region.context().walk.take() {
+            self.walked += 1;
+            let page = Page {
+                linear: walked.linear,
+                physical: walked.physical(),
+                host: 0,
+                readable: true,
+                writable: walked.writable(),
+                global: walked.global(),
+                large: walked.large(),
+            };
+            self.note(walked.view(), page, true);
+        }
+    }
+
+    /// How many pages generated code has entered.
+    pub fn walked(&self, region: &Region) -> u64 {
+        self.walked + region.context_ref().walk.logged()
+    }
+
     /// Enters a page.
     pub fn fill(&mut self, region: &mut Region, tables: Tables, view: View, page: Page) {
+        self.read_log(region);
         let slot = slot_of(page.linear);
         let window = match view {
             VIEW_USER if !page.global => self.windows.number(region, tables, page.linear, page.writable),
@@ -85,12 +114,20 @@ impl Tlb {
                 | if page.large { TlbEntry::LARGE } else { 0 }
                 | (window as u64) << TlbEntry::WINDOW_SHIFT,
         };
+        self.note(view, page, region.context_ref().walk.is_usual());
+    }
+
+    /// Takes note of a page that is entered, where generated code walks the tables or does not.
+    fn note(&mut self, view: View, page: Page, walks: bool) {
         if !page.global {
             let local = &mut self.local[view];
             if local.len() < TLB_ENTRIES {
-                local.push(slot as u16);
+                local.push(slot_of(page.linear) as u16);
             }
-            if let Some(pages) = self.spaces.current() {
+            // A kernel's code finds them itself.
+            if (view == VIEW_USER || !walks)
+                && let Some(pages) = self.spaces.current()
+            {
                 pages.note(view, page.linear);
             }
         }
@@ -105,6 +142,7 @@ impl Tlb {
 
     /// Drops everything.
     pub fn flush_all(&mut self, region: &mut Region) {
+        self.walked += region.context().walk.forget();
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
                 *entry = TlbEntry::empty(slot);
@@ -128,6 +166,7 @@ impl Tlb {
 
     /// Drops what is not global.
     pub fn flush_local(&mut self, region: &mut Region) {
+        self.read_log(region);
         self.spaces.leave();
         self.windows.flush(region);
         region.hints().forget_all();
@@ -149,6 +188,7 @@ impl Tlb {
 
     /// Drops the page that holds `linear`, all of it if it is a large one.
     pub fn flush_page(&mut self, region: &mut Region, tables: Tables, linear: u64) {
+        self.read_log(region);
         let slot = slot_of(linear);
         if !self.windows.flush_page(region, tables, linear) {
             self.flush_local(region);
@@ -187,6 +227,7 @@ impl Tlb {
 
     /// Makes writes to a guest-physical page take the slow path.
     pub fn protect_physical(&mut self, region: &mut Region, physical: u64) {
+        self.read_log(region);
         self.windows.protect(physical);
         let (word, bit) = written_bit(physical);
         if self.written[word] & bit == 0 {

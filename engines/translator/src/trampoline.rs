@@ -4,6 +4,8 @@
 //! `Context::enter_target`; exiting is the mirror image. While the guest runs the host's rsp holds the guest's:
 //! nothing may push, and host signals run on an alternate stack.
 
+use std::sync::OnceLock;
+
 use crate::context::{
     ContextField as F, JUMP_ENTRIES, JUMP_ENTRY_BYTES, TLB_ENTRIES, TLB_ENTRY_SHIFT, VICTIM_ENTRIES,
 };
@@ -166,10 +168,20 @@ fn emit_jump_by_entry(e: &mut Emitter, entry: Mem) -> Fixup {
     other
 }
 
+fn has_bmi2() -> bool {
+    static BMI2: OnceLock<bool> = OnceLock::new();
+    *BMI2.get_or_init(|| host::cpu::cpuid_checked(7, 0).ebx & 1 << 8 != 0)
+}
+
 /// From a linear address to the offset of its page's entry in a software TLB. Clobbers flags.
 pub fn emit_tlb_place(e: &mut Emitter, place: Reg, address: Reg) {
-    e.mov32(place, address);
-    e.shift(5, false, place, 12 - TLB_ENTRY_SHIFT as u8);
+    const DOWN: u8 = 12 - TLB_ENTRY_SHIFT as u8;
+    if has_bmi2() {
+        e.rorx32(place, address, DOWN);
+    } else {
+        e.mov32(place, address);
+        e.shift(5, false, place, DOWN); // shr
+    }
     e.group1(4, false, place, ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
 }
 

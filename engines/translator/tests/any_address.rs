@@ -126,7 +126,7 @@ fn a_branch_beyond_what_a_displacement_reaches_from_the_page() {
     for base in [VIRTUAL, FAR] {
         bench.cpu.rip = base + 0xff0;
         let target = base + 0xff5 + 0x7fff_ffff;
-        assert_eq!(bench.fault(), Exception::page_fault(target, 4), "user");
+        assert_eq!(bench.fault(), Exception::page_fault(target, 4 | 16), "user, fetch");
     }
 }
 

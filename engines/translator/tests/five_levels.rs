@@ -77,7 +77,7 @@ fn faults(bench: fn() -> Bench, at: u64) -> [Exception; 4] {
 fn what_is_not_mapped_and_what_cannot_be() {
     let nowhere = [Exception::gp(0), Exception::gp(0), Exception::ss(0), Exception::gp(0)];
     let absent = 0x00cd << 48;
-    let page = [0, 2, 2, 0].map(|error| Exception::page_fault(absent, error));
+    let page = [0, 2, 2, 16].map(|error| Exception::page_fault(absent, error));
     assert_eq!(faults(five_levels, absent), page);
     // Among them the page that an empty hint holds.
     for at in [1 << 56, 0x8000_5a5a_5a5a_5000, 0xfeff << 48] {

@@ -9,7 +9,7 @@ use common::pages::*;
 use common::{CODE, DATA, assemble};
 use random::Random;
 use vcpu::{Engine, Invalidation};
-use x86::Rflags;
+use x86::{Exception, Rflags};
 use x86::register::gpr::*;
 
 const PAGES: u64 = 4;
@@ -130,5 +130,45 @@ fn as_one_element_after_the_other() {
         let source = if case.moves { moved(case.source) } else { VIRTUAL + case.source as u64 };
         let gpr = &bench.cpu.gpr;
         assert_eq!((gpr[RSI], gpr[RDI], gpr[RCX]), (source, moved(case.target), 0), "round {round}");
+    }
+}
+
+#[test]
+fn a_fault_finds_what_has_been_done() {
+    const MISSING: u64 = 2;
+    let mut bench = bench();
+    for (page, frame) in (0..).zip(FRAMES).filter(|(page, _)| *page != MISSING) {
+        map(&bench, page, frame, 0);
+    }
+    let mut random = Random::new(9);
+    for round in 0..500 {
+        let (moves, width) = (random.chance(50), random.pick(&[1, 2, 4, 8]));
+        // One of the two gets to the missing page, from up to two pages before it.
+        let reaches = !moves || random.chance(50);
+        let from = random.below(2 * 0x1000 - 8);
+        let near = VIRTUAL + MISSING * 0x1000 - 8 - from;
+        let far = VIRTUAL + 3 * 0x1000;
+        let count = 0x4000 / width;
+        let case = Case { moves, width, down: false, value: random.next(), source: 0, target: 0, count };
+        bench.ram.write(CODE, &case.program()).unwrap();
+        bench.engine.invalidate(Invalidation::Code { gpa: CODE, len: 16 });
+        let (rdi, rsi) = if reaches { (near, far) } else { (far, near) };
+        bench.cpu.rip = CODE;
+        let gpr = &mut bench.cpu.gpr;
+        (gpr[RDI], gpr[RSI], gpr[RCX], gpr[RAX]) = (rdi, rsi, count as u64, case.value);
+        // As many elements as are whole before it; the far one ends a page behind its beginning.
+        let missing = VIRTUAL + MISSING * 0x1000;
+        let done = ((missing - near) / width as u64).min(if moves { 0x1000 / width as u64 } else { u64::MAX });
+        let fault = bench.fault();
+        let gpr = &bench.cpu.gpr;
+        let by = done * width as u64;
+        assert_eq!(gpr[RCX], count as u64 - done, "round {round}");
+        assert_eq!(gpr[RDI], rdi + by, "round {round}");
+        assert_eq!(gpr[RSI], if moves { rsi + by } else { rsi }, "round {round}");
+        assert_eq!(bench.cpu.rip, CODE);
+        let write = if reaches { 2 } else { 0 };
+        let beyond = by + near < missing - (width as u64 - 1) && moves;
+        let (at, write) = if beyond { (far + by, if reaches { 0 } else { 2 }) } else { (missing, write) };
+        assert_eq!(fault, Exception::page_fault(at, write), "round {round}");
     }
 }

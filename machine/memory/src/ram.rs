@@ -3,6 +3,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use host::{Advice, Memfd};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -209,6 +210,12 @@ impl GuestRam {
     /// Registers a sink for writes to watched pages; see [`Watcher`].
     pub fn watcher(&self, sink: Arc<dyn WatchSink>) -> Result<Watcher, WatchError> {
         Watcher::register(&self.inner.tracking, sink)
+    }
+
+    /// Where the marks of the pages of the region that begins at `gpa` are, for generated code: a word for each page, in order, not
+    /// 0 if any watcher watches it. Good for as long as the [`GuestRam`] lives.
+    pub fn watched_marks(&self, gpa: u64) -> Option<*const AtomicU64> {
+        self.tracking().watched_marks(gpa)
     }
 
     /// Whether any watcher watches the page that holds `gpa`.

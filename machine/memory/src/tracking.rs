@@ -134,6 +134,10 @@ impl Tracking {
         })
     }
 
+    pub(crate) fn watched_marks(&self, gpa: u64) -> Option<*const AtomicU64> {
+        self.regions.iter().find(|region| region.gpa == gpa).map(|region| region.watched.as_ptr())
+    }
+
     pub(crate) fn is_watched(&self, gpa: u64) -> bool {
         self.region_of(gpa).is_some_and(|(region, page)| region.watched[page].load(Ordering::Relaxed) != 0)
     }

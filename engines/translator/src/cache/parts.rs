@@ -6,6 +6,7 @@ use super::{BOUNCE_ROOM, Cache};
 use crate::block::Block;
 use crate::mode::{VIEW_KERNEL, VIEW_USER, View};
 use crate::refill::Refill;
+use crate::repeat::Repeat;
 
 impl Cache {
     /// From now on what is thrown away is remembered.
@@ -53,6 +54,12 @@ impl Cache {
             let kind = if refill.write { "write" } else { "read" };
             (refill.address(first), format!("refill-{kind}-{}", whose(refill.view)))
         }));
+        let first = self.emitter.layout().repeat;
+        starts.extend(Repeat::all().map(|repeat| {
+            let kind = if repeat.moves { "moves" } else { "stores" };
+            (repeat.address(first), format!("{kind}-of-{}-{}", repeat.width, whose(repeat.view)))
+        }));
+        starts.push((self.emitter.layout().walk, "walk".to_owned()));
         let chances = self.second_chance.iter().enumerate();
         starts.extend(chances.map(|(view, start)| (*start, format!("jump-by-victim-table-{}", whose(view)))));
         starts.sort();

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use vcpu::{CpuState, DebugEvent, EngineError, Exit, Insn, Shadow};
+use vcpu::{CpuState, DebugEvent, Engine, EngineError, Exit, Insn, Invalidation, Shadow};
+use x86::classify::Routine;
 use x86::debug::dr6;
 use x86::register::gpr;
 use x86::{Exception, Rflags, Vector};
@@ -285,19 +286,32 @@ impl Translator {
         }
     }
 
-    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Exit {
-        let code = match self.fetch_instruction(cpu, rip) {
-            Ok(code) => code,
-            Err(fault) => return Exit::Exception(fault),
-        };
-        match self.cache.decode_one(&code, rip, self.mode) {
+    /// Leaves for the instruction at `rip`, unless the engine does it itself; then it is known where to go on.
+    pub(super) fn callout(&mut self, cpu: &CpuState, rip: u64) -> Result<u64, Exit> {
+        let code = self.fetch_instruction(cpu, rip).map_err(Exit::Exception)?;
+        Err(match self.cache.decode_one(&code, rip, self.mode) {
+            Some(insn) if self.is_flush(&insn) => return Ok(self.flush_page(&insn)),
             Some(GuestInsn { instruction, routine: Some(routine), .. }) => {
                 Exit::Sensitive(Insn { instruction, routine })
             }
             _ if self.guest.peers.is_alone() => Exit::Exception(Exception::UD),
             // Another processor has put another instruction there meanwhile: see `changed`.
             _ => Exit::Kicked,
+        })
+    }
+
+    /// Whether this is an INVLPG that nobody forbids: it is the engine that knows what to forget, and kernels flush much.
+    fn is_flush(&self, insn: &GuestInsn) -> bool {
+        insn.routine == Some(Routine::Invlpg) && self.mode.is_ring0() && self.mode.is_long() && !self.mode.steps()
+    }
+
+    /// Carries out an INVLPG. An address that is not canonical has no translation, and is no fault.
+    fn flush_page(&mut self, insn: &GuestInsn) -> u64 {
+        let linear = self.address_of_operand(&insn.instruction);
+        if self.paging.is_canonical(linear) {
+            self.invalidate(Invalidation::Page { linear });
         }
+        insn.instruction.next_ip()
     }
 
     /// The code at `rip` is not what its block was made from: whoever has written there is about to say so, if he has not, and
@@ -330,14 +344,15 @@ impl Translator {
         let block = self.cache.block_at(signal.pc);
         let parked = block.is_some_and(|block| block.is_parked(signal.pc));
         let guest_rip = |block: &Block| block.guest_rip(self.cache.page_of(&block.key), signal.pc);
-        let Some(at) = block.and_then(guest_rip) else {
-            return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
-        };
-        *rip = at;
+        let at = block.and_then(guest_rip);
+        *rip = at.unwrap_or(*rip);
         if signal.bus {
             let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
             return Next::Exit(Exit::Fatal(refused("giving the guest the memory it was promised", source)));
         }
+        let Some(at) = at else {
+            return Next::Exit(unsupported(*rip, format!("a host fault (vector {})", signal.vector)));
+        };
         if parked {
             let context = self.cache.region.context();
             context.flags = context.jump_flags;

@@ -48,6 +48,7 @@ impl Translator {
         }
         self.enter_space();
         let context = self.cache.region.context();
+        context.walk.set_paging(&self.paging);
         context.gpr = cpu.gpr;
         context.flags = status::to_ax(cpu.rflags);
         context.interrupt_flag = u64::from(cpu.rflags.contains(Rflags::IF)) << 1;

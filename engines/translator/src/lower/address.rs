@@ -4,7 +4,8 @@ use iced_x86::{Instruction, OpKind, Register};
 use x86::SegmentRegister;
 
 use super::page::Extent;
-use super::{Lowering, NoLowering};
+use super::stubs::SlowStub;
+use super::{Lowering, NoLowering, SiteKind};
 use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
@@ -121,6 +122,7 @@ impl Lowering<'_> {
         }
         let saved = self.save_flags(insn.live_before, s[2]);
         let limit = self.segment(segment, s, extent);
+        let mut detour = None;
         let miss = match self.hint_for(insn, by_stack_pointer(&insn.instruction), extent) {
             Some(hint) => {
                 self.e.mov(s[1], s[0]);
@@ -134,11 +136,17 @@ impl Lowering<'_> {
                 self.window_stubs.push(stub);
                 None
             }
-            None => Some(self.page(s, extent)),
+            None => {
+                let back = self.e.offset();
+                let miss = self.page(s, extent);
+                detour = self.walk(s, extent, miss, back);
+                Some(miss).filter(|_| detour.is_none())
+            }
         };
         self.restore_flags(saved);
-        if limit.is_some() || miss.is_some() {
-            self.slow_from([limit, miss], saved, insn.offset);
+        if limit.is_some() || miss.is_some() || detour.is_some() {
+            let stub = SlowStub::new([limit, miss], saved, SiteKind::Slow, insn.offset);
+            self.slow.push(SlowStub { detour, ..stub });
         }
     }
 

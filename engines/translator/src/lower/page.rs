@@ -5,6 +5,7 @@ use std::mem::offset_of;
 use super::saved::Saved;
 use super::{Lowering, SiteKind};
 use crate::context::ContextField as F;
+use crate::detour::Detour;
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::hint::Reach;
 use crate::hint_table::{HintId, HintTable, WINDOWS, WindowHint};
@@ -13,6 +14,7 @@ use crate::refill::{Note, Refill};
 use crate::regs::Scratch;
 use crate::tlb_entry::TlbEntry;
 use crate::trampoline::emit_tlb_place;
+use crate::walk::Walker;
 
 /// What is checked at once.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +99,14 @@ impl Lowering<'_> {
         let addend = self.entry(s[1], TlbEntry::ADDEND);
         self.e.op_mem(Op::Add, true, s[0], addend);
         miss
+    }
+
+    /// Where a lookup goes that has just been emitted, if it misses, before it leaves: the tables may be walked right away.
+    pub(super) fn walk(&self, s: Scratch, extent: Extent, jump: Fixup, back: usize) -> Option<Detour> {
+        let mode = self.frame.mode;
+        let walker = Walker::of(mode.view(), extent.write, s[0], s[1]).filter(|_| mode.is_long())?;
+        let routine = walker.address(self.e.layout().walk);
+        Some(Detour { jump, routine, back, last: 4096 - extent.size, found: self.e.offset() })
     }
 
     /// From the linear address in `s[0]` to its offset in the page there, with the entry's place in `s[1]`.

@@ -6,6 +6,7 @@ use super::{Link, Lowering};
 use crate::block::{Site, SiteKind};
 use crate::context::{CellId, ContextField as F};
 use crate::decode::{End, GuestInsn};
+use crate::detour::Detour;
 use crate::emit::{Cond, Fixup, Op, Reg};
 use crate::mode::ModeWord;
 use crate::trampoline::emit_leave;
@@ -16,6 +17,19 @@ pub(super) struct SlowStub {
     pub saved: Saved,
     pub kind: SiteKind,
     pub offset: u16,
+    /// Tries something else before.
+    pub detour: Option<Detour>,
+}
+
+impl SlowStub {
+    pub fn new(fixups: [Option<Fixup>; 2], saved: Saved, kind: SiteKind, offset: u16) -> Self {
+        Self { fixups, saved, kind, offset, detour: None }
+    }
+
+    /// For where a detour may do instead.
+    pub fn behind(self, detour: Detour) -> Self {
+        Self { detour: Some(detour), ..self }
+    }
 }
 
 /// A jump to a block that may be linked.
@@ -43,8 +57,8 @@ impl Lowering<'_> {
         let dead = self.frame.live_in == 0;
         self.e.cmp_ctx8(F::Kick, 0);
         let kicked = self.e.jcc(Cond::NotEqual);
-        let (fixups, saved) = ([Some(kicked), None], if dead { Saved::Dead } else { Saved::Context });
-        self.slow.push(SlowStub { fixups, saved, kind: SiteKind::Kick, offset: 0 });
+        let saved = if dead { Saved::Dead } else { Saved::Context };
+        self.slow.push(SlowStub::new([Some(kicked), None], saved, SiteKind::Kick, 0));
         if dead {
             // So all ways in are one.
             self.out.body = self.e.offset() as u32;
@@ -110,6 +124,9 @@ impl Lowering<'_> {
             self.window_stub(stub);
         }
         for stub in std::mem::take(&mut self.slow) {
+            if let Some(detour) = stub.detour {
+                detour.emit(self.e);
+            }
             for fixup in stub.fixups.into_iter().flatten() {
                 self.e.fix_here(fixup);
             }

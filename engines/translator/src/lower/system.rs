@@ -79,8 +79,7 @@ impl Lowering<'_> {
         let waits = self.e.jcc(Cond::NotEqual);
         self.restore_flags(saved);
         let next = insn.offset + insn.instruction.len() as u16;
-        let kind = SiteKind::Window;
-        self.slow.push(SlowStub { fixups: [Some(waits), None], saved, kind, offset: next });
+        self.slow.push(SlowStub::new([Some(waits), None], saved, SiteKind::Window, next));
     }
 
     /// RDTSC and RDTSCP: the host's counter and the vCPU's offset.
@@ -141,12 +140,7 @@ impl Lowering<'_> {
             let saved = self.save_flags(insn.live_before, Reg::R11);
             let far = self.branch_beyond_four_levels(Reg::R9, Reg::R10);
             self.restore_flags(saved);
-            self.slow.push(SlowStub {
-                fixups: [Some(far), None],
-                saved,
-                kind: SiteKind::Callout,
-                offset: insn.offset,
-            });
+            self.slow.push(SlowStub::new([Some(far), None], saved, SiteKind::Callout, insn.offset));
         }
         self.e.op_ctx(Op::Store, true, Reg::R9, F::Base(segment as u8));
         true

@@ -71,9 +71,8 @@ impl Lowering<'_> {
         self.e.flags_to_ax();
         let saved = Saved::Register(Reg::R11);
         let leave_at = |this: &mut Self, fixup| {
-            let kind = SiteKind::Callout;
-            let (fixups, offset) = ([Some(fixup), None], insn.offset);
-            this.slow.push(SlowStub { fixups, saved, kind, offset });
+            let stub = SlowStub::new([Some(fixup), None], saved, SiteKind::Callout, insn.offset);
+            this.slow.push(stub);
         };
         self.e.op_ctx(Op::Load, true, Reg::R10, F::Gpr(Reg::R11.0));
         self.e.test32(Reg::R10, (Rflags::TF | Rflags::AC).bits() as u32);

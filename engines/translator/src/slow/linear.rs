@@ -63,6 +63,20 @@ impl Translator {
         sum & u64::MAX >> (64 - 8 * address_bytes(i))
     }
 
+    /// The linear address of the explicit memory operand, canonical or not, in 64-bit mode.
+    pub(crate) fn address_of_operand(&mut self, i: &Instruction) -> u64 {
+        let segment = self.segment_of(i);
+        self.offset_of_operand(i).wrapping_add(self.base_in_long_mode(segment))
+    }
+
+    /// Generated code changes these bases; the context has them as they are.
+    fn base_in_long_mode(&self, segment: Register) -> u64 {
+        match segment {
+            Register::FS | Register::GS => self.cache.region.context_ref().base[segment.number()],
+            _ => 0,
+        }
+    }
+
     /// The segment register of the explicit memory operand. 64-bit mode knows prefixes for FS and GS only.
     pub(super) fn segment_of(&self, i: &Instruction) -> Register {
         let segment = i.memory_segment();
@@ -136,9 +150,7 @@ impl Translator {
         let refused = if stack { Exception::ss(0) } else { Exception::gp(0) };
         let last = u64::from(size) - 1;
         if self.mode.is_long() {
-            // Generated code changes these bases; the context has them as they are.
-            let base = if number >= 4 { self.cache.region.context_ref().base[number] } else { 0 };
-            let linear = base.wrapping_add(offset);
+            let linear = self.base_in_long_mode(register).wrapping_add(offset);
             let whole =
                 self.paging.is_canonical(linear) && self.paging.is_canonical(linear.wrapping_add(last));
             return if whole { Ok(linear) } else { Err(refused) };

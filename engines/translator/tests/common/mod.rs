@@ -73,10 +73,10 @@ impl Bench {
         ram.write_u64(TABLES, (TABLES + 0x1000) | 7).expect("in RAM");
         ram.write_u64(TABLES + 0x1000, 0x87).expect("in RAM");
         let mut cpu = CpuState::reset();
-        cpu.cr0 = Cr0::PE | Cr0::PG | Cr0::NE | Cr0::MP | Cr0::ET;
-        cpu.cr4 = Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;
+        cpu.cr0 = Cr0::PE | Cr0::PG | Cr0::NE | Cr0::MP | Cr0::ET | Cr0::WP;
+        cpu.cr4 = Cr4::PAE | Cr4::PGE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;
         cpu.xcr0 = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
-        cpu.efer = Efer::LME | Efer::LMA;
+        cpu.efer = Efer::LME | Efer::LMA | Efer::NXE;
         cpu.cr3 = TABLES;
         let data =
             Segment::PRESENT | Segment::CODE_OR_DATA | Segment::READABLE_OR_WRITABLE | Segment::ACCESSED;
