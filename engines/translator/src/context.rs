@@ -149,6 +149,10 @@ pub struct Context {
     pub ring_change: u64,
     /// Segment selectors.
     pub selector: [u64; 6],
+    /// Base of the global descriptor table.
+    pub gdt_base: u64,
+    /// Not zero when IRET is to leave guest code.
+    pub slow_return: u64,
     /// What SWAPGS exchanges with the base of GS.
     pub kernel_gs_base: u64,
     /// What RDTSCP returns in ecx.
@@ -218,6 +222,8 @@ pub enum ContextField {
     PageBase(PageSlot),
     Cell(CellId),
     Selector(u8),
+    GdtBase,
+    SlowReturn,
     KernelGsBase,
     TscAux,
     Base(u8),
@@ -263,6 +269,8 @@ impl ContextField {
             Self::PageBase(n) => PAGES_OFFSET + usize::from(n) * 8,
             Self::Cell(n) => CELLS_OFFSET + n as usize * 8,
             Self::Selector(i) => array(offset_of!(Context, selector), i),
+            Self::GdtBase => offset_of!(Context, gdt_base),
+            Self::SlowReturn => offset_of!(Context, slow_return),
             Self::KernelGsBase => offset_of!(Context, kernel_gs_base),
             Self::TscAux => offset_of!(Context, tsc_aux),
             Self::Base(i) => array(offset_of!(Context, base), i),

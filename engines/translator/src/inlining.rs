@@ -29,11 +29,12 @@ pub fn inlines(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
         Routine::Stac | Routine::Clac | Routine::Swapgs => mode.is_ring0() && mode.is_long(),
         Routine::Syscall => mode.is_long() && !mode.is_ring0() && mode.view() == VIEW_USER,
         Routine::Sysret => mode.is_long() && mode.is_ring0() && i.code() == Code::Sysretq,
+        Routine::Iret => mode.is_long() && mode.is_ring0() && i.code() == Code::Iretq,
         _ => false,
     }
 }
 
 /// Whether it is done inside the block and neither reads nor writes a status flag.
 pub fn keeps_flags(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
-    inlines(i, routine, mode) && !matches!(routine, Routine::Pushf | Routine::Syscall | Routine::Sysret)
+    inlines(i, routine, mode) && !matches!(routine, Routine::Pushf | Routine::Syscall | Routine::Sysret | Routine::Iret)
 }

@@ -58,6 +58,8 @@ impl Translator {
         context.system_flags = (cpu.rflags - Rflags::STATUS - Rflags::IF - Rflags::DF - resumes).bits();
         context.mode = u64::from(mode.word());
         context.ring_change = 0;
+        context.gdt_base = cpu.gdtr.base;
+        context.slow_return = u64::from(lower::returns_slowly(cpu));
         context.kernel_gs_base = cpu.msrs.kernel_gs_base;
         context.tsc_aux = cpu.msrs.tsc_aux;
         context.control = [cpu.cr0.bits(), 0, cpu.cr2, cpu.cr3, cpu.cr4.bits()];

@@ -9,6 +9,7 @@ mod control;
 mod encode;
 mod group;
 mod held;
+mod iret;
 mod operand;
 mod page;
 mod saved;
@@ -22,6 +23,7 @@ mod transition;
 use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register};
 
 pub use encode::widen;
+pub use iret::is_slow as returns_slowly;
 pub use special::{fpu_exception, masks_components};
 pub use transition::{ENTERED, RETURNED, selectors};
 

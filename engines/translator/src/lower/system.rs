@@ -56,6 +56,7 @@ impl Lowering<'_> {
             }
             Routine::Syscall => self.syscall(insn),
             Routine::Sysret => self.sysret(insn),
+            Routine::Iret => self.iret(insn),
             _ => false,
         }
     }

@@ -84,6 +84,15 @@ impl Lowering<'_> {
         let far = self.branch_beyond_four_levels(Reg::RCX, Reg::R9);
         leave_at(self, far);
         self.e.mov(Reg::RAX, Reg::R11);
+        self.load_flags();
+        self.change_ring(RETURNED, target, self.frame.mode.in_user());
+        self.e.mov(Reg::R9, Reg::RCX);
+        self.jump_by_r9();
+        true
+    }
+
+    /// Takes the flags over from the image of them in r10, for a jump through the table. Clobbers r9.
+    pub(super) fn load_flags(&mut self) {
         for (flag, field) in [(Rflags::IF, F::InterruptFlag), (Rflags::DF, F::DirectionFlag)] {
             self.e.mov32(Reg::R9, Reg::R10);
             self.e.shift(5, false, Reg::R9, 8);
@@ -99,13 +108,9 @@ impl Lowering<'_> {
         self.e.group1(4, false, Reg::R10, 1);
         self.e.op_reg(Op::Or, false, Reg::R9, Reg::R10);
         self.e.op_ctx(Op::Store, true, Reg::R9, F::JumpFlags);
-        self.change_ring(RETURNED, target, self.frame.mode.in_user());
-        self.e.mov(Reg::R9, Reg::RCX);
-        self.jump_by_r9();
-        true
     }
 
-    fn change_ring(&mut self, how: u32, target: SyscallTarget, mode: ModeWord) {
+    pub(super) fn change_ring(&mut self, how: u32, target: SyscallTarget, mode: ModeWord) {
         self.set_flag(F::RingChange, how);
         let (cs, ss) = selectors(target.star, how);
         self.set_flag(F::Selector(SegmentRegister::Cs as u8), cs.into());
