@@ -36,6 +36,7 @@ mod links;
 mod parts;
 mod room;
 mod sources;
+mod targets;
 mod translate;
 mod view;
 mod ways;
@@ -47,6 +48,7 @@ use evict::Dice;
 use ghosts::Ghosts;
 use jumps::Jumps;
 use room::Room;
+use targets::Targets;
 use ways::Ways;
 
 /// Most host code one block may take, and most for its ways out.
@@ -112,6 +114,7 @@ pub struct Cache {
     jumps: Jumps,
     cells: Cells,
     anchors: Anchors,
+    targets: Targets,
     /// What is kept of other address spaces.
     pub spaces: Spaces<Ways>,
     blocks: Blocks,
@@ -153,8 +156,9 @@ impl Cache {
         region.write_code(0, &prefix);
         let mut emitter = Emitter::new(layout.code() + prefix.len() as u64, layout);
         layout.refill = refill::emit(&mut emitter);
-        layout.repeat = repeat::emit(&mut emitter);
         layout.walk = walk::emit(&mut emitter);
+        emitter.set_layout(layout);
+        layout.repeat = repeat::emit(&mut emitter);
         emitter.align(ENTRY_ALIGN);
         let miss = emitter.here();
         // The missed target is in r9; it leaves in r10. Who jumped there may be in r11.
@@ -186,6 +190,7 @@ impl Cache {
             jumps: Jumps::new(miss),
             cells: Cells::default(),
             anchors: Anchors::default(),
+            targets: Targets::default(),
             spaces: Spaces::default(),
             blocks: Blocks::default(),
             by_key: HashMap::default(),
@@ -225,7 +230,12 @@ impl Cache {
         }
         // Making the tables ready may begin an epoch, which this page has to be anchored in.
         self.prepare_view(mode);
-        self.anchor(physical & !0xfff, rip & !0xfff).unwrap_or(Place::At(rip))
+        let (page, linear) = (physical & !0xfff, rip & !0xfff);
+        let place = self.anchor(page, linear);
+        if place.is_some() && self.anchors.is_first(page) {
+            self.offer_targets(page, linear);
+        }
+        place.unwrap_or(Place::At(rip))
     }
 
     /// Linear address of the page that a block begins in, if it is good at any; see [`Key::rip`].

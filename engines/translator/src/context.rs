@@ -185,6 +185,8 @@ pub struct Context {
     pub put: [u64; 12],
     /// Where that leads.
     pub onward: u64,
+    /// What [`Self::note`] was, while one routine needs another.
+    pub outer_note: u64,
     /// What the walks of page tables go by.
     pub walk: Walk,
     /// The XSAVE area of the vCPU.
@@ -238,6 +240,7 @@ pub enum ContextField {
     Carried,
     CarriedMore,
     Note,
+    OuterNote,
     Put(u8),
     Onward,
     /// At an offset in [`Walk`].
@@ -285,6 +288,7 @@ impl ContextField {
             Self::Carried => offset_of!(Context, carried),
             Self::CarriedMore => offset_of!(Context, carried_more),
             Self::Note => offset_of!(Context, note),
+            Self::OuterNote => offset_of!(Context, outer_note),
             Self::Put(i) => array(offset_of!(Context, put), i),
             Self::Onward => offset_of!(Context, onward),
             Self::Walk(offset) => offset_of!(Context, walk) + usize::from(offset),

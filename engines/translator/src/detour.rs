@@ -39,7 +39,22 @@ impl Note {
 pub struct Detour {
     /// The jump.
     pub jump: Fixup,
-    /// Where the routine stands.
+    /// What it leads to.
+    pub call: Call,
+}
+
+impl Detour {
+    /// Emits what the jump leads to. What follows is the way out to the slow path.
+    pub fn emit(self, e: &mut Emitter) {
+        e.fix_here(self.jump);
+        self.call.emit(e);
+    }
+}
+
+/// What is wanted of a routine.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Where it stands.
     pub routine: u64,
     /// Offset of the code to go back to.
     pub back: usize,
@@ -49,12 +64,11 @@ pub struct Detour {
     pub found: usize,
 }
 
-impl Detour {
-    /// Emits what the jump leads to. What follows is the way out to the slow path.
+impl Call {
+    /// Emits the jump to the routine and its note. What follows is the way out to the slow path.
     pub fn emit(self, e: &mut Emitter) {
         const SET: usize = 10;
         const JUMP: usize = 5;
-        e.fix_here(self.jump);
         let note = e.here() + (SET + JUMP) as u64;
         e.set_ctx32(F::Note, note as u32);
         e.jmp_to(self.routine);

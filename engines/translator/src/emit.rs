@@ -160,6 +160,11 @@ impl Emitter {
         &self.layout
     }
 
+    /// More is known of where things stand.
+    pub fn set_layout(&mut self, layout: Layout) {
+        self.layout = layout;
+    }
+
     /// Copies bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.code.extend_from_slice(bytes);

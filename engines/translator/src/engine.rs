@@ -229,7 +229,12 @@ impl Translator {
                     match if missed { None } else { self.known(*rip) } {
                         Some(host) => host,
                         None => match self.block_for(cpu, *rip, false) {
-                            Ok(id) => self.enter_block(id, *rip),
+                            Ok(id) => {
+                                if missed {
+                                    self.cache.note_target(id);
+                                }
+                                self.enter_block(id, *rip)
+                            }
                             Err(exit) => return exit,
                         },
                     }

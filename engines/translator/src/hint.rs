@@ -10,8 +10,10 @@
 //! access is translated again to go by the TLB alone.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use crate::context::VIEWS;
+use crate::hash::KeyHasher;
 use crate::hint_table::{BUDGET, HINTS, HintId};
 use crate::mode::{VIEW_USER, View};
 
@@ -118,9 +120,9 @@ pub struct Hints {
     /// share one: even numbers are for reads, odd ones for writes.
     next: [[usize; 2]; 2],
     /// Guest-physical addresses of instructions that do without.
-    roaming: HashMap<u64, Roaming>,
+    roaming: HashMap<u64, Roaming, BuildHasherDefault<KeyHasher>>,
     /// Per hint, the time of the last look at its budget.
-    looked: HashMap<HintId, u64>,
+    looked: HashMap<HintId, u64, BuildHasherDefault<KeyHasher>>,
 }
 
 /// The first of the others by reach, for reads and for writes.
@@ -131,7 +133,7 @@ const END: [usize; 2] = [WIDE, HINTS];
 impl Hints {
     /// Nobody has one.
     pub fn new(windows: Windowing) -> Self {
-        Self { windows, next: FIRST, roaming: HashMap::new(), looked: HashMap::new() }
+        Self { windows, next: FIRST, roaming: HashMap::default(), looked: HashMap::default() }
     }
 
     /// Whether the access of the instruction at this guest-physical address goes by a hint, be it the stack's or its own.

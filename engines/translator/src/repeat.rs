@@ -6,14 +6,15 @@
 //! need not wait for more than a page. There is one routine for each view, instruction and width, at equal distances.
 
 use crate::context::{ContextField as F, VIEWS};
-use crate::detour::{self, Onward};
+use crate::detour::{self, Call, Onward};
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
 use crate::mode::View;
 use crate::tlb_entry::TlbEntry;
 use crate::trampoline::emit_tlb_place;
+use crate::walk::Walker;
 
 /// Bytes from one routine to the next.
-const STRIDE: usize = 320;
+const STRIDE: usize = 512;
 const WIDTHS: [u8; 4] = [1, 2, 4, 8];
 
 /// Which routine an instruction needs. Its addresses have 64 bits, and its segments no bases.
@@ -81,15 +82,15 @@ fn emit_one(e: &mut Emitter, repeat: Repeat) {
     e.op_reg(Op::Or, true, rcx, rcx);
     let nothing = e.jcc(Cond::Equal);
     e.cmp_ctx8(F::DirectionFlag, 0);
-    let mut slow = vec![e.jcc(Cond::NotEqual)];
+    let backwards = e.jcc(Cond::NotEqual);
     let again = e.here();
-    slow.push(emit_offset(e, repeat, rdi, TlbEntry::WRITE));
+    let mut missed = vec![(emit_offset(e, repeat, rdi, TlbEntry::WRITE), true)];
     e.mov_imm(count, 4096);
     e.op_reg(Op::Sub, true, count, first);
     e.op_mem(Op::Add, true, first, entry(e, repeat, TlbEntry::ADDEND));
     if repeat.moves {
         e.op_ctx(Op::Store, true, first, F::Carried);
-        slow.push(emit_offset(e, repeat, rsi, TlbEntry::READ));
+        missed.push((emit_offset(e, repeat, rsi, TlbEntry::READ), false));
         let addend = entry(e, repeat, TlbEntry::ADDEND);
         e.op_mem(Op::Load, true, second, addend);
         e.lea(true, second, Mem { base: Some(second), index: Some((first, 1)), disp: 0 });
@@ -124,8 +125,32 @@ fn emit_one(e: &mut Emitter, repeat: Repeat) {
     e.cmp_ctx8(F::Kick, 0);
     let calm = e.jcc(Cond::Equal);
     e.fix_to(calm, again);
-    slow.into_iter().for_each(|fixup| e.fix_here(fixup));
+    e.fix_here(backwards);
+    let slow = e.here();
     detour::emit_end(e, Onward::Slow, |_| {});
+    let outer = |e: &mut Emitter, from, to| {
+        e.op_ctx(Op::Load, false, count, from);
+        e.op_ctx(Op::Store, true, count, to);
+    };
+    let back = e.offset();
+    outer(e, F::OuterNote, F::Note);
+    e.jmp_to(again);
+    // What straddles pages is no element of a page, wherever the host has it.
+    let found = e.offset();
+    outer(e, F::OuterNote, F::Note);
+    e.jmp_to(slow);
+    for (fixup, write) in missed {
+        let Some(walker) = Walker::of(repeat.view, write, Reg::R9, Reg::R10) else {
+            e.fix_to(fixup, slow);
+            continue;
+        };
+        e.fix_here(fixup);
+        outer(e, F::Note, F::OuterNote);
+        let routine = walker.address(e.layout().walk);
+        Call { routine, back, last: 4096 - u32::from(repeat.width), found }.emit(e);
+        let left = e.address(found);
+        e.jmp_to(left);
+    }
     e.fix_here(nothing);
     e.fix_here(done);
     detour::emit_end(e, Onward::Back, |_| {});

@@ -17,11 +17,13 @@ mod pages;
 mod table;
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use host::Reservation;
 use x86::paging::{PagingContext, PagingMode};
 
 use crate::guest::Guest;
+use crate::hash::KeyHasher;
 use crate::hint_table::{WINDOWS, WindowHint};
 use crate::region::Region;
 use table::Table;
@@ -134,14 +136,14 @@ pub struct Windows {
     reservation: Option<Reservation>,
     /// Each has the gigabyte of the reservation with its number.
     list: Vec<Option<Window>>,
-    by_place: HashMap<(u64, u64), usize>,
+    by_place: HashMap<(u64, u64), usize, BuildHasherDefault<KeyHasher>>,
     /// Those that may be used in the current address space, as generated code finds them.
     current: [Option<usize>; WINDOWS],
     /// Guest-physical pages that are mapped for writing, and at which linear addresses of which windows. The address of a large
     /// one has bit 0 set.
-    writable: HashMap<u64, Vec<(usize, u64)>>,
+    writable: HashMap<u64, Vec<(usize, u64)>, BuildHasherDefault<KeyHasher>>,
     /// Surroundings that have been noticed, by CR3 and number, and how often.
-    noticed: HashMap<(u64, u64), u8>,
+    noticed: HashMap<(u64, u64), u8, BuildHasherDefault<KeyHasher>>,
     /// Counts the flushes.
     epoch: u64,
     pages: usize,
@@ -160,10 +162,10 @@ impl Windows {
         Self {
             reservation,
             list: (0..SLOTS).map(|_| None).collect(),
-            by_place: HashMap::new(),
+            by_place: HashMap::default(),
             current: [None; WINDOWS],
-            writable: HashMap::new(),
-            noticed: HashMap::new(),
+            writable: HashMap::default(),
+            noticed: HashMap::default(),
             epoch: 1,
             pages: 0,
             tables: 0,

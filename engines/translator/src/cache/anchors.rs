@@ -17,6 +17,8 @@ struct Anchor {
     slot: PageSlot,
     epoch: u64,
     bound: bool,
+    /// The epoch in which code in it has been looked for last.
+    sought: u64,
 }
 
 /// What is known of a page.
@@ -62,9 +64,15 @@ impl Anchors {
         }
         let unused = (unused < PAGE_SLOTS).then_some(unused as PageSlot);
         let Some(slot) = self.free.pop().or(unused) else { return Anchored::Bound };
-        self.pages.insert(physical, Anchor { slot, epoch: self.epoch, bound: false });
+        self.pages.insert(physical, Anchor { slot, epoch: self.epoch, bound: false, sought: 0 });
         region.page_bases()[usize::from(slot)] = linear;
         Anchored::At(slot)
+    }
+
+    /// Whether code in this page is looked for now for the first time in this epoch.
+    pub fn is_first(&mut self, physical: u64) -> bool {
+        let anchor = self.pages.get_mut(&physical);
+        anchor.is_some_and(|anchor| std::mem::replace(&mut anchor.sought, self.epoch) != self.epoch)
     }
 
     /// Forgets the pages in which no code is any more.

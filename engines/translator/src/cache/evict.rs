@@ -63,6 +63,7 @@ impl Cache {
         self.jumps.forget_into(&mut self.region, &code[0]);
         self.cells.forget_into(&mut self.region, &code);
         self.spaces.clear();
+        self.targets.clear();
         let inside = |id: &BlockId| id.part() == part;
         self.ghosts.begin_part();
         for (id, block) in self.blocks.take(part) {

@@ -15,7 +15,7 @@ use crate::region::Region;
 use crate::trampoline::{jump_slot, victim_slot};
 
 /// Slots up to which emptying them one by one is quicker than all at once.
-const FEW: usize = JUMP_ENTRIES / 8;
+const FEW: usize = JUMP_ENTRIES / 4;
 
 /// A view's jump table and victim table.
 struct Table {
@@ -60,6 +60,20 @@ impl Jumps {
             if former == self.miss {
                 note(&mut table.victims, slot);
             }
+        }
+    }
+
+    /// The same where that takes the place of nobody.
+    pub fn offer(&mut self, region: &mut Region, view: usize, rip: u64, (id, entry): (BlockId, u64)) {
+        let (slot, second) = (jump_slot(rip), victim_slot(rip));
+        let table = &mut self.tables[view];
+        if region.jump_table(view)[slot][1] == self.miss {
+            table.blocks[slot] = id;
+            region.jump_table(view)[slot] = [rip, entry];
+            note(&mut table.jumps, slot);
+        } else if region.jump_table(view)[slot][0] != rip && region.victims(view)[second][1] == self.miss {
+            region.victims(view)[second] = [rip, entry];
+            note(&mut table.victims, second);
         }
     }
 

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use super::saved::Saved;
 use super::{Lowering, SiteKind};
 use crate::context::ContextField as F;
-use crate::detour::Detour;
+use crate::detour::{Call, Detour};
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::hint::Reach;
 use crate::hint_table::{HintId, HintTable, WINDOWS, WindowHint};
@@ -106,7 +106,8 @@ impl Lowering<'_> {
         let mode = self.frame.mode;
         let walker = Walker::of(mode.view(), extent.write, s[0], s[1]).filter(|_| mode.is_long())?;
         let routine = walker.address(self.e.layout().walk);
-        Some(Detour { jump, routine, back, last: 4096 - extent.size, found: self.e.offset() })
+        let call = Call { routine, back, last: 4096 - extent.size, found: self.e.offset() };
+        Some(Detour { jump, call })
     }
 
     /// From the linear address in `s[0]` to its offset in the page there, with the entry's place in `s[1]`.

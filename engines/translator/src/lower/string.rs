@@ -10,7 +10,7 @@ use super::stubs::SlowStub;
 use super::{Lowering, SiteKind};
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
-use crate::detour::Detour;
+use crate::detour::{Call, Detour};
 use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::mode::View;
 use crate::regs::SPILLED;
@@ -46,7 +46,7 @@ impl Lowering<'_> {
         let routine = string.address(self.e.layout().repeat);
         let jump = self.e.jmp();
         let back = self.e.offset();
-        let detour = Detour { jump, routine, back, last: 0, found: back };
+        let detour = Detour { jump, call: Call { routine, back, last: 0, found: back } };
         let stub = SlowStub::new([None, None], saved, SiteKind::Slow, insn.offset);
         self.slow.push(stub.behind(detour));
     }
