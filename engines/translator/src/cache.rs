@@ -27,6 +27,7 @@ use crate::xsave::XsaveFeatures;
 mod anchors;
 mod blocks;
 mod breakpoints;
+mod bridges;
 mod decoded;
 mod drop;
 mod evict;
@@ -43,6 +44,7 @@ mod ways;
 
 use anchors::{Anchored, Anchors};
 use blocks::Blocks;
+use bridges::Bridges;
 use decoded::Decoded;
 use evict::Dice;
 use ghosts::Ghosts;
@@ -115,6 +117,7 @@ pub struct Cache {
     cells: Cells,
     anchors: Anchors,
     targets: Targets,
+    bridges: Bridges,
     /// What is kept of other address spaces.
     pub spaces: Spaces<Ways>,
     blocks: Blocks,
@@ -191,6 +194,7 @@ impl Cache {
             cells: Cells::default(),
             anchors: Anchors::default(),
             targets: Targets::default(),
+            bridges: Bridges::default(),
             spaces: Spaces::default(),
             blocks: Blocks::default(),
             by_key: HashMap::default(),
@@ -234,6 +238,7 @@ impl Cache {
         let place = self.anchor(page, linear);
         if place.is_some() && self.anchors.is_first(page) {
             self.offer_targets(page, linear);
+            self.offer_bridges(page);
         }
         place.unwrap_or(Place::At(rip))
     }

@@ -40,6 +40,11 @@ impl Cells {
         self.filled.push(cell);
     }
 
+    /// Whether the jump of a cell leads anywhere but to its way out.
+    pub fn is_filled(&self, region: &mut Region, cell: CellId) -> bool {
+        self.stubs.get(cell as usize).is_none_or(|stub| region.cells()[cell as usize] != *stub)
+    }
+
     /// Lets all jumps that lead to code in these ranges lead to their ways out.
     pub fn forget_into(&mut self, region: &mut Region, code: &[Range<u64>]) {
         let (cells, stubs) = (region.cells(), &self.stubs);

@@ -69,6 +69,13 @@ impl Anchors {
         Anchored::At(slot)
     }
 
+    /// Linear address of a page that has been met in this epoch, unless it is bound.
+    pub fn address(&self, region: &Region, physical: u64) -> Option<u64> {
+        let anchor = self.pages.get(&physical)?;
+        let met = anchor.epoch == self.epoch && !anchor.bound;
+        met.then(|| region.page_bases_ref()[usize::from(anchor.slot) % PAGE_SLOTS])
+    }
+
     /// Whether code in this page is looked for now for the first time in this epoch.
     pub fn is_first(&mut self, physical: u64) -> bool {
         let anchor = self.pages.get_mut(&physical);

@@ -64,6 +64,7 @@ impl Cache {
         self.cells.forget_into(&mut self.region, &code);
         self.spaces.clear();
         self.targets.clear();
+        self.bridges.clear();
         let inside = |id: &BlockId| id.part() == part;
         self.ghosts.begin_part();
         for (id, block) in self.blocks.take(part) {

@@ -46,6 +46,7 @@ impl Cache {
                 };
                 self.cells.fill(&mut self.region, cell, goal);
                 self.note_cell(from, n, to, goal);
+                self.note_bridge(from, n, to, goal);
             }
             return;
         }

@@ -1,0 +1,105 @@
+//! Where ring 3's cells have led to, by the pages that they join.
+//!
+//! Like the targets of indirect jumps ([`super::targets`]), which cells lead where is known already when an address space is new.
+//! But what a cell leads to depends on two pages. So each is listed with both, and filled when the second of them is met.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use super::Cache;
+use crate::block::BlockId;
+use crate::context::CellId;
+use crate::hash::KeyHasher;
+use crate::mode::VIEW_USER;
+
+/// Most of one page.
+const MOST: usize = 256;
+
+/// A cell that has been filled.
+#[derive(Clone, Copy, Debug)]
+struct Bridge {
+    cell: CellId,
+    to: BlockId,
+    /// Host address.
+    goal: u64,
+    /// Guest-physical addresses of the pages.
+    pages: [u64; 2],
+    /// From the first page's linear address to the second's.
+    distance: u64,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Bridges {
+    by_page: HashMap<u64, Vec<Bridge>, BuildHasherDefault<KeyHasher>>,
+}
+
+impl Bridges {
+    fn note(&mut self, bridge: Bridge) {
+        for page in bridge.pages {
+            let known = self.by_page.entry(page).or_default();
+            match known.iter().position(|other| other.cell == bridge.cell) {
+                Some(n) => known[n] = bridge,
+                None if known.len() < MOST => known.push(bridge),
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets all, before blocks go.
+    pub fn clear(&mut self) {
+        self.by_page.clear();
+    }
+}
+
+impl Cache {
+    /// Takes note that the cell of the `n`th jump of a block leads to this host address of another.
+    pub(super) fn note_bridge(&mut self, from: BlockId, n: u16, to: BlockId, goal: u64) {
+        let (Some(source), Some(target)) = (self.blocks.get(from), self.blocks.get(to)) else { return };
+        let Some((link, cell)) = source.links.get(usize::from(n)).and_then(|link| Some((link, link.cell?)))
+        else {
+            return;
+        };
+        // Where the second page of one that has two is may be different each time.
+        if source.key.floats() && target.key.floats() && target.second_page.is_none() {
+            let pages = [source.key.physical, target.key.physical].map(|physical| physical & !0xfff);
+            // Rips in a block that floats count from the beginning of its page.
+            let distance = link.target & !0xfff;
+            self.bridges.note(Bridge { cell, to, goal, pages, distance });
+        }
+    }
+
+    /// Fills the cells that are known to join a page with others, as far as both are where they were then.
+    pub(super) fn offer_bridges(&mut self, page: u64) {
+        let Some(bridges) = self.bridges.by_page.get(&page) else { return };
+        let mode = self.views[VIEW_USER];
+        for bridge in bridges {
+            let [from, into] = bridge.pages.map(|page| self.anchors.address(&self.region, page));
+            let stands = from.is_some_and(|from| into == Some(from.wrapping_add(bridge.distance)));
+            if !stands || self.cells.is_filled(&mut self.region, bridge.cell) {
+                continue;
+            }
+            let target = self.blocks.get(bridge.to).filter(|block| block.valid);
+            if target.is_some_and(|block| Some(block.key.mode) == mode) {
+                self.cells.fill(&mut self.region, bridge.cell, bridge.goal);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_known_to_both_pages_once() {
+        let mut bridges = Bridges::default();
+        for n in 0..2 * MOST as u32 {
+            let pages = [0x5000, 0x6000 + u64::from(n % 2) * 0x1000];
+            bridges.note(Bridge { cell: n / 2, to: BlockId(n), goal: 0, pages, distance: 0x1000 });
+        }
+        let known = |page| &bridges.by_page[&page];
+        assert_eq!([0x5000, 0x6000, 0x7000].map(|page| known(page).len()), [MOST; 3]);
+        assert!(known(0x5000).iter().all(|bridge| bridge.to.0 == 2 * bridge.cell + 1));
+    }
+}
