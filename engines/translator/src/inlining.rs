@@ -36,5 +36,6 @@ pub fn inlines(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
 
 /// Whether it is done inside the block and neither reads nor writes a status flag.
 pub fn keeps_flags(i: &Instruction, routine: Routine, mode: ModeWord) -> bool {
-    inlines(i, routine, mode) && !matches!(routine, Routine::Pushf | Routine::Syscall | Routine::Sysret | Routine::Iret)
+    inlines(i, routine, mode)
+        && !matches!(routine, Routine::Pushf | Routine::Syscall | Routine::Sysret | Routine::Iret)
 }

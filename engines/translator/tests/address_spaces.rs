@@ -180,3 +180,87 @@ fn marks_that_were_cleared_meanwhile_are_made_again() {
     assert_eq!(two.visit(0), [20, 10, 4]);
     assert_eq!([0, 1, 2].map(|page| marks(&two, page)), [ACCESSED, ACCESSED, ACCESSED | DIRTY]);
 }
+
+/// Functions of each page of code that two spaces share.
+const FUNCTIONS: u64 = 6;
+
+/// A program that calls all functions of two pages, through a register and directly. It weighs what they return by its place
+/// in the order of calls, and has the sum in rdx.
+fn shared() -> Two {
+    let mut two = Two::new();
+    for page in 0..2 {
+        for n in 0..FUNCTIONS {
+            let at = OWN[0] + page * 0x1000 + n * 0x40;
+            function(&two.0, at, (100 * (page + 1) + n) as u32);
+        }
+    }
+    two.0.cpu.rip = CODE;
+    two.0.load(|a| {
+        a.xor(edx, edx).unwrap();
+        for (place, at) in calls() {
+            match place % 2 {
+                0 => {
+                    a.mov(rbx, at).unwrap();
+                    a.call(rbx).unwrap();
+                }
+                _ => a.call(at).unwrap(),
+            }
+            a.imul_3(rax, rax, place as i32 + 1).unwrap();
+            a.add(rdx, rax).unwrap();
+        }
+    });
+    two
+}
+
+/// The calls by their place in the order: from one page to the other and back.
+fn calls() -> impl Iterator<Item = (u64, u64)> {
+    (0..2 * FUNCTIONS).map(|place| (place, VIRTUAL + place / 2 % 2 * 0x1000 + place / 2 * 0x40))
+}
+
+/// What comes out of them if the pages of functions are where `pages` says.
+fn sum(pages: [u64; 2]) -> u64 {
+    let returned = |at: u64| 100 * (pages[(at >> 12 & 1) as usize] + 1) + (at & 0xfff) / 0x40;
+    calls().map(|(place, at)| returned(at) * (place + 1)).sum()
+}
+
+/// Lets a space have these pages of functions.
+fn map_functions(two: &Two, space: usize, pages: [u64; 2]) {
+    for (n, page) in (0..).zip(pages) {
+        let entry = (OWN[0] + page * 0x1000) | 7;
+        two.0.ram.write_u64(Two::entry(space, n), entry).unwrap();
+    }
+}
+
+#[test]
+fn a_new_address_space_knows_code_that_others_have_run() {
+    let mut two = shared();
+    map_functions(&two, 1, [0, 1]);
+    assert_eq!(two.visit(0)[2], sum([0, 1]));
+    let first = two.needed();
+    assert_eq!(two.visit(1)[2], sum([0, 1]));
+    let [jumps, links, _] = std::array::from_fn(|n| two.needed()[n] - first[n]);
+    // The first space left guest code for each of them, and for returns; this one does for each page at most.
+    assert!(first[0] + first[1] >= 4 * FUNCTIONS, "{first:?}");
+    assert!(jumps + links <= 6, "{jumps} and {links}");
+}
+
+#[test]
+fn a_new_address_space_finds_other_code_there() {
+    for pages in [[1, 0], [1, 1], [0, 0], [0, 1]] {
+        let mut two = shared();
+        map_functions(&two, 1, pages);
+        for round in 0..3 {
+            assert_eq!(two.visit(0)[2], sum([0, 1]), "round {round}");
+            assert_eq!(two.visit(1)[2], sum(pages), "round {round}, {pages:?}");
+        }
+        // The same space, whose tables have changed.
+        let again = [pages[1], pages[0]];
+        map_functions(&two, 1, again);
+        assert_eq!(two.visit(1)[2], sum(again), "{pages:?} before");
+        // New code in a page that is known.
+        function(&two.0, OWN[0], 7);
+        two.0.engine.invalidate(Invalidation::Code { gpa: OWN[0], len: 8 });
+        map_functions(&two, 1, [0, 1]);
+        assert_eq!(two.visit(1)[2], sum([0, 1]) - 93 * 3, "{pages:?} before");
+    }
+}

@@ -9,8 +9,8 @@ use common::pages::*;
 use common::{CODE, DATA, assemble};
 use random::Random;
 use vcpu::{Engine, Invalidation};
-use x86::{Exception, Rflags};
 use x86::register::gpr::*;
+use x86::{Exception, Rflags};
 
 const PAGES: u64 = 4;
 const LEN: usize = (PAGES as usize) << 12;
@@ -158,7 +158,8 @@ fn a_fault_finds_what_has_been_done() {
         (gpr[RDI], gpr[RSI], gpr[RCX], gpr[RAX]) = (rdi, rsi, count as u64, case.value);
         // As many elements as are whole before it; the far one ends a page behind its beginning.
         let missing = VIRTUAL + MISSING * 0x1000;
-        let done = ((missing - near) / width as u64).min(if moves { 0x1000 / width as u64 } else { u64::MAX });
+        let done =
+            ((missing - near) / width as u64).min(if moves { 0x1000 / width as u64 } else { u64::MAX });
         let fault = bench.fault();
         let gpr = &bench.cpu.gpr;
         let by = done * width as u64;

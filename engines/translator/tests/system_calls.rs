@@ -138,7 +138,8 @@ const STACK_THEN: u64 = 0x1234_5678_9abc;
 
 #[test]
 fn a_kernel_returns_by_iret() {
-    let flags = (Rflags::CF | Rflags::OF | Rflags::IF | Rflags::DF | Rflags::IOPL | Rflags::ID | Rflags::RF).bits();
+    let flags =
+        (Rflags::CF | Rflags::OF | Rflags::IF | Rflags::DF | Rflags::IOPL | Rflags::ID | Rflags::RF).bits();
     for (code, stack, ring) in [(0x33, 0x2b, 3), (0x10, 0x18, 0)] {
         let mut bench = in_a_kernel([KERNEL, 0xdead_0000 | code, flags, STACK_THEN, 0xbeef_0000 | stack]);
         assert_eq!(first_exit(&mut bench), (Routine::Hlt, KERNEL + 4));

@@ -148,7 +148,12 @@ fn each_access_ends_as_the_manual_says() {
         let code = Access::explicit(AccessKind::Execute, false);
         paging::walk(&paging, &tables, CODE, code).unwrap();
         let seen = outcome(&mut bench);
-        assert_eq!(seen, expected, "round {round}: {linear:#x}, {size} bytes, write: {write}, {cpu:?}", cpu = bench.cpu);
+        assert_eq!(
+            seen,
+            expected,
+            "round {round}: {linear:#x}, {size} bytes, write: {write}, {cpu:?}",
+            cpu = bench.cpu
+        );
         let now = Tables::of(&bench.ram);
         let same = now.0.borrow()[0x9000..0xc000] == tables.0.borrow()[0x9000..0xc000];
         assert!(same, "round {round}: other accessed and dirty bits");
@@ -256,7 +261,8 @@ fn a_page_that_was_looked_up_for_writing_becomes_code() {
 fn what_straddles_is_done_at_once_where_the_pages_follow_each_other() {
     const TIMES: u32 = 100;
     let name = "instructions run apart from their block";
-    let apart = |bench: &Bench| bench.engine.counters().into_iter().find(|(known, _)| *known == name).unwrap().1;
+    let apart =
+        |bench: &Bench| bench.engine.counters().into_iter().find(|(known, _)| *known == name).unwrap().1;
     for (second, at_once) in [(DATA + 0x1000, true), (DATA + 0x3000, false)] {
         let mut bench = bench();
         map_all(&bench, 1, DATA);

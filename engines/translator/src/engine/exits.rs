@@ -302,7 +302,10 @@ impl Translator {
 
     /// Whether this is an INVLPG that nobody forbids: it is the engine that knows what to forget, and kernels flush much.
     fn is_flush(&self, insn: &GuestInsn) -> bool {
-        insn.routine == Some(Routine::Invlpg) && self.mode.is_ring0() && self.mode.is_long() && !self.mode.steps()
+        insn.routine == Some(Routine::Invlpg)
+            && self.mode.is_ring0()
+            && self.mode.is_long()
+            && !self.mode.steps()
     }
 
     /// Carries out an INVLPG. An address that is not canonical has no translation, and is no fault.
