@@ -94,21 +94,21 @@ impl HintTable {
         }
     }
 
-    /// Forgets one page.
-    pub fn forget_page(&mut self, linear: u64) {
-        let page = linear & !0xfff;
+    /// Forgets the pages in a range that begins at a multiple of its size, as does each page's tag.
+    pub fn forget_within(&mut self, linear: u64, bytes: u64) {
+        let is_inside = |tag: u64| (tag ^ linear) & !(bytes - 1) == 0;
         // Most groups have none filled: eight of them are passed over at once.
         let (marks, _) = self.filled.as_chunks::<8>();
         let some = std::array::from_fn::<_, { GROUPS / 8 }, _>(|n| u64::from_ne_bytes(marks[n]) != 0);
         for group in (0..GROUPS / 8).filter(|n| some[*n]).flat_map(|n| 8 * n..8 * n + 8) {
             let hints = group * GROUP..(group + 1) * GROUP;
             // All are compared before any is looked at, so that it takes few instructions.
-            let meets = |tags: &[u64]| tags.iter().fold(false, |met, tag| met | (*tag == page));
+            let meets = |tags: &[u64]| tags.iter().fold(false, |met, tag| met | is_inside(*tag));
             if self.filled[group] == 0 || !meets(&self.tags[hints.clone()]) {
                 continue;
             }
             for hint in hints {
-                if self.tags[hint] == page {
+                if is_inside(self.tags[hint]) {
                     self.forget(hint as HintId);
                 }
             }
@@ -192,7 +192,7 @@ mod tests {
         table.fill(3, 0x5000);
         table.fill(4, 0x6000);
         table.fill(HINTS - 1, 0x5000);
-        table.forget_page(0x5abc);
+        table.forget_within(0x5abc, 0x1000);
         assert_eq!(table.known(), [4]);
         assert_eq!((table.deltas[3], table.deltas[4]), (0, 9));
         assert!((NOWHERE as i64) << 16 >> 16 != NOWHERE as i64, "not canonical");

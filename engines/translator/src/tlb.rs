@@ -15,6 +15,7 @@ use crate::region::Region;
 use crate::spaces::Spaces;
 use crate::tlb_entry::TlbEntry;
 use crate::windows::{Tables, Wanted, Windows};
+use x86::paging::PageSize;
 
 use again::Pages;
 
@@ -35,8 +36,8 @@ pub struct Page {
     pub writable: bool,
     /// Survives a write of CR3.
     pub global: bool,
-    /// Part of a page larger than 4 KiB.
-    pub large: bool,
+    /// Of what size the page is that it is part of.
+    pub size: PageSize,
 }
 
 /// Bookkeeping beside the tables.
@@ -47,8 +48,10 @@ pub struct Tlb {
     local: [Vec<u16>; VIEWS],
     /// What is known of pages that are not global.
     spaces: Spaces<Pages>,
-    /// What has entries from larger pages: a flush of one page there is one of them all.
+    /// What has entries from pages of 2 MiB: a flush there is one of all parts.
     large: Gigabytes,
+    /// The same for larger ones.
+    huge: Gigabytes,
     /// Bit per guest-physical page number modulo 2^20, that is 4 GiB: entered for writing since the last complete flush.
     written: Box<[u64; WRITTEN_WORDS]>,
     /// How many pages generated code has entered, but for those in the log.
@@ -64,6 +67,7 @@ impl Tlb {
             local: Default::default(),
             spaces: Spaces::default(),
             large: Gigabytes::default(),
+            huge: Gigabytes::default(),
             written: Box::new([0; WRITTEN_WORDS]),
             walked: 0,
         };
@@ -85,7 +89,7 @@ impl Tlb {
                 readable: true,
                 writable: walked.writable(),
                 global: walked.global(),
-                large: walked.large(),
+                size: walked.size(),
             };
             self.note(walked.view(), page, true);
         }
@@ -111,7 +115,7 @@ impl Tlb {
             write: if page.writable { page.linear } else { never },
             addend: page.host,
             physical: page.physical
-                | if page.large { TlbEntry::LARGE } else { 0 }
+                | if page.size == PageSize::Size4K { 0 } else { TlbEntry::LARGE }
                 | (window as u64) << TlbEntry::WINDOW_SHIFT,
         };
         self.note(view, page, region.context_ref().walk.is_usual());
@@ -135,8 +139,10 @@ impl Tlb {
             let (word, bit) = written_bit(page.physical);
             self.written[word] |= bit;
         }
-        if page.large {
-            self.large.note(page.linear);
+        match page.size {
+            PageSize::Size4K => {}
+            PageSize::Size2M => self.large.note(page.linear),
+            PageSize::Size4M | PageSize::Size1G => self.huge.note(page.linear),
         }
     }
 
@@ -151,6 +157,7 @@ impl Tlb {
         }
         self.spaces.clear();
         self.large.clear();
+        self.huge.clear();
         self.written.fill(0);
         region.hints().forget_all();
         self.windows.clear(region);
@@ -193,22 +200,23 @@ impl Tlb {
         if !self.windows.flush_page(region, tables, linear) {
             self.flush_local(region);
         }
-        let large = self.large.may_hold(linear);
-        if large {
-            region.hints().forget_all();
-        } else {
-            region.hints().forget_page(linear);
-        }
+        // Which page it was is not known; what may be part of it goes.
+        let bytes = match () {
+            () if self.huge.may_hold(linear) => PageSize::Size1G.bytes(),
+            () if self.large.may_hold(linear) => PageSize::Size2M.bytes(),
+            () => PageSize::Size4K.bytes(),
+        };
+        region.hints().forget_within(linear, bytes);
+        let first = slot_of(linear & !(bytes - 1));
+        let slots = first..first + ((bytes >> 12) as usize).min(TLB_ENTRIES);
         for view in 0..VIEWS {
             let table = region.tlb(view);
             table[slot] = TlbEntry::empty(slot);
-            if large {
-                // Which large page it was is not known; compare by the largest there are.
-                for (slot, entry) in table.iter_mut().enumerate() {
-                    let same = |tag: u64| tag >> 30 == linear >> 30;
-                    if entry.physical & TlbEntry::LARGE != 0 && (same(entry.read) || same(entry.write)) {
-                        *entry = TlbEntry::empty(slot);
-                    }
+            for slot in slots.clone() {
+                let entry = &mut table[slot];
+                let inside = |tag: u64| (tag ^ linear) & !(bytes - 1) == 0;
+                if entry.physical & TlbEntry::LARGE != 0 && (inside(entry.read) || inside(entry.write)) {
+                    *entry = TlbEntry::empty(slot);
                 }
             }
         }

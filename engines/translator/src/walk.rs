@@ -11,7 +11,7 @@
 use std::mem::offset_of;
 
 use memory::GuestRam;
-use x86::paging::{PagingContext, PagingMode};
+use x86::paging::{PageSize, PagingContext, PagingMode};
 
 use crate::context::{Context, ContextField as F};
 use crate::detour::{self, Onward};
@@ -38,6 +38,8 @@ const ACCESSED: i32 = 1 << 5;
 const DIRTY_TO_WRITABLE: u8 = 5;
 const LARGE: i32 = 1 << 7;
 const GLOBAL: u32 = 1 << 8;
+/// In the log: of a page of 1 GiB.
+const HUGE: u32 = 1 << 4;
 /// Bits 51:12.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -108,9 +110,13 @@ impl Walked {
         self.entry as u32 & GLOBAL != 0
     }
 
-    /// Whether it is part of a larger page.
-    pub fn large(self) -> bool {
-        self.entry & TlbEntry::LARGE != 0
+    /// Of what size the page is that it is part of.
+    pub fn size(self) -> PageSize {
+        match (self.entry & TlbEntry::LARGE, self.entry as u32 & HUGE) {
+            (0, _) => PageSize::Size4K,
+            (_, 0) => PageSize::Size2M,
+            _ => PageSize::Size1G,
+        }
     }
 }
 
@@ -286,7 +292,7 @@ impl Body<'_> {
         self.check_canonical(48);
         self.e.fix_here(five);
         self.upper_level(39);
-        let gigabyte = self.level(30);
+        let huge = self.level(30);
         let large = self.level(21);
         self.load_entry(12);
         self.e.mov(TEMP, ENTRY);
@@ -295,9 +301,9 @@ impl Body<'_> {
         self.fail(Cond::NotEqual);
         let leaf = self.e.here();
         self.enter_page();
-        for (fixup, size) in [(gigabyte, 1 << 30), (large, 2 << 20)] {
+        for (fixup, size, mark) in [(huge, 1 << 30, HUGE), (large, 2 << 20, 0)] {
             self.e.fix_here(fixup);
-            self.find_in_large(size);
+            self.find_in_large(size, mark);
             self.e.jmp_to(leaf);
         }
         self.e.fix_here(straddles);
@@ -409,7 +415,7 @@ impl Body<'_> {
     }
 
     /// From the entry of a larger page to one of the part of 4 KiB that is asked for.
-    fn find_in_large(&mut self, size: i32) {
+    fn find_in_large(&mut self, size: i32, mark: u32) {
         // Bit 12 is one of the memory type's; those between it and the address are reserved.
         self.e.mov(TEMP, ENTRY);
         self.e.group1(4, false, TEMP, (size - 1) & !0x1fff); // and
@@ -418,7 +424,7 @@ impl Body<'_> {
         self.e.mov(TEMP, LINEAR);
         self.e.group1(4, false, TEMP, (size - 1) & !0xfff); // and
         self.e.op_reg(Op::Or, true, ENTRY, TEMP);
-        self.e.mov_imm(MARKS, TlbEntry::LARGE);
+        self.e.mov_imm(MARKS, TlbEntry::LARGE | u64::from(mark));
     }
 
     /// Goes on differently by the region of RAM that the guest-physical address in `ENTRY` is in.

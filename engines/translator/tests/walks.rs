@@ -235,6 +235,34 @@ fn a_flushed_page_is_looked_up_again() {
 }
 
 #[test]
+fn a_flush_in_a_page_of_a_gigabyte_is_one_of_all() {
+    const FAR: u64 = 5 << 20;
+    let mut bench = bench();
+    let read = |bench: &mut Bench| {
+        bench.cpu.rip = CODE;
+        bench.load(|a| {
+            a.mov(rbx, VIRTUAL + FAR).unwrap();
+            a.mov(rax, qword_ptr(rbx)).unwrap();
+        });
+        again(bench);
+        bench.cpu.gpr[RAX]
+    };
+    bench.ram.write_u64(FAR, 5).unwrap();
+    bench.ram.write_u64(0x9008, LARGE | 7 | ACCESSED | DIRTY).unwrap();
+    let before = counted(&bench);
+    assert_eq!(read(&mut bench), 5);
+    // It becomes one of small pages, of which this is in the second table.
+    bench.ram.write_u64(0x9008, DIRECTORY | 7 | ACCESSED).unwrap();
+    bench.ram.write_u64(DIRECTORY + 16, TABLE | 7 | ACCESSED).unwrap();
+    bench.ram.write_u64(TABLE + 256 * 8, DATA | 7 | ACCESSED | DIRTY).unwrap();
+    bench.ram.write_u64(DATA, 6).unwrap();
+    assert_eq!(read(&mut bench), 5, "as a processor may");
+    bench.engine.invalidate(Invalidation::Page { linear: VIRTUAL + (700 << 20) });
+    assert_eq!(read(&mut bench), 6);
+    assert_eq!(counted(&bench) - before, 2);
+}
+
+#[test]
 fn a_page_that_was_looked_up_for_writing_becomes_code() {
     let mut bench = bench();
     map_all(&bench, 2, DATA);

@@ -13,9 +13,9 @@ use crate::{GuestRam, OutOfRange};
 #[derive(Clone, Copy)]
 struct Unaligned<T>(T);
 
-/// Frames, descriptors and the like, up to this many bytes, are moved here word by word: vm-memory is made for more, and
+/// Frames, descriptors, the code of a block and the like, up to this many bytes, are moved here word by word: vm-memory is made for more, and
 /// takes a hundred cycles before it moves anything.
-const SHORT: usize = 64;
+const SHORT: usize = 128;
 
 /// Reads `buffer.len()` bytes from `host`, words of 8 first, and what is left in as few accesses as there can be: a
 /// value of 2, 4 or 8 bytes is never seen half-written.

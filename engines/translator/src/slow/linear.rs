@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use vcpu::CpuState;
-use x86::paging::{self, Access as PageAccess, AccessKind, PageSize};
+use x86::paging::{self, Access as PageAccess, AccessKind};
 use x86::{Exception, Mode, Segment, SegmentRegister};
 
 use crate::access::Direction;
@@ -196,7 +196,7 @@ impl Translator {
             readable: found.readable,
             writable,
             global: found.global,
-            large: found.size != PageSize::Size4K,
+            size: found.size,
         };
         let tables = Tables { guest: &self.guest, paging: &self.paging };
         self.tlb.fill(&mut self.cache.region, tables, self.mode.view(), entry);

@@ -1,6 +1,6 @@
 //! Pages that are entered into the software TLB again when their address space comes back.
 
-use x86::paging::{self, Access, AccessKind, PageSize, PagingContext};
+use x86::paging::{self, Access, AccessKind, PagingContext};
 
 use super::{Page, Tlb};
 use crate::mode::{VIEW_KERNEL_AC, VIEW_USER, View};
@@ -56,6 +56,6 @@ fn find(tables: Tables, view: View, linear: u64) -> Option<Page> {
         readable: found.readable,
         writable: found.writable && tables.guest.admits_writes(found.physical),
         global: false,
-        large: found.size != PageSize::Size4K,
+        size: found.size,
     })
 }

@@ -5,6 +5,8 @@ use x86::paging::{PageEntry, entry_of_page};
 use super::{LARGE, PAGE, Tables};
 
 const ENTRIES: usize = 512;
+/// So many entries are compared one by one, which touches less memory than all of a table.
+const FEW: usize = 64;
 /// Bits 51:12 of an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -46,6 +48,15 @@ impl Bits {
 
     fn count(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Those that are set.
+    fn ones(&self) -> impl Iterator<Item = usize> + '_ {
+        let words = (0..).step_by(64).zip(self.0);
+        words.flat_map(|(first, word)| {
+            let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));
+            rest.take_while(|word| *word != 0).map(move |word| first + word.trailing_zeros() as usize)
+        })
     }
 }
 
@@ -127,7 +138,7 @@ impl Table {
 
     /// Linear addresses of what is mapped.
     pub fn all(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..ENTRIES).filter(|n| self.mapped.get(*n)).map(|n| self.start + n as u64 * PAGE)
+        self.mapped.ones().map(|n| self.start + n as u64 * PAGE)
     }
 
     /// How many pages are mapped.
@@ -139,12 +150,18 @@ impl Table {
     pub fn stale(&mut self, tables: Tables) -> Vec<u64> {
         let Some(first) = self.all().next() else { return Vec::new() };
         let now = entry_of_page(tables.paging, tables.guest, first).filter(|now| self.is_of(*now));
-        let mut bytes = [0; 8 * ENTRIES];
-        let Some(now) = now.filter(|_| tables.guest.ram.read(self.at, &mut bytes).is_ok()) else {
-            return self.all().collect();
-        };
+        let Some(now) = now else { return self.all().collect() };
         if self.large {
             return if now.value == self.entries[0] { Vec::new() } else { vec![first] };
+        }
+        if self.len() <= FEW {
+            let entry = |n: usize| tables.guest.ram.read_u64(self.at + 8 * n as u64);
+            let stale = self.mapped.ones().filter(|n| entry(*n) != Ok(self.entries[*n]));
+            return stale.map(|n| self.start + n as u64 * PAGE).collect();
+        }
+        let mut bytes = [0; 8 * ENTRIES];
+        if tables.guest.ram.read(self.at, &mut bytes).is_err() {
+            return self.all().collect();
         }
         let (words, _) = bytes.as_chunks();
         let changes = |n: usize| u64::from_le_bytes(words[n]) ^ self.entries[n];
