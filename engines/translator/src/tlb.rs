@@ -201,11 +201,14 @@ impl Tlb {
             self.flush_local(region);
         }
         // Which page it was is not known; what may be part of it goes.
-        let bytes = match () {
-            () if self.huge.may_hold(linear) => PageSize::Size1G.bytes(),
-            () if self.large.may_hold(linear) => PageSize::Size2M.bytes(),
-            () => PageSize::Size4K.bytes(),
+        let size = if self.huge.may_hold(linear) {
+            PageSize::Size1G
+        } else if self.large.may_hold(linear) {
+            PageSize::Size2M
+        } else {
+            PageSize::Size4K
         };
+        let bytes = size.bytes();
         region.hints().forget_within(linear, bytes);
         let first = slot_of(linear & !(bytes - 1));
         let slots = first..first + ((bytes >> 12) as usize).min(TLB_ENTRIES);

@@ -63,7 +63,7 @@ pub fn run(args: &WorkArgs) -> Result<(), String> {
                 continue;
             }
             let mut command = match peer {
-                0 => native(&root, &only),
+                0 => native(&root, &only, &first_processor()?),
                 _ => guest(&popf, &image, &root, &only, peer),
             };
             let pass = run::run(&mut command, Duration::from_secs(args.timeout))
@@ -82,10 +82,19 @@ pub fn run(args: &WorkArgs) -> Result<(), String> {
     report.print(args.json)
 }
 
-/// On the host, with processes and mounts of its own.
-fn native(root: &Root, only: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child"]);
+/// The number of the first processor that this process may use.
+fn first_processor() -> Result<String, String> {
+    const STATUS: &str = "/proc/self/status";
+    let status = std::fs::read_to_string(STATUS).map_err(|error| format!("cannot read {STATUS}: {error}"))?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = list.and_then(|list| list.trim().split(['-', ',']).next());
+    first.map(str::to_owned).ok_or_else(|| format!("{STATUS} does not say which processors may be used"))
+}
+
+/// On the host, with processes and mounts of its own, and on one processor, since that is what the guests have.
+fn native(root: &Root, only: &str, processor: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", processor, "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
     command.arg(format!("--root={}", root.folder.display())).arg(SCRIPT);
     command.env("BENCH_ONLY", only);
     command
