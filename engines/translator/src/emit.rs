@@ -177,6 +177,15 @@ impl Emitter {
         }
     }
 
+    /// Emits a routine, and fills up with INT3 to where the next of its kind begins.
+    pub fn routine<T>(&mut self, bytes: usize, emit: impl FnOnce(&mut Self) -> T) -> T {
+        let end = self.code.len() + bytes;
+        let result = emit(self);
+        assert!(self.code.len() <= end, "{} bytes too many", self.code.len() - end);
+        self.code.resize(end, 0xcc);
+        result
+    }
+
     fn imm32(&mut self, value: i32) {
         self.bytes(&value.to_le_bytes());
     }

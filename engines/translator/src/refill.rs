@@ -112,14 +112,7 @@ impl Note {
 pub fn emit(e: &mut Emitter) -> u64 {
     e.align(64);
     let start = e.here();
-    for refill in Refill::all() {
-        let begin = e.offset();
-        emit_one(e, refill);
-        assert!(e.offset() - begin <= STRIDE, "{} bytes", e.offset() - begin);
-        while e.offset() - begin < STRIDE {
-            e.bytes(&[0xcc]); // int3
-        }
-    }
+    Refill::all().for_each(|refill| e.routine(STRIDE, |e| emit_one(e, refill)));
     debug_assert_eq!(e.here(), start + (ROUTINES * STRIDE) as u64);
     start
 }

@@ -64,14 +64,7 @@ impl Repeat {
 pub fn emit(e: &mut Emitter) -> u64 {
     e.align(64);
     let start = e.here();
-    for repeat in Repeat::all() {
-        let begin = e.offset();
-        emit_one(e, repeat);
-        assert!(e.offset() - begin <= STRIDE, "{} bytes", e.offset() - begin);
-        while e.offset() - begin < STRIDE {
-            e.bytes(&[0xcc]); // int3
-        }
-    }
+    Repeat::all().for_each(|repeat| e.routine(STRIDE, |e| emit_one(e, repeat)));
     start
 }
 

@@ -59,15 +59,8 @@ impl Walker {
 pub fn emit(e: &mut Emitter) -> u64 {
     e.align(64);
     let start = e.here();
-    let mut ways_in = Vec::new();
-    for walker in Walker::all() {
-        let begin = e.offset();
-        ways_in.push(emit_way_in(e, walker));
-        assert!(e.offset() - begin <= STRIDE, "{} bytes", e.offset() - begin);
-        while e.offset() - begin < STRIDE {
-            e.bytes(&[0xcc]); // int3
-        }
-    }
+    let ways_in = Walker::all().map(|walker| e.routine(STRIDE, |e| emit_way_in(e, walker)));
+    let ways_in: Vec<_> = ways_in.collect();
     let kinds = VIEWS.into_iter().flat_map(|view| [false, true].map(|write| (view, write)));
     for ((view, write), ways_in) in kinds.zip(ways_in.chunks(SPILLED.len() * SPILLED.len())) {
         e.align(64);
