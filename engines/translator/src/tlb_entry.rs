@@ -1,7 +1,5 @@
 //! An entry of the software TLB, as it lies in memory.
 
-use crate::context::TLB_ENTRY_SHIFT;
-
 /// One page. The layout is known to generated code.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -31,7 +29,7 @@ impl TlbEntry {
     /// Where the number of the window begins beside it.
     pub const WINDOW_SHIFT: u32 = 52;
     /// From the place of an entry in its table to the lowest page that it may stand for: bits to shift by.
-    pub const PAGE_OF_PLACE: u32 = 12 - TLB_ENTRY_SHIFT;
+    pub const PAGE_OF_PLACE: u32 = 12 - size_of::<Self>().trailing_zeros();
 
     /// An entry that nothing matches: a tag is compared by subtraction, and no address in a page that hashes to
     /// this slot is within a page of one that hashes to its neighbour's.

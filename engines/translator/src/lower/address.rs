@@ -4,8 +4,7 @@ use iced_x86::{Instruction, OpKind, Register};
 use x86::SegmentRegister;
 
 use super::page::Extent;
-use super::stubs::SlowStub;
-use super::{Lowering, NoLowering, SiteKind};
+use super::{Lowering, NoLowering};
 use crate::access::Operands;
 use crate::context::ContextField as F;
 use crate::decode::GuestInsn;
@@ -145,8 +144,7 @@ impl Lowering<'_> {
         };
         self.restore_flags(saved);
         if limit.is_some() || miss.is_some() || detour.is_some() {
-            let stub = SlowStub::new([limit, miss], saved, SiteKind::Slow, insn.offset);
-            self.slow.push(SlowStub { detour, ..stub });
+            self.slow_behind(detour, [limit, miss], saved, insn.offset);
         }
     }
 

@@ -47,8 +47,7 @@ impl Lowering<'_> {
         let jump = self.e.jmp();
         let back = self.e.offset();
         let detour = Detour { jump, call: Call { routine, back, last: 0, found: back } };
-        let stub = SlowStub::new([None, None], saved, SiteKind::Slow, insn.offset);
-        self.slow.push(stub.behind(detour));
+        self.slow_behind(Some(detour), [None, None], saved, insn.offset);
     }
 
     fn once(&mut self, insn: &GuestInsn, string: Repeat, saved: Saved) {
@@ -85,7 +84,19 @@ impl Lowering<'_> {
     }
 
     pub(super) fn slow_from(&mut self, fixups: [Option<Fixup>; 2], saved: Saved, offset: u16) {
-        self.slow.push(SlowStub::new(fixups, saved, SiteKind::Slow, offset));
+        self.slow_behind(None, fixups, saved, offset);
+    }
+
+    /// The same where a detour may do instead.
+    pub(super) fn slow_behind(
+        &mut self,
+        detour: Option<Detour>,
+        fixups: [Option<Fixup>; 2],
+        saved: Saved,
+        offset: u16,
+    ) {
+        let stub = SlowStub::new(fixups, saved, SiteKind::Slow, offset);
+        self.slow.push(SlowStub { detour, ..stub });
     }
 
     /// Always the slow path.
