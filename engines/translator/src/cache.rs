@@ -34,6 +34,7 @@ mod evict;
 mod ghosts;
 mod jumps;
 mod links;
+mod listed;
 mod parts;
 mod room;
 mod sources;

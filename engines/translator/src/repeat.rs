@@ -1,13 +1,13 @@
 //! REP MOVS and REP STOS: routines, generated once per translation cache, that run them on host addresses.
 //!
 //! A routine does as many elements at a time as lie in one page of each operand, and goes on with the next pages as long as the
-//! software TLB knows them. A repeated instruction may stop behind any element with its registers saying how far it got, so that
+//! software TLB, or in a kernel a walk of its tables, knows them. A repeated instruction may stop behind any element with its registers saying how far it got, so that
 //! what is left (a page that is not known, an element that straddles two, the direction flag set) is the slow path's, and a kick
 //! need not wait for more than a page. There is one routine for each view, instruction and width, at equal distances.
 
 use crate::context::{ContextField as F, VIEWS};
 use crate::detour::{self, Call, Onward};
-use crate::emit::{Cond, Emitter, Mem, Op, Reg};
+use crate::emit::{Cond, Emitter, Fixup, Mem, Op, Reg};
 use crate::mode::View;
 use crate::tlb_entry::TlbEntry;
 use crate::trampoline::emit_tlb_place;
@@ -151,7 +151,7 @@ fn emit_one(e: &mut Emitter, repeat: Repeat) {
 
 /// The offset in its page of what `pointer` points to into r9, and the place of the page's entry into r10; gives the jump for
 /// where the TLB does not know the page, or no element fits.
-fn emit_offset(e: &mut Emitter, repeat: Repeat, pointer: Reg, tag: usize) -> crate::emit::Fixup {
+fn emit_offset(e: &mut Emitter, repeat: Repeat, pointer: Reg, tag: usize) -> Fixup {
     e.mov(Reg::R9, pointer);
     emit_tlb_place(e, Reg::R10, Reg::R9);
     let tag = entry(e, repeat, tag);

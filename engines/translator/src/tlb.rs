@@ -7,6 +7,8 @@
 
 mod again;
 
+use x86::paging::PageSize;
+
 use crate::context::{TLB_ENTRIES, VIEWS};
 use crate::gigabytes::Gigabytes;
 use crate::guest::Guest;
@@ -15,7 +17,6 @@ use crate::region::Region;
 use crate::spaces::Spaces;
 use crate::tlb_entry::TlbEntry;
 use crate::windows::{Tables, Wanted, Windows};
-use x86::paging::PageSize;
 
 use again::Pages;
 
@@ -77,9 +78,6 @@ impl Tlb {
 
     /// Takes note of the pages that generated code has entered by itself.
     fn read_log(&mut self, region: &mut Region) {
-        if region.context_ref().walk.logged() == 0 {
-            return;
-        }
         for walked in region.context().walk.take() {
             self.walked += 1;
             let page = Page {
@@ -148,7 +146,7 @@ impl Tlb {
 
     /// Drops everything.
     pub fn flush_all(&mut self, region: &mut Region) {
-        self.walked += region.context().walk.forget();
+        self.walked += region.context().walk.take().len() as u64;
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
                 *entry = TlbEntry::empty(slot);

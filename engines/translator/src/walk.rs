@@ -140,14 +140,9 @@ impl Walk {
     }
 
     /// Takes what has been logged.
-    pub fn take(&mut self) -> impl Iterator<Item = Walked> + use<> {
+    pub fn take(&mut self) -> &[Walked] {
         let count = std::mem::take(&mut self.count) as usize;
-        self.log.into_iter().take(count)
-    }
-
-    /// Forgets it; gives how many pages that were.
-    pub fn forget(&mut self) -> u64 {
-        std::mem::take(&mut self.count)
+        &self.log[..count.min(LOGGED)]
     }
 
     /// How many pages have been logged.

@@ -3,17 +3,11 @@
 //! Like the targets of indirect jumps ([`super::targets`]), which cells lead where is known already when an address space is new.
 //! But what a cell leads to depends on two pages. So each is listed with both, and filled when the second of them is met.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-
 use super::Cache;
+use super::listed::Listed;
 use crate::block::BlockId;
 use crate::context::CellId;
-use crate::hash::KeyHasher;
 use crate::mode::VIEW_USER;
-
-/// Most of one page.
-const MOST: usize = 256;
 
 /// A cell that has been filled.
 #[derive(Clone, Copy, Debug)]
@@ -30,25 +24,18 @@ struct Bridge {
 
 /// See the module's documentation.
 #[derive(Default)]
-pub struct Bridges {
-    by_page: HashMap<u64, Vec<Bridge>, BuildHasherDefault<KeyHasher>>,
-}
+pub struct Bridges(Listed<Bridge>);
 
 impl Bridges {
     fn note(&mut self, bridge: Bridge) {
         for page in bridge.pages {
-            let known = self.by_page.entry(page).or_default();
-            match known.iter().position(|other| other.cell == bridge.cell) {
-                Some(n) => known[n] = bridge,
-                None if known.len() < MOST => known.push(bridge),
-                None => {}
-            }
+            self.0.note(page, bridge, |other| other.cell == bridge.cell);
         }
     }
 
     /// Forgets all, before blocks go.
     pub fn clear(&mut self) {
-        self.by_page.clear();
+        self.0.clear();
     }
 }
 
@@ -71,9 +58,8 @@ impl Cache {
 
     /// Fills the cells that are known to join a page with others, as far as both are where they were then.
     pub(super) fn offer_bridges(&mut self, page: u64) {
-        let Some(bridges) = self.bridges.by_page.get(&page) else { return };
         let mode = self.views[VIEW_USER];
-        for bridge in bridges {
+        for bridge in self.bridges.0.of(page) {
             let [from, into] = bridge.pages.map(|page| self.anchors.address(&self.region, page));
             let stands = from.is_some_and(|from| into == Some(from.wrapping_add(bridge.distance)));
             if !stands || self.cells.is_filled(&mut self.region, bridge.cell) {
@@ -89,6 +75,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listed::MOST;
     use super::*;
 
     #[test]
@@ -98,7 +85,7 @@ mod tests {
             let pages = [0x5000, 0x6000 + u64::from(n % 2) * 0x1000];
             bridges.note(Bridge { cell: n / 2, to: BlockId(n), goal: 0, pages, distance: 0x1000 });
         }
-        let known = |page| &bridges.by_page[&page];
+        let known = |page| bridges.0.of(page);
         assert_eq!([0x5000, 0x6000, 0x7000].map(|page| known(page).len()), [MOST; 3]);
         assert!(known(0x5000).iter().all(|bridge| bridge.to.0 == 2 * bridge.cell + 1));
     }

@@ -4,16 +4,10 @@
 //! would leave guest code once to find the block that is there already. So when one is met in a page for the first time, all
 //! others that have been met there in any address space are put into the jump table, where there is room.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-
 use super::Cache;
+use super::listed::Listed;
 use crate::block::BlockId;
-use crate::hash::KeyHasher;
 use crate::mode::{ModeWord, VIEW_USER};
-
-/// Most of one page.
-const MOST: usize = 256;
 
 /// A block that a jump has led to.
 #[derive(Clone, Copy, Debug)]
@@ -27,24 +21,16 @@ struct Target {
 
 /// See the module's documentation.
 #[derive(Default)]
-pub struct Targets {
-    by_page: HashMap<u64, Vec<Target>, BuildHasherDefault<KeyHasher>>,
-}
+pub struct Targets(Listed<Target>);
 
 impl Targets {
     fn note(&mut self, page: u64, target: Target) {
-        let known = self.by_page.entry(page).or_default();
-        let same = |other: &Target| (other.offset, other.mode) == (target.offset, target.mode);
-        match known.iter().position(same) {
-            Some(n) => known[n] = target,
-            None if known.len() < MOST => known.push(target),
-            None => {}
-        }
+        self.0.note(page, target, |other| (other.offset, other.mode) == (target.offset, target.mode));
     }
 
     /// Forgets all, before blocks go.
     pub fn clear(&mut self) {
-        self.by_page.clear();
+        self.0.clear();
     }
 }
 
@@ -63,8 +49,7 @@ impl Cache {
     /// Lets indirect jumps find what is known of a page of code that is at this linear address now.
     pub(super) fn offer_targets(&mut self, physical: u64, linear: u64) {
         let mode = self.views[VIEW_USER];
-        let Some(targets) = self.targets.by_page.get(&physical) else { return };
-        for target in targets.iter().filter(|target| Some(target.mode) == mode) {
+        for target in self.targets.0.of(physical).iter().filter(|target| Some(target.mode) == mode) {
             let rip = linear | u64::from(target.offset);
             self.jumps.offer(&mut self.region, VIEW_USER, rip, (target.to, target.entry));
         }
@@ -73,6 +58,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listed::MOST;
     use super::*;
 
     #[test]
@@ -83,10 +69,10 @@ mod tests {
             let offset = (n / 2) as u16;
             targets.note(0x5000, Target { offset, mode, to: BlockId(n), entry: 0 });
         }
-        let known = &targets.by_page[&0x5000];
+        let known = targets.0.of(0x5000);
         assert_eq!(known.len(), MOST);
         assert!(known.iter().all(|target| target.to.0 == 2 * u32::from(target.offset) + 1));
         targets.note(0x5000, Target { offset: 4000, mode, to: BlockId(0), entry: 0 });
-        assert_eq!(targets.by_page[&0x5000].len(), MOST);
+        assert_eq!(targets.0.of(0x5000).len(), MOST);
     }
 }

@@ -121,26 +121,20 @@ impl Lowering<'_> {
         }
         let saved = self.save_flags(insn.live_before, s[2]);
         let limit = self.segment(segment, s, extent);
-        let mut detour = None;
-        let miss = match self.hint_for(insn, by_stack_pointer(&insn.instruction), extent) {
+        let (miss, detour) = match self.hint_for(insn, by_stack_pointer(&insn.instruction), extent) {
             Some(hint) => {
                 self.e.mov(s[1], s[0]);
                 let stub = self.look_at_hint(hint, s[1], extent, saved, insn.offset);
                 self.hint_stubs.push(stub);
                 self.e.op_ctx(Op::Add, true, s[0], F::HintDelta(hint));
-                None
+                (None, None)
             }
             None if self.goes_by_windows(insn, extent) => {
                 let stub = self.window(s, extent, saved, insn.offset);
                 self.window_stubs.push(stub);
-                None
+                (None, None)
             }
-            None => {
-                let back = self.e.offset();
-                let miss = self.page(s, extent);
-                detour = self.walk(s, extent, miss, back);
-                Some(miss).filter(|_| detour.is_none())
-            }
+            None => self.page_or_walk(s, extent),
         };
         self.restore_flags(saved);
         if limit.is_some() || miss.is_some() || detour.is_some() {

@@ -97,13 +97,9 @@ impl Lowering<'_> {
 
     /// From the linear address in r9 to the host address of so many bytes to be read there.
     fn find(&mut self, insn: &GuestInsn, size: u32) {
-        let (extent, back) = (Extent { size, write: false }, self.e.offset());
-        let missed = self.page(SPILLED, extent);
-        let stub = SlowStub::new([None, None], Saved::Parked, SiteKind::Callout, insn.offset);
-        match self.walk(SPILLED, extent, missed, back) {
-            Some(detour) => self.slow.push(stub.behind(detour)),
-            None => self.leave_by(missed, insn),
-        }
+        let (missed, detour) = self.page_or_walk(SPILLED, Extent { size, write: false });
+        let stub = SlowStub::new([missed, None], Saved::Parked, SiteKind::Callout, insn.offset);
+        self.slow.push(stub.behind(detour));
     }
 
     /// Leaves unless r11 holds this selector of the stack's, and the descriptors of both are flat.

@@ -101,13 +101,16 @@ impl Lowering<'_> {
         miss
     }
 
-    /// Where a lookup goes that has just been emitted, if it misses, before it leaves: the tables may be walked right away.
-    pub(super) fn walk(&self, s: Scratch, extent: Extent, jump: Fixup, back: usize) -> Option<Detour> {
+    /// The same where the tables may be walked before it leaves: gives the jump of a miss, or where it goes instead.
+    pub(super) fn page_or_walk(&mut self, s: Scratch, extent: Extent) -> (Option<Fixup>, Option<Detour>) {
+        let back = self.e.offset();
+        let jump = self.page(s, extent);
         let mode = self.frame.mode;
-        let walker = Walker::of(mode.view(), extent.write, s[0], s[1]).filter(|_| mode.is_long())?;
+        let walker = Walker::of(mode.view(), extent.write, s[0], s[1]).filter(|_| mode.is_long());
+        let Some(walker) = walker else { return (Some(jump), None) };
         let routine = walker.address(self.e.layout().walk);
         let call = Call { routine, back, last: 4096 - extent.size, found: self.e.offset() };
-        Some(Detour { jump, call })
+        (None, Some(Detour { jump, call }))
     }
 
     /// From the linear address in `s[0]` to its offset in the page there, with the entry's place in `s[1]`.

@@ -15,7 +15,6 @@ use crate::emit::{Cond, Fixup, Mem, Op, Reg};
 use crate::mode::View;
 use crate::regs::SPILLED;
 use crate::repeat::Repeat;
-use crate::tlb_entry::TlbEntry;
 
 impl Lowering<'_> {
     /// Lowers a string instruction; `false` if this is none.
@@ -77,9 +76,7 @@ impl Lowering<'_> {
     /// Host address into r9 of the guest bytes at `pointer`, all of them in one page.
     fn span(&mut self, insn: &GuestInsn, pointer: Reg, extent: Extent, saved: Saved) {
         self.e.mov(Reg::R9, pointer);
-        let miss = self.offset_in_page(SPILLED, extent);
-        let addend = self.entry(Reg::R10, TlbEntry::ADDEND);
-        self.e.op_mem(Op::Add, true, Reg::R9, addend);
+        let miss = self.page(SPILLED, extent);
         self.slow_from([Some(miss), None], saved, insn.offset);
     }
 
@@ -95,8 +92,7 @@ impl Lowering<'_> {
         saved: Saved,
         offset: u16,
     ) {
-        let stub = SlowStub::new(fixups, saved, SiteKind::Slow, offset);
-        self.slow.push(SlowStub { detour, ..stub });
+        self.slow.push(SlowStub::new(fixups, saved, SiteKind::Slow, offset).behind(detour));
     }
 
     /// Always the slow path.

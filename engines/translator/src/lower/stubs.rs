@@ -27,8 +27,8 @@ impl SlowStub {
     }
 
     /// For where a detour may do instead.
-    pub fn behind(self, detour: Detour) -> Self {
-        Self { detour: Some(detour), ..self }
+    pub fn behind(self, detour: Option<Detour>) -> Self {
+        Self { detour, ..self }
     }
 }
 
