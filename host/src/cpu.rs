@@ -263,6 +263,14 @@ pub fn features() -> Vec<Feature> {
     FEATURES.iter().map(row).collect()
 }
 
+/// Whether programs may set the bases of FS and GS themselves (WRFSBASE), which the kernel has to have allowed.
+pub fn programs_set_bases() -> bool {
+    /// `HWCAP2_FSGSBASE` of asm/hwcap2.h.
+    const FSGSBASE: libc::c_ulong = 1 << 1;
+    // SAFETY: a plain call.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & FSGSBASE != 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

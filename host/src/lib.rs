@@ -18,11 +18,13 @@
 //! | [`process`], [`watch`] | users and sessions, files that change |
 //! | [`sampling`] | where a thread is when it is interrupted |
 //! | [`sandbox`] | what this process may still do once a guest runs |
+//! | [`stub`] | processes that run ring 3 of a guest, traced by us |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //! | [`trial`] | what becomes of a few instructions in ring 3 |
 //!
 //! Not modelled: any host but Linux on x86-64.
 
+pub mod affinity;
 pub mod clock;
 pub mod cpu;
 pub mod entropy;
@@ -42,6 +44,7 @@ pub mod sandbox;
 pub mod seqpacket;
 pub mod signals;
 pub mod socket;
+pub mod stub;
 pub mod system;
 pub mod tap;
 pub mod terminal;
@@ -50,6 +53,7 @@ pub mod tree;
 pub mod trial;
 pub mod watch;
 
+pub use affinity::Affinity;
 pub use epoll::Epoll;
 pub use error::HostError;
 pub use event::EventFd;
@@ -60,6 +64,7 @@ pub use memfd::Memfd;
 pub use reservation::{DualMapping, Reservation};
 pub use sandbox::Sandbox;
 pub use signals::{Signal, Signals};
+pub use stub::Stubs;
 pub use terminal::RawMode;
 pub use timer::TimerFd;
 

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use host::event::{Wait, poll};
 use host::sandbox::{Access, SandboxError, support};
+use host::stub::{Change, Registers, Stop};
 use host::{
     Advice, AltStack, DualMapping, EventFd, Mapping, Memfd, Protection, RawMode, Reservation, Sandbox,
-    Signal, Signals, TimerFd, terminal,
+    Signal, Signals, Stubs, TimerFd, terminal,
 };
 
 /// The signal of a system call that is stopped.
@@ -212,6 +213,51 @@ fn has_landlock(version: u32) -> bool {
 }
 
 const PERMISSION_DENIED: Option<i32> = Some(libc::EACCES);
+
+/// A stub that was started on the way into the sandbox is traced in it; nobody else is.
+#[test]
+#[ignore = "in a process of its own: run by others"]
+fn stubs() {
+    let mut started = None;
+    let start = || started.insert(Stubs::start(1).unwrap()).pids().to_vec();
+    Sandbox::new().enter_with(start).unwrap();
+    let stubs = started.unwrap();
+    let memory = Memfd::new("test", 4096).unwrap();
+    // A thread that is made later, as vCPUs' are.
+    let stop = thread::scope(|scope| {
+        let traced = scope.spawn(|| {
+            let mut stub = stubs.take(&memory).unwrap().expect("one was started");
+            let view = Mapping::shared(&memory, 0, 4096, Protection::ReadWrite).unwrap();
+            // SAFETY: within the mapping.
+            unsafe { view.as_ptr().cast::<u16>().write(0x050f) }; // syscall
+            let code = Change::Map { at: 0x10000, len: 4096, offset: 0, write: false, execute: true };
+            stub.change(&[code]).unwrap();
+            let selectors = [0, 0x33, 0x2b, 0, 0, 0];
+            let mut now = Registers { rip: 0x10000, rflags: 0x202, selectors, ..Registers::default() };
+            // exit_group(2), were it to come to the kernel.
+            now.gpr[0] = libc::SYS_exit_group as u64;
+            let stop = stub.run(&mut now).unwrap();
+            stubs.give_back(stub);
+            stop
+        });
+        traced.join().unwrap()
+    });
+    assert_eq!((stop, stubs.left()), (Stop::SystemCall, 1));
+    println!("and now another");
+    let result = call!(libc::SYS_ptrace, libc::PTRACE_SEIZE, libc::getppid(), 0, 0);
+    println!("ptrace has been made: {result:?}");
+}
+
+#[test]
+fn stubs_can_be_traced_and_nobody_else() {
+    if !has_seccomp() {
+        return;
+    }
+    let Output { status, stdout, stderr } = child("stubs", "");
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(stdout.contains("and now another"), "{stdout}{stderr}");
+    assert_eq!(status.signal(), Some(SIGSYS), "{stdout}{stderr}");
+}
 
 #[test]
 #[ignore = "in a process of its own: run by others"]

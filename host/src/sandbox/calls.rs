@@ -117,6 +117,13 @@ const SOCKET: &[c_long] = &[
 /// `TUNSETOFFLOAD` and `TUNSETVNETHDRSZ` of linux/if_tun.h: what a guest's driver turns on and off.
 const TUN: [c_ulong; 2] = [0x4004_54d0, 0x4004_54d8];
 
+/// What is asked of a process that is traced ([`crate::stub`]). `PTRACE_SYSEMU` is of linux/ptrace.h.
+#[rustfmt::skip]
+const TRACING: [u32; 11] = [
+    libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT, libc::PTRACE_DETACH, libc::PTRACE_CONT, libc::PTRACE_SYSEMU,
+    libc::PTRACE_POKEUSER, libc::PTRACE_GETREGS, libc::PTRACE_SETREGS, libc::PTRACE_GETREGSET, libc::PTRACE_SETREGSET, libc::PTRACE_GETSIGINFO,
+];
+
 /// What this machine may do.
 pub(super) fn allowed(sandbox: &Sandbox) -> Table {
     let mut table: Table = ALWAYS.iter().map(|&call| (call, Vec::new())).collect();
@@ -158,6 +165,19 @@ pub(super) fn allowed(sandbox: &Sandbox) -> Table {
     }
     when(libc::SYS_ioctl, &[int(1, libc::FIONBIO as i64)]);
 
+    if !sandbox.stubs.is_empty() {
+        // The calling thread, to take turns with them.
+        when(libc::SYS_sched_setaffinity, &[int(0, 0)]);
+    }
+    for &pid in &sandbox.stubs {
+        for request in TRACING {
+            when(libc::SYS_ptrace, &[int(0, request), int(1, pid)]);
+        }
+        for call in [libc::SYS_wait4, libc::SYS_tgkill, libc::SYS_kill, libc::SYS_sched_setaffinity] {
+            when(call, &[int(0, pid)]);
+        }
+        when(libc::SYS_waitid, &[int(0, libc::P_PID), int(1, pid)]);
+    }
     if sandbox.tun {
         TUN.iter().for_each(|&request| when(libc::SYS_ioctl, &[int(1, request as i64)]));
     }

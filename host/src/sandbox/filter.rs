@@ -54,6 +54,7 @@ fn programs(sandbox: &Sandbox) -> Result<Vec<BpfProgram>, BackendError> {
 }
 
 /// A filter for a process that has nothing to do but what it says.
+#[derive(Clone)]
 pub(crate) struct Filter(BpfProgram);
 
 /// Stops all but these calls.

@@ -47,6 +47,8 @@ pub struct Sandbox {
     unix_connections: bool,
     tun: bool,
     rings: bool,
+    /// Processes that may be traced.
+    stubs: Vec<u32>,
 }
 
 impl Sandbox {
@@ -124,11 +126,19 @@ impl Sandbox {
 
     /// Puts the policy in force for this process, for all its threads and those to come, for good.
     pub fn enter(&self) -> Result<Protection, SandboxError> {
+        self.enter_with(Vec::new)
+    }
+
+    /// The same with processes that are started half-way, so that they are under the same rules for files, which tracing them asks
+    /// for; tracing them stays allowed. They are given by their numbers.
+    pub fn enter_with(&self, start: impl FnOnce() -> Vec<u32>) -> Result<Protection, SandboxError> {
+        let landlock = files::restrict(self)?;
+        let this = &Self { stubs: start(), ..self.clone() };
         let protection = Protection {
-            landlock: files::restrict(self)?,
+            landlock,
             seccomp: {
                 trap::install().map_err(SandboxError::Host)?;
-                filter::install(self)?
+                filter::install(this)?
             },
             names_matter: self.opens_files() || self.unix_connections,
         };

@@ -1,0 +1,136 @@
+use super::*;
+use crate::PAGE_SIZE;
+
+const MEMORY: usize = 16 * PAGE_SIZE;
+const CODE: u64 = 0x40_0000;
+const DATA: u64 = 0x7f00_0000_0000;
+
+struct Bench {
+    stub: Stub,
+    view: Mapping,
+    _memory: Memfd,
+}
+
+fn bench(code: &[u8]) -> Bench {
+    let stubs = Stubs::start(1).unwrap();
+    let memory = Memfd::new("test", MEMORY).unwrap();
+    let view = Mapping::shared(&memory, 0, MEMORY, Protection::ReadWrite).unwrap();
+    let stub = stubs.take(&memory).unwrap().expect("one was started");
+    assert!(stubs.take(&memory).unwrap().is_none());
+    // SAFETY: the mapping is longer.
+    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), view.as_ptr(), code.len()) };
+    let mut bench = Bench { stub, view, _memory: memory };
+    let (len, write) = (PAGE_SIZE as u64, false);
+    let code = Change::Map { at: CODE, len, offset: 0, write, execute: true };
+    let data = Change::Map { at: DATA, len, offset: len, write: true, execute: false };
+    bench.stub.change(&[code, data]).unwrap();
+    bench
+}
+
+fn registers() -> Registers {
+    let mut registers =
+        Registers { rip: CODE, rflags: 0x202, selectors: [0, 0x33, 0x2b, 0, 0, 0], ..Registers::default() };
+    registers.gpr.iter_mut().zip(0x1111..).for_each(|(gpr, value)| *gpr = value);
+    registers.gpr[3] = DATA;
+    registers
+}
+
+#[test]
+fn code_runs_on_the_registers_and_memory_that_it_is_given() {
+    // mov [rbx], rcx; lea rcx, [rcx + rdi]; movq xmm3, rcx; syscall
+    let code = [0x48, 0x89, 0x0b, 0x48, 0x8d, 0x0c, 0x39, 0x66, 0x48, 0x0f, 0x6e, 0xd9, 0x0f, 0x05];
+    let mut bench = bench(&code);
+    let mut now = registers();
+    now.bases = [0x1234_5000, 0x6789_a000];
+    assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+    let before = registers();
+    assert_eq!(now.rip, CODE + code.len() as u64);
+    assert_eq!(now.gpr[0], before.gpr[0], "rax is not taken for a number");
+    assert_eq!(now.gpr[1], now.rip, "as SYSCALL does it");
+    assert_eq!(now.gpr[12..], before.gpr[12..]);
+    assert_eq!(now.bases, [0x1234_5000, 0x6789_a000]);
+    let sum = before.gpr[1] + before.gpr[7];
+    assert_eq!(bench.stub.vectors()[160 + 48..][..8], sum.to_le_bytes());
+    // SAFETY: within the mapping.
+    let word = unsafe { bench.view.as_ptr().add(PAGE_SIZE).cast::<u64>().read_volatile() };
+    assert_eq!(word, before.gpr[1]);
+}
+
+#[test]
+fn nothing_else_is_there() {
+    // mov rax, [rsi]
+    let mut bench = bench(&[0x48, 0x8b, 0x06]);
+    let here = std::ptr::from_ref(&bench) as u64;
+    let stack = here & !0xfff;
+    for address in [0, here, stack, DATA + PAGE_SIZE as u64, 0x7fff_ffff_e000] {
+        let mut now = registers();
+        now.gpr[6] = address;
+        let stop = bench.stub.run(&mut now).unwrap();
+        assert_eq!(stop, Stop::Fault { signal: libc::SIGSEGV, code: 1, address });
+        assert_eq!(now.rip, CODE);
+    }
+}
+
+#[test]
+fn the_counter_and_breakpoints_stop_it() {
+    let mut bench = bench(&[0x0f, 0x31]); // rdtsc
+    let mut now = registers();
+    assert!(matches!(bench.stub.run(&mut now).unwrap(), Stop::Fault { signal: libc::SIGSEGV, .. }));
+    // SAFETY: within the mapping.
+    unsafe { bench.view.as_ptr().write(0xcc) };
+    let mut now = registers();
+    assert!(matches!(bench.stub.run(&mut now).unwrap(), Stop::Fault { signal: libc::SIGTRAP, .. }));
+    assert_eq!(now.rip, CODE + 1);
+}
+
+#[test]
+fn the_processor_stops_at_breakpoints() {
+    let mut bench = bench(&[0x90, 0x0f, 0xa2, 0x0f, 0x05]); // nop; cpuid; syscall
+    bench.stub.set_breakpoint(3, CODE + 1).unwrap();
+    let mut now = registers();
+    assert!(matches!(bench.stub.run(&mut now).unwrap(), Stop::Fault { signal: libc::SIGTRAP, code: 4, .. }));
+    const RF: u64 = 1 << 16;
+    now.rflags &= !RF;
+    assert_eq!(now, Registers { rip: CODE + 1, ..registers() });
+    bench.stub.set_breakpoint(3, CODE + 100).unwrap();
+    assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+}
+
+#[test]
+fn an_endless_loop_is_interrupted() {
+    let mut bench = bench(&[0xeb, 0xfe]);
+    let interrupter = bench.stub.interrupter();
+    let mut now = registers();
+    std::thread::scope(|scope| {
+        scope.spawn(move || interrupter.interrupt());
+        assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::Interrupted);
+    });
+    assert_eq!((now.rip, now.gpr), (CODE, registers().gpr));
+}
+
+#[test]
+fn what_was_mapped_can_be_taken_away() {
+    let mut bench = bench(&[0x48, 0x8b, 0x03, 0x0f, 0x05]); // mov rax, [rbx]; syscall
+    assert_eq!(bench.stub.run(&mut registers()).unwrap(), Stop::SystemCall);
+    bench.stub.change(&[Change::Unmap { at: DATA, len: PAGE_SIZE as u64 }]).unwrap();
+    assert!(matches!(bench.stub.run(&mut registers()).unwrap(), Stop::Fault { address: DATA, .. }));
+}
+
+#[test]
+fn one_that_is_given_back_can_be_taken_by_another_thread() {
+    let stubs = Stubs::start(1).unwrap();
+    let memory = Memfd::new("test", MEMORY).unwrap();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| {
+                let mut stub = stubs.take(&memory).unwrap().expect("it is there");
+                let mut now = registers();
+                let fault = stub.run(&mut now).unwrap();
+                assert!(matches!(fault, Stop::Fault { address: CODE, .. }), "nothing is left: {fault:?}");
+                stubs.give_back(stub);
+            });
+            taken.join().unwrap();
+        });
+        assert_eq!(stubs.left(), 1);
+    }
+}
