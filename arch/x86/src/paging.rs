@@ -310,7 +310,7 @@ pub struct PageEntry {
     pub address: u64,
     /// What is there.
     pub value: u64,
-    /// Of bits 1 (writable) and 2 (user), those that all entries above it have.
+    /// Of bits 1 (writable) and 2 (user), those that all entries above it have, and bit 63 (no execution) if any has.
     pub rights: u64,
     /// Whether the page is one of 2 MiB.
     pub large: bool,
@@ -344,7 +344,7 @@ pub fn entry_of_page<T: PageTables + ?Sized>(
             0 => return Some(PageEntry { address, value, rights, large: false }),
             1 if value & PS != 0 => return Some(PageEntry { address, value, rights, large: true }),
             _ if value & PS != 0 => return None,
-            _ => (table, rights) = (value & ADDRESS, rights & value),
+            _ => (table, rights) = (value & ADDRESS, rights & value | (rights | value) & NX),
         }
     }
     None

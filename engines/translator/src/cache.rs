@@ -35,6 +35,7 @@ mod ghosts;
 mod jumps;
 mod links;
 mod listed;
+mod originals;
 mod parts;
 mod room;
 mod sources;
@@ -50,6 +51,7 @@ use decoded::Decoded;
 use evict::Dice;
 use ghosts::Ghosts;
 use jumps::Jumps;
+use originals::Originals;
 use room::Room;
 use targets::Targets;
 use ways::Ways;
@@ -137,6 +139,9 @@ pub struct Cache {
     instructions: u64,
     /// What code was that has been thrown away, in the order of addresses, if somebody wants to know.
     gone: Option<Vec<HostCode>>,
+    originals: Originals,
+    /// Whether the engine wants to see whatever goes to ring 3's code, so that nothing leads there.
+    withheld: bool,
 }
 
 /// What has gone through the cache.
@@ -210,6 +215,8 @@ impl Cache {
             generation: 0,
             instructions: 0,
             gone: None,
+            originals: Originals::default(),
+            withheld: false,
         };
         for view in 0..VIEWS {
             cache.clear_view(view);
@@ -237,7 +244,7 @@ impl Cache {
         self.prepare_view(mode);
         let (page, linear) = (physical & !0xfff, rip & !0xfff);
         let place = self.anchor(page, linear);
-        if place.is_some() && self.anchors.is_first(page) {
+        if place.is_some() && !self.withheld && self.anchors.is_first(page) {
             self.offer_targets(page, linear);
             self.offer_bridges(page);
         }
@@ -269,7 +276,8 @@ impl Cache {
         };
         let (Key { mode, apart, .. }, entry) = (block.key, block.entry);
         self.prepare_view(mode);
-        if !mode.steps() && !apart {
+        let withheld = self.withheld && mode.view() == VIEW_USER;
+        if !mode.steps() && !apart && !withheld {
             self.jumps.insert(&mut self.region, mode.view(), rip, (id, entry));
             if mode.is_relocatable() {
                 self.note_jump(rip, id);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use host::Stubs;
 use memory::GuestRam;
 use vcpu::{
     BlockView, CpuState, DebugPoints, Delivery, Engine, EngineError, Entry, Exit, HostCode, Invalidation,
@@ -12,6 +13,7 @@ use x86::paging::PagingContext;
 
 use crate::block::{BlockId, EXIT_BOUNCED, EXIT_FAULT, Key, Range};
 use crate::cache::{Cache, NoBlock, Source};
+use crate::direct::Promotion;
 use crate::fault::{self, Running, Signal};
 use crate::fetch::FetchCache;
 use crate::guest::{Guest, host_refused, refused};
@@ -24,7 +26,9 @@ use crate::tlb::Tlb;
 use crate::windows::Tables;
 use crate::{sample, xsave};
 
+mod burst;
 mod exits;
+mod page_in;
 mod pause;
 mod state;
 mod watch;
@@ -73,6 +77,10 @@ pub struct Translator {
     last: Option<(BlockId, u64)>,
     code_base: u64,
     spin: Spin,
+    /// Ring 3's next code is the translator's, be it run directly otherwise or not.
+    translates_next: bool,
+    /// What XSAVE manages here.
+    xsave_mask: u64,
     counters: Counters,
 }
 
@@ -130,8 +138,17 @@ impl Translator {
             last: None,
             code_base: 0,
             spin: Spin::default(),
+            translates_next: false,
+            xsave_mask: xsave.mask,
             counters: Counters::default(),
         })
+    }
+
+    /// Lets ring 3 run as it is in these processes; not if there are other vCPUs, which could write its code unseen.
+    pub fn set_stubs(&mut self, stubs: &Arc<Stubs>, when: Promotion) {
+        if self.guest.peers.is_alone() {
+            self.tlb.direct.set_stubs(stubs.clone(), when);
+        }
     }
 
     /// Whether a kick waits.
@@ -206,6 +223,10 @@ impl Translator {
                 }
                 Next::In(host) => Some(host),
                 Next::Exit(exit) => return exit,
+                Next::Leave(at) => {
+                    *rip = at;
+                    return Exit::Kicked;
+                }
                 Next::Callout => match self.callout(cpu, *rip) {
                     Ok(at) => {
                         *rip = at;
@@ -218,7 +239,12 @@ impl Translator {
                 Some(host) => host,
                 None if self.kicked() && self.cache.region.kick().swap(0, Ordering::AcqRel) != 0 => {
                     self.assume_shadow(cpu, *rip);
+                    self.found_busy(cpu);
                     return Exit::Kicked;
+                }
+                None if self.runs_directly(cpu) => {
+                    next = self.burst(cpu, rip);
+                    continue;
                 }
                 None => {
                     if self.watch.is_on()
@@ -388,6 +414,8 @@ impl Engine for Translator {
                 self.cache.invalidate(&self.guest, Range { start: gpa, len: len as u64 });
             }
             Invalidation::Everything => {
+                self.tlb.direct.clear();
+                let region = &mut self.cache.region;
                 self.tlb.flush_all(region);
                 self.fetch.flush(true);
                 self.cache.clear(&self.guest);
@@ -413,7 +441,7 @@ impl Engine for Translator {
             missed_jumps, slow_accesses, slow_faults, slow_devices, slow_executions, links, ..
         } = self.counters;
         let Counters { callouts, translations, flushes, .. } = self.counters;
-        let (size, windows) = (self.cache.size(), self.tlb.windows.tally());
+        let (size, windows, direct) = (self.cache.size(), self.tlb.windows.tally(), self.tlb.direct.tally);
         vec![
             ("blocks translated", translations),
             ("instructions translated", size.instructions),
@@ -430,6 +458,10 @@ impl Engine for Translator {
             ("pages mapped into windows", windows.mapped),
             ("pages taken out of windows", windows.unmapped),
             ("accesses to what is not mapped in a window", windows.faults),
+            ("address spaces run directly", direct.promoted),
+            ("bursts of direct execution", direct.bursts),
+            ("cycles in them", direct.cycles),
+            ("bursts that met what was not mapped", direct.misses),
             ("times a guest that waits gave its processor away", self.spin.yields),
             ("flushes of a page", flushes[0]),
             ("flushes of an address space", flushes[1]),
@@ -457,7 +489,14 @@ impl Engine for Translator {
         self.take_sighting()
     }
 
+    fn dismiss(&mut self) {
+        self.tlb.direct.turn_off();
+        self.cache.withhold(false);
+    }
+
     fn prepare_sighting(&mut self) -> Result<(), EngineError> {
+        // What runs in another process is not seen.
+        self.dismiss();
         host::sampling::install(sample::observe).map_err(host_refused("installing a signal handler"))
     }
 }

@@ -24,6 +24,7 @@ mod code;
 mod context;
 mod decode;
 mod detour;
+mod direct;
 mod emit;
 mod engine;
 mod fault;
@@ -55,6 +56,7 @@ mod walk;
 mod windows;
 mod xsave;
 
+pub use direct::Promotion;
 pub use engine::{Options, Translator};
 pub use hint::Windowing;
 pub use peers::Peers;

@@ -205,6 +205,11 @@ impl ModeWord {
         self.0 & (NO_X87 | NO_SSE | NO_AVX | NO_AVX512 | FWAIT_TRAPS) != 0
     }
 
+    /// Whether any of those would that are as old as AVX, or FWAIT.
+    pub fn restricts_old_fpu(self) -> bool {
+        self.0 & (NO_X87 | NO_SSE | NO_AVX | FWAIT_TRAPS) != 0
+    }
+
     /// x87 and MMX instructions trap.
     pub fn no_x87(self) -> bool {
         self.0 & NO_X87 != 0

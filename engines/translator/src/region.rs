@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use host::stub::Interrupter;
 use host::{Advice, DualMapping, HUGE_PAGE, HostError, Protection, Reservation};
 
 use crate::context::{
@@ -217,12 +218,23 @@ impl Region {
 /// the engine is gone.
 pub struct KickWord {
     address: std::sync::Mutex<Option<usize>>,
+    /// The number of the process that the engine runs guest code in at this moment, or 0.
+    elsewhere: AtomicU32,
 }
 
 impl KickWord {
     /// For a region that will not move.
     pub fn new(region: &Region) -> Self {
-        Self { address: std::sync::Mutex::new(Some(std::ptr::from_ref(region.kick()) as usize)) }
+        Self {
+            address: std::sync::Mutex::new(Some(std::ptr::from_ref(region.kick()) as usize)),
+            elsewhere: AtomicU32::new(0),
+        }
+    }
+
+    /// Guest code runs in a process of its own from now on, which is to be interrupted by a kick, or does no more. Whoever says so looks at
+    /// the word behind that, so that one of the two sees the other.
+    pub fn announce(&self, process: Option<Interrupter>) {
+        self.elsewhere.store(process.map_or(0, Interrupter::number), Ordering::SeqCst);
     }
 
     /// Detaches: kicks from now on do nothing.
@@ -237,7 +249,11 @@ impl vcpu::Kick for KickWord {
         if let Some(address) = *address {
             // SAFETY: the engine detaches under this lock before it drops the region.
             let word = unsafe { &*(address as *const AtomicU32) };
-            word.store(1, Ordering::Release);
+            word.store(1, Ordering::SeqCst);
+            match self.elsewhere.load(Ordering::SeqCst) {
+                0 => {}
+                process => Interrupter::of(process).interrupt(),
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod again;
 use x86::paging::PageSize;
 
 use crate::context::{TLB_ENTRIES, VIEWS};
+use crate::direct::Direct;
 use crate::gigabytes::Gigabytes;
 use crate::guest::Guest;
 use crate::mode::{VIEW_USER, View};
@@ -45,6 +46,8 @@ pub struct Page {
 pub struct Tlb {
     /// Where the host's own tables are asked.
     pub windows: Windows,
+    /// Where ring 3 runs as it is.
+    pub direct: Direct,
     /// Slots filled from pages that are not global, since the last flush.
     local: [Vec<u16>; VIEWS],
     /// What is known of pages that are not global.
@@ -65,6 +68,7 @@ impl Tlb {
         region.hints().empty();
         let mut tlb = Self {
             windows: Windows::new(engines),
+            direct: Direct::default(),
             local: Default::default(),
             spaces: Spaces::default(),
             large: Gigabytes::default(),
@@ -159,6 +163,7 @@ impl Tlb {
         self.written.fill(0);
         region.hints().forget_all();
         self.windows.clear(region);
+        self.direct.flush();
     }
 
     /// Maps a page into a window. Whether it is mapped as wanted.
@@ -174,6 +179,7 @@ impl Tlb {
         self.read_log(region);
         self.spaces.leave();
         self.windows.flush(region);
+        self.direct.flush();
         region.hints().forget_all();
         for view in 0..VIEWS {
             let table = region.tlb(view);
@@ -195,6 +201,7 @@ impl Tlb {
     pub fn flush_page(&mut self, region: &mut Region, tables: Tables, linear: u64) {
         self.read_log(region);
         let slot = slot_of(linear);
+        self.direct.flush_page(tables, linear);
         if !self.windows.flush_page(region, tables, linear) {
             self.flush_local(region);
         }
@@ -227,7 +234,7 @@ impl Tlb {
     pub fn withdraw(&mut self, region: &mut Region, guest: &Guest, page: Option<u64>) {
         match page {
             Some(page) => {
-                self.protect_physical(region, page);
+                self.protect_physical(region, guest, page);
                 guest.watcher.dismiss_writer(page);
             }
             None => self.flush_all(region),
@@ -235,9 +242,10 @@ impl Tlb {
     }
 
     /// Makes writes to a guest-physical page take the slow path.
-    pub fn protect_physical(&mut self, region: &mut Region, physical: u64) {
+    pub fn protect_physical(&mut self, region: &mut Region, guest: &Guest, physical: u64) {
         self.read_log(region);
         self.windows.protect(physical);
+        self.direct.protect(guest, physical);
         let (word, bit) = written_bit(physical);
         if self.written[word] & bit == 0 {
             return;

@@ -26,11 +26,13 @@ use crate::guest::Guest;
 use crate::hash::KeyHasher;
 use crate::hint_table::{WINDOWS, WindowHint};
 use crate::region::Region;
-use table::Table;
+pub use table::Table;
 
 const GIGABYTE: u64 = 1 << 30;
-const LARGE: u64 = 2 << 20;
-const PAGE: u64 = 4096;
+/// Bytes of a large page.
+pub const LARGE: u64 = 2 << 20;
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
 /// Windows that may be open, of all address spaces.
 const SLOTS: usize = 128;
 /// Pages that are mapped at once, if they may be: surroundings of one.

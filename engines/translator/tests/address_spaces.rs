@@ -3,7 +3,7 @@
 mod common;
 
 use common::pages::*;
-use common::{Bench, CODE, DATA};
+use common::{Bench, CODE, DATA, DIRECTLY};
 use iced_x86::code_asm::*;
 use vcpu::{Engine, Exit, Invalidation};
 use x86::register::gpr::*;
@@ -74,7 +74,7 @@ impl Two {
         }
     }
 
-    /// Jumps, links and accesses that have needed the engine.
+    /// Jumps, links and accesses that have needed the engine; of no interest where code is not translated.
     fn needed(&self) -> [u64; 3] {
         let counters = self.0.engine.counters();
         let of = |name| counters.iter().find(|(what, _)| *what == name).expect("is counted").1;
@@ -92,7 +92,7 @@ fn what_was_known_is_taken_up_again() {
         assert_eq!(two.visit(0), [20, 10, round]);
         assert_eq!(two.visit(1), [21, 11, 100 + round]);
     }
-    assert_eq!(two.needed(), before);
+    assert!(DIRECTLY || two.needed() == before);
     // It begins anew now and then, so that what has fallen out of use is not looked up for ever.
     (20..80)
         .for_each(|round| assert_eq!((two.visit(0), two.visit(1)), ([20, 10, round], [21, 11, 100 + round])));
@@ -239,6 +239,9 @@ fn a_new_address_space_knows_code_that_others_have_run() {
     let first = two.needed();
     assert_eq!(two.visit(1)[2], sum([0, 1]));
     let [jumps, links, _] = std::array::from_fn(|n| two.needed()[n] - first[n]);
+    if DIRECTLY {
+        return;
+    }
     // The first space left guest code for each of them, and for returns; this one does for each page at most.
     assert!(first[0] + first[1] >= 4 * FUNCTIONS, "{first:?}");
     assert!(jumps + links <= 6, "{jumps} and {links}");

@@ -3,7 +3,7 @@
 mod common;
 
 use common::pages::*;
-use common::{Bench, CODE, DATA, STACK, assemble};
+use common::{Bench, CODE, DATA, DIRECTLY, STACK, assemble};
 use iced_x86::code_asm::*;
 use translator::{Options, Windowing};
 use vcpu::{Engine, Exit, Invalidation};
@@ -28,6 +28,11 @@ fn ring3(windows: Windowing) -> Bench {
 
 fn frame(page: u64) -> u64 {
     FRAMES + (PAGES - 1 - page) * 0x1000
+}
+
+/// How many of these there were; none is known of code that is not translated.
+fn translated(bench: &Bench, what: &str) -> Option<u64> {
+    (!DIRECTLY).then(|| counted(bench, what))
 }
 
 fn counted(bench: &Bench, what: &str) -> u64 {
@@ -71,8 +76,8 @@ fn pages_that_are_hot_are_mapped() {
     load_roaming(&mut bench);
     bench.cpu.gpr[RCX] = 4000;
     again(&mut bench);
-    assert_eq!(counted(&bench, "mapped into windows"), PAGES);
-    assert_eq!(counted(&bench, "taken out"), 0);
+    assert!(translated(&bench, "mapped into windows").is_none_or(|mapped| mapped == PAGES));
+    assert!(translated(&bench, "taken out").is_none_or(|taken| taken == 0));
     for page in 0..PAGES {
         assert_eq!(bench.ram.read_u64(frame(page) + 0x10).unwrap(), 4000, "page {page}");
         assert_eq!(entry(&bench, page) & (ACCESSED | DIRTY), ACCESSED | DIRTY);
@@ -80,7 +85,7 @@ fn pages_that_are_hot_are_mapped() {
     let asked = counted(&bench, "missed the software TLB");
     bench.cpu.gpr[RCX] = 100_000;
     again(&mut bench);
-    assert_eq!(counted(&bench, "missed the software TLB"), asked, "no miss is left");
+    assert!(DIRECTLY || counted(&bench, "missed the software TLB") == asked, "no miss is left");
     assert_eq!(bench.ram.read_u64(frame(3) + 0x10).unwrap(), 104_000);
 }
 
@@ -113,7 +118,7 @@ fn an_access_may_span_pages_that_lie_apart() {
         assert_eq!(bench.ram.read_u8(frame(1)).unwrap(), 0x11);
         assert_eq!(bench.ram.read_u64(frame(1) + 0x49).unwrap(), 0x1122_3344_5566_7788);
     }
-    assert!(counted(&bench, "mapped into windows") >= 2);
+    assert!(translated(&bench, "mapped into windows").is_none_or(|mapped| mapped >= 2));
 }
 
 /// A page that is gone, or another, once it has been flushed.
@@ -127,7 +132,8 @@ fn what_is_flushed_is_seen() {
         bench.ram.write_u64(frame(1), 2).unwrap();
         load_touching(&mut bench);
         again(&mut bench);
-        assert_eq!((bench.cpu.gpr[RAX], counted(&bench, "mapped into windows")), (1, 1));
+        assert_eq!(bench.cpu.gpr[RAX], 1);
+        assert!(translated(&bench, "mapped into windows").is_none_or(|mapped| mapped == 1));
         map(&bench, 0, frame(1), 0);
         bench.engine.invalidate(flush);
         again(&mut bench);
@@ -241,7 +247,7 @@ fn every_address_space_has_its_own() {
             assert_eq!(bench.cpu.gpr[RAX], n + turn * 0x10);
         }
     }
-    assert_eq!(counted(&bench, "mapped into windows"), spaces, "each once");
+    assert!(translated(&bench, "mapped into windows").is_none_or(|mapped| mapped == spaces), "each once");
     bench.cpu.cr3 = root;
 }
 
@@ -297,7 +303,8 @@ fn large_pages() {
     again(&mut bench);
     assert_eq!(bench.ram.read_u64(large + 0xf_f008).unwrap(), 77);
     again(&mut bench);
-    assert_eq!(counted(&bench, "mapped into windows"), 2, "for reading, then anew for writing");
+    // For reading, then anew for writing.
+    assert!(translated(&bench, "mapped into windows").is_none_or(|mapped| mapped == 2));
     // Smaller ones in its place.
     bench.ram.write_u64(DIRECTORY, TABLE | 7).unwrap();
     map(&bench, 0x1ff, frame(0), 0);
@@ -335,7 +342,7 @@ fn code_may_lie_in_a_window() {
             again(&mut bench);
             assert_eq!((bench.cpu.gpr[RDX], bench.cpu.gpr[RAX]), (n - 1, n), "large: {is_large}");
         }
-        assert!(counted(&bench, "mapped into windows") > 0);
+        assert!(translated(&bench, "mapped into windows").is_none_or(|mapped| mapped > 0));
     }
 }
 

@@ -65,6 +65,9 @@ pub trait Engine: Send {
     /// From now on remembers what host code that is thrown away was, for [`Engine::host_code`].
     fn keep_host_code(&mut self) {}
 
+    /// The thread that has called [`Engine::run`] calls it no more, but another may: what is bound to a thread has to go.
+    fn dismiss(&mut self) {}
+
     /// Where the thread that calls this was when `host::sampling` last interrupted it, if that happened since the
     /// last call. An engine that cannot tell says nothing.
     fn sighted(&mut self) -> Option<Sighting> {

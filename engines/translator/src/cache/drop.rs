@@ -17,6 +17,9 @@ impl Cache {
         let last = written.start.saturating_add(written.len.saturating_sub(1));
         for page in (written.start >> 12)..=(last >> 12) {
             self.invalidate_in_page(guest, page << 12, written);
+            if self.originals.forget(page << 12) {
+                self.unwatch(guest, page << 12);
+            }
         }
     }
 
@@ -37,7 +40,7 @@ impl Cache {
         });
         if ids.is_empty() {
             self.by_page.remove(&page);
-            guest.watcher.unwatch(page);
+            self.unwatch(guest, page);
         }
         for id in stale {
             self.drop_block(id);

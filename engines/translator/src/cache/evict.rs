@@ -50,6 +50,7 @@ impl Cache {
             }
         }
         guest.watcher.unwatch_all();
+        self.originals.forget_all();
         self.room.clear();
     }
 
@@ -95,7 +96,7 @@ impl Cache {
             ids.retain(|of| of.part() != id.part());
             if ids.is_empty() {
                 self.by_page.remove(&page);
-                guest.watcher.unwatch(page);
+                self.unwatch(guest, page);
             }
         }
     }

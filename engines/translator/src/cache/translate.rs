@@ -55,13 +55,8 @@ impl Cache {
         let mut code = Vec::new();
         for physical in pages.into_iter().flatten() {
             let page = physical & !0xfff;
-            if !guest.watcher.watches(page) {
-                let region = &mut self.region;
-                let withdraw = |guest: &Guest, page| tlb.withdraw(region, guest, page);
-                if !guest.watch(page, withdraw) {
-                    return Err(NoBlock::NoMemory);
-                }
-                tlb.protect_physical(&mut self.region, page);
+            if !self.watch(guest, tlb, page) {
+                return Err(NoBlock::NoMemory);
             }
             code.extend(guest.code(physical, most).ok_or(NoBlock::NoMemory)?);
         }

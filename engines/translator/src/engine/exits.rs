@@ -32,6 +32,8 @@ pub(super) enum Next {
     In(u64),
     /// Leave the engine.
     Exit(Exit),
+    /// Leave it as if somebody had asked for that, and go on here when it is entered again.
+    Leave(u64),
     /// Leave it for the sensitive instruction here: the exit in all cases but few, which is made where it is returned,
     /// since its copies wait for each other.
     Callout,
@@ -72,6 +74,9 @@ impl Translator {
                 self.counters.links += 1;
                 let target = block.links.get(usize::from(n)).map_or(at, |link| block.target(page, link));
                 *rip = target;
+                if self.user && self.tlb.direct.has(self.paging.cr3) {
+                    return Next::Again(target);
+                }
                 self.follow(cpu, site.block, n, target)
             }
             SiteKind::Hinted(hint, _) if self.cache.region.hints().take_spent(hint) => {

@@ -77,7 +77,11 @@ impl Translator {
 
     /// Takes up again what was known of the address space, if it has been left since.
     fn enter_space(&mut self) {
-        self.cache.enter_space(&self.guest, &self.paging);
+        let withheld = self.tlb.direct.has(self.paging.cr3);
+        self.cache.withhold(withheld);
+        if !withheld {
+            self.cache.enter_space(&self.guest, &self.paging);
+        }
         let tables = Tables { guest: &self.guest, paging: &self.paging };
         self.tlb.enter_space(&mut self.cache.region, tables);
     }

@@ -5,12 +5,13 @@ pub mod pages;
 
 use std::sync::Arc;
 
+use host::Stubs;
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestRam;
-use translator::{Options, Peers, Translator, Windowing};
+use translator::{Options, Peers, Promotion, Translator, Windowing};
 use vcpu::{CpuState, Engine, Entry, Exit};
 use x86::classify::Routine;
-use x86::{Cr0, Cr4, Efer, Exception, Segment, SegmentRegister, Xcr0};
+use x86::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, Xcr0};
 
 /// Where programs are loaded.
 pub const CODE: u64 = 0x1_0000;
@@ -30,6 +31,9 @@ pub const WINDOWS: Windowing = match ends_in(env!("CARGO_CRATE_NAME").as_bytes()
     true => Windowing::All,
     false => Windowing::Hot,
 };
+
+/// Whether ring 3 runs directly, always: in crates whose names say so, which are such links, too.
+pub const DIRECTLY: bool = ends_in(env!("CARGO_CRATE_NAME").as_bytes(), b"directly");
 
 const fn ends_in(mut name: &[u8], end: &[u8]) -> bool {
     while name.len() > end.len() {
@@ -87,7 +91,39 @@ impl Bench {
         cpu.gpr[4] = STACK;
         cpu.rip = CODE;
         let engine = Translator::among(peers, ram.clone(), options).expect("engine");
-        Self { ram, cpu, engine, bits: 64 }
+        let mut bench = Self { ram, cpu, engine, bits: 64 };
+        if DIRECTLY {
+            bench.run_directly();
+        }
+        bench
+    }
+
+    /// Lets ring 3 run directly, if the vCPU is brought there: it has the selectors that Linux has, and what is mapped to itself
+    /// is so in small pages, since there is no direct execution from larger ones.
+    pub fn run_directly(&mut self) {
+        const DIRECTORY: u64 = 0xf0_0000;
+        const ALL: u64 = 0x67;
+        for large in RAM >> 21..512 {
+            self.ram.write_u64(DIRECTORY + large * 8, large << 21 | 0x80 | ALL).expect("in RAM");
+        }
+        for large in 0..RAM >> 21 {
+            let table = DIRECTORY + (large + 1) * 0x1000;
+            self.ram.write_u64(DIRECTORY + large * 8, table | ALL).expect("in RAM");
+            let entries = (0..512).map(|n| ((large << 21 | n << 12) | ALL).to_le_bytes());
+            let bytes: Vec<u8> = entries.flatten().collect();
+            self.ram.write(table, &bytes).expect("in RAM");
+        }
+        self.ram.write_u64(TABLES + 0x1000, DIRECTORY | ALL).expect("in RAM");
+        let host = Xcr0::from_bits_truncate(host::cpu::xcr0());
+        self.cpu.xcr0 = host & (Xcr0::X87 | Xcr0::SSE | Xcr0::AVX | Xcr0::AVX512);
+        self.cpu.cr4.set(Cr4::FSGSBASE, host::cpu::programs_set_bases());
+        self.cpu.tr.selector = 0x40;
+        self.cpu.rflags |= Rflags::IF;
+        for (segment, selector) in self.cpu.segments.iter_mut().zip([0, 0x33, 0x2b, 0, 0, 0]) {
+            segment.selector = selector;
+        }
+        let stubs = Stubs::start(2).expect("processes to run ring 3 in");
+        self.engine.set_stubs(&Arc::new(stubs), Promotion::Always);
     }
 
     /// A vCPU in real mode: DS at [`DATA_LOW`], ES 64 KiB behind it, SS at [`STACK_LOW`], the code at offset 0 of

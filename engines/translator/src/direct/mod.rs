@@ -1,0 +1,293 @@
+//! Direct execution: ring 3's code as it is, on the bare processor, in a process that has the guest program's memory and
+//! nothing else ([`host::stub`]).
+//!
+//! Such code takes no longer than anywhere, and needs no translation. But to get there and back takes some ten
+//! microseconds, and a page has to be mapped there first. So a program begins in the translator; one that is found running
+//! when the engine is kicked, by a timer most times, is *promoted*, and as long as the *bursts* between its faults and system
+//! calls are long enough to pay for the way, it stays so. An account says whether they are.
+//!
+//! What is promoted is an address space, by its CR3. It has a stub and a [shadow](shadow) of its tables. While one is current that is promoted, the
+//! jump table of ring 3 stays empty, so that whatever goes to ring 3 leaves to the engine, which runs a burst. What a burst
+//! cannot do (system calls, faults, what traps) the translator does, from the state that the burst has left: nothing is
+//! decided here that the translator or the monitor would have to decide, too.
+
+mod account;
+mod scan;
+mod shadow;
+mod vectors;
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use host::stub::{BREAKPOINTS, Stub, Stubs};
+use host::{Affinity, HostError};
+
+use crate::guest::Guest;
+use crate::hash::KeyHasher;
+use crate::windows::{PAGE, Tables};
+
+use account::{Account, Accounts};
+use shadow::Shadow;
+
+pub use scan::{Verdict, joins, judge};
+pub use shadow::{END, Rights};
+pub use vectors::{get, put};
+
+/// When an address space is promoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promotion {
+    /// When it is found busy.
+    #[default]
+    Busy,
+    /// When it is met, and for good: slow, but it leaves nothing out of a test.
+    Always,
+}
+
+/// One address space that is promoted.
+pub struct Space {
+    /// Where it runs.
+    pub stub: Stub,
+    /// What is mapped there.
+    pub shadow: Shadow,
+    /// Where its breakpoints are.
+    guards: [Option<u64>; BREAKPOINTS],
+    /// An address at which a burst has met nothing, and that the guest may have something at meanwhile.
+    pub wanted: Option<u64>,
+    account: Account,
+    /// When it has run last, by the time-stamp counter.
+    used: u64,
+}
+
+impl Space {
+    /// Has the processor stop at these addresses of code that is about to be mapped. `false` if it cannot: those that are of use
+    /// already leave it no room.
+    pub fn guard(&mut self, addresses: impl Iterator<Item = u64>) -> bool {
+        for address in addresses {
+            if self.guards.contains(&Some(address)) {
+                continue;
+            }
+            let shadow = &self.shadow;
+            let of_no_use = |guard: &Option<u64>| {
+                guard.is_none_or(|guard| !shadow.rights(guard).is_some_and(|rights| rights.execute))
+            };
+            // Those of the same page come first and are not mapped either.
+            let same = |guard: &Option<u64>| guard.is_some_and(|guard| guard / PAGE == address / PAGE);
+            let free = self.guards.iter().position(|guard| of_no_use(guard) && !same(guard));
+            let Some(free) = free.filter(|n| self.stub.set_breakpoint(*n, address).is_ok()) else {
+                return false;
+            };
+            self.guards[free] = Some(address);
+        }
+        true
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Bursts.
+    pub bursts: u64,
+    /// Cycles of the time-stamp counter in them.
+    pub cycles: u64,
+    /// Of them those that ended where nothing was mapped that could be.
+    pub misses: u64,
+    /// Address spaces promoted.
+    pub promoted: u64,
+}
+
+/// All address spaces that are promoted.
+#[derive(Default)]
+pub struct Direct {
+    stubs: Option<Arc<Stubs>>,
+    when: Promotion,
+    spaces: HashMap<u64, Space, BuildHasherDefault<KeyHasher>>,
+    /// Stubs that have none.
+    spare: Vec<(Stub, Shadow)>,
+    accounts: Accounts,
+    /// Where the engine's thread may run.
+    affinity: Option<Affinity>,
+    /// Counts the flushes.
+    epoch: u64,
+    /// What has happened.
+    pub tally: Tally,
+}
+
+impl Direct {
+    /// Takes stubs from here.
+    pub fn set_stubs(&mut self, stubs: Arc<Stubs>, when: Promotion) {
+        (self.stubs, self.when) = (Some(stubs), when);
+    }
+
+    /// Whether there is no direct execution.
+    pub fn is_off(&self) -> bool {
+        self.stubs.is_none()
+    }
+
+    /// Whether all that can be are promoted.
+    pub fn is_eager(&self) -> bool {
+        self.when == Promotion::Always
+    }
+
+    /// Whether an address space is promoted.
+    pub fn has(&self, cr3: u64) -> bool {
+        self.spaces.contains_key(&cr3)
+    }
+
+    /// One that is.
+    pub fn space(&mut self, cr3: u64) -> Option<&mut Space> {
+        self.spaces.get_mut(&cr3)
+    }
+
+    /// This address space's ring 3 has been found running, or none: whether it is busy.
+    pub fn find(&mut self, cr3: Option<u64>) -> bool {
+        self.accounts.find(cr3, host::cpu::rdtsc())
+    }
+
+    /// Promotes one, unless it rests or there is no stub. Whether it is.
+    pub fn promote(&mut self, guest: &Guest, cr3: u64) -> bool {
+        let now = host::cpu::rdtsc();
+        let Some(account) = self.accounts.open(cr3, now) else { return false };
+        let stub = self.spare.pop().or_else(|| self.take(guest)).or_else(|| self.displace());
+        let Some((stub, shadow)) = stub else { return false };
+        self.tally.promoted += 1;
+        let guards = [None; BREAKPOINTS];
+        self.spaces.insert(cr3, Space { stub, shadow, guards, wanted: None, account, used: now });
+        true
+    }
+
+    fn take(&mut self, guest: &Guest) -> Option<(Stub, Shadow)> {
+        match self.stubs.as_ref()?.take(guest.ram.memfd()) {
+            Ok(stub) => stub.map(|stub| {
+                let shadow = Shadow::new(stub.own());
+                (stub, shadow)
+            }),
+            Err(error) => {
+                tracing::info!(%error, "all of the guest is translated: no process can be traced");
+                self.turn_off();
+                None
+            }
+        }
+    }
+
+    /// The stub of the address space that has not run for the longest time.
+    fn displace(&mut self) -> Option<(Stub, Shadow)> {
+        let oldest = self.spaces.iter().min_by_key(|(_, space)| space.used).map(|(cr3, _)| *cr3)?;
+        self.demote(oldest);
+        self.spare.pop()
+    }
+
+    /// Ends an address space's promotion.
+    pub fn demote(&mut self, cr3: u64) {
+        if let Some(Space { stub, mut shadow, .. }) = self.spaces.remove(&cr3) {
+            shadow.clear();
+            self.spare.push((stub, shadow));
+        }
+    }
+
+    /// The same where its stub is of no use any more.
+    pub fn lose(&mut self, cr3: u64) {
+        self.spaces.remove(&cr3);
+    }
+
+    /// A burst of so many cycles has ended.
+    pub fn burst(&mut self, cr3: u64, cycles: u64) {
+        self.tally.bursts += 1;
+        self.tally.cycles += cycles;
+        if let Some(space) = self.spaces.get_mut(&cr3) {
+            self.accounts.burst(&mut space.account, cr3, cycles);
+        }
+    }
+
+    /// The same, for something that has to be dealt with each time it happens: whether the address space had better be demoted.
+    pub fn returned(&mut self, cr3: u64) -> bool {
+        self.charged(cr3, Accounts::returned)
+    }
+
+    /// Code cannot be run directly: whether the address space had better be demoted.
+    pub fn refused(&mut self, cr3: u64) -> bool {
+        self.charged(cr3, Accounts::refused)
+    }
+
+    fn charged(
+        &mut self,
+        cr3: u64,
+        charge: impl FnOnce(&mut Accounts, &mut Account, u64, u64) -> bool,
+    ) -> bool {
+        let Some(space) = self.spaces.get_mut(&cr3).filter(|_| self.when != Promotion::Always) else {
+            return false;
+        };
+        !charge(&mut self.accounts, &mut space.account, cr3, host::cpu::rdtsc())
+    }
+
+    /// Gets an address space ready to run: it is compared with the guest's tables if need be. `false` if it is not the one that was
+    /// promoted.
+    pub fn compare(&mut self, tables: Tables) -> bool {
+        let epoch = self.epoch;
+        self.spaces.get_mut(&tables.paging.cr3).is_some_and(|space| {
+            space.used = host::cpu::rdtsc();
+            space.shadow.compare(tables, epoch) || self.when == Promotion::Always
+        })
+    }
+
+    /// The engine's thread and an address space's stub are to take turns on one processor.
+    pub fn bind(&mut self, cr3: u64) {
+        if self.affinity.is_none() {
+            self.affinity = Affinity::of_this_thread().ok();
+        }
+        let bound = self.affinity.as_mut().and_then(|affinity| affinity.bind().ok());
+        if let (Some(processor), Some(space)) = (bound, self.spaces.get_mut(&cr3)) {
+            space.stub.bind(processor);
+        }
+    }
+
+    /// The engine's thread may go where the host thinks fit.
+    pub fn release(&mut self) {
+        if let Some(affinity) = &mut self.affinity {
+            affinity.release();
+        }
+    }
+
+    /// All that is mapped may be stale.
+    pub fn flush(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// A page of the current address space is mapped no more as it was.
+    pub fn flush_page(&mut self, tables: Tables, linear: u64) {
+        if let Some(space) = self.spaces.get_mut(&tables.paging.cr3) {
+            space.shadow.flush_page(tables, linear);
+        }
+    }
+
+    /// Lets nobody write a guest-physical page unseen.
+    pub fn protect(&mut self, guest: &Guest, physical: u64) {
+        self.spaces.values_mut().for_each(|space| space.shadow.protect(guest, physical));
+    }
+
+    /// The code in a guest-physical page is not what it was.
+    pub fn forget_code(&mut self, physical: u64) {
+        self.spaces.values_mut().for_each(|space| space.shadow.forget_code(physical));
+    }
+
+    /// Nothing is mapped any more.
+    pub fn clear(&mut self) {
+        self.spaces.values_mut().for_each(|space| space.shadow.clear());
+    }
+
+    /// Takes part no more, and gives the stubs back, which another thread may take then.
+    pub fn turn_off(&mut self) {
+        self.release();
+        self.affinity = None;
+        let spaces = std::mem::take(&mut self.spaces).into_values().map(|space| space.stub);
+        let spare = std::mem::take(&mut self.spare).into_iter().map(|(stub, _)| stub);
+        if let Some(stubs) = self.stubs.take() {
+            spaces.chain(spare).for_each(|stub| stubs.give_back(stub));
+        }
+    }
+}
+
+/// What can be said of an error that ends a machine.
+pub fn lost(error: HostError) -> vcpu::EngineError {
+    crate::guest::host_refused("running the guest's program in a process of its own")(error)
+}

@@ -1,0 +1,261 @@
+//! A burst: ring 3 as it is, on the processor, until something stops it. See [`crate::direct`].
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use host::stub::{Registers, Stop};
+use vcpu::{CpuState, Exit, Shadow, Width};
+use x86::debug::dr6;
+use x86::paging::PagingMode;
+use x86::register::gpr;
+use x86::{Cr4, Exception, Rflags, SegmentRegister, Vector};
+
+use super::Translator;
+use super::exits::Next;
+use crate::direct::{self, END, lost};
+use crate::lower;
+use crate::status;
+use crate::windows::{PAGE, Tables};
+
+/// Selectors that Linux has for code and data of ring 3, here and in guests, and for the task register (asm/segment.h).
+const CODE: u16 = 0x33;
+const CODE32: u16 = 0x23;
+const DATA: u16 = 0x2b;
+const TASK: u16 = 0x40;
+/// `SI_KERNEL`, `TRAP_TRACE` and `TRAP_HWBKPT` of asm-generic/siginfo.h.
+const SI_KERNEL: i32 = 0x80;
+const TRAP_TRACE: i32 = 2;
+const TRAP_HWBKPT: i32 = 4;
+/// SYSCALL and INT n.
+const CALL_BYTES: u64 = 2;
+
+impl Translator {
+    /// Whether what is about to run is to be run directly.
+    pub(super) fn runs_directly(&mut self, cpu: &CpuState) -> bool {
+        if !self.user || self.tlb.direct.is_off() || std::mem::take(&mut self.translates_next) {
+            return false;
+        }
+        let promoted = self.tlb.direct.has(self.paging.cr3);
+        (promoted || self.tlb.direct.is_eager()) && self.admits_directly(cpu) && (promoted || self.promote())
+    }
+
+    /// Ring 3 has been found running: had better be run directly, maybe.
+    pub(super) fn found_busy(&mut self, cpu: &CpuState) {
+        // Now and then the host is to choose again where this thread runs.
+        self.tlb.direct.release();
+        if self.tlb.direct.is_off() || self.tlb.direct.has(self.paging.cr3) {
+            return;
+        }
+        if self.tlb.direct.find(self.user.then_some(self.paging.cr3)) && self.admits_directly(cpu) {
+            self.promote();
+        }
+    }
+
+    fn promote(&mut self) -> bool {
+        let done = self.tlb.direct.promote(&self.guest, self.paging.cr3);
+        if done {
+            self.cache.withhold(true);
+        }
+        done
+    }
+
+    fn demote(&mut self) {
+        self.tlb.direct.demote(self.paging.cr3);
+        self.cache.withhold(false);
+    }
+
+    /// Whether the processor, as it is in a stub, does what the guest's would in this state.
+    fn admits_directly(&self, cpu: &CpuState) -> bool {
+        const CONTROLS: Cr4 = Cr4::OSFXSR.union(Cr4::OSXMMEXCPT).union(Cr4::OSXSAVE);
+        let context = self.cache.region.context_ref();
+        let selector = |register| cpu.segment(register).selector;
+        let null_or_data = |register| matches!(selector(register), 0 | DATA);
+        let at_ease = context.interrupt_flag != 0 && context.window == 0 && cpu.shadow == Shadow::None;
+        at_ease
+            && self.unusual_flags().is_empty()
+            && self.mode.is_long()
+            && !self.mode.steps()
+            && !self.mode.restricts_old_fpu()
+            && !self.watch.is_on()
+            && !self.cache.has_breakpoints()
+            && matches!(self.paging.mode, PagingMode::FourLevel | PagingMode::FiveLevel)
+            && self.cache.xsave.xcr0 == self.xsave_mask
+            && cpu.cr4.contains(CONTROLS)
+            && cpu.cr4.contains(Cr4::FSGSBASE) == sets_bases()
+            && context.base[4] < END
+            && context.base[5] < END
+            && self.ring3_selectors(cpu) == (CODE, DATA)
+            && (cpu.ldtr.selector, cpu.tr.selector) == (0, TASK)
+            && null_or_data(SegmentRegister::Ds)
+            && null_or_data(SegmentRegister::Es)
+            && selector(SegmentRegister::Fs) == 0
+            && selector(SegmentRegister::Gs) == 0
+    }
+
+    /// Flags that most programs have clear, and that change what instructions do.
+    fn unusual_flags(&self) -> Rflags {
+        let flags = Rflags::from_bits_retain(self.cache.region.context_ref().system_flags);
+        flags - Rflags::FIXED - Rflags::RF
+    }
+
+    /// CS and SS of ring 3, which is running.
+    fn ring3_selectors(&self, cpu: &CpuState) -> (u16, u16) {
+        let change = self.cache.region.context_ref().ring_change as u32;
+        if change == lower::RETURNED {
+            let (cs, ss) = lower::selectors(cpu.msrs.star, change);
+            return (cs | 3, ss | 3);
+        }
+        (cpu.segment(SegmentRegister::Cs).selector, cpu.segment(SegmentRegister::Ss).selector)
+    }
+
+    /// Runs ring 3 from here until something stops it.
+    pub(super) fn burst(&mut self, cpu: &mut CpuState, at: &mut u64) -> Next {
+        let rip = *at;
+        for page in self.cache.take_written_originals() {
+            self.tlb.direct.forget_code(page);
+        }
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        if !self.tlb.direct.compare(tables) {
+            self.demote();
+            return Next::Again(rip);
+        }
+        if let Some(wanted) = self.tlb.direct.space(self.paging.cr3).and_then(|space| space.wanted.take()) {
+            self.map_around(wanted, false);
+        }
+        if !self.may_execute(rip) && !self.page_in(cpu, rip, true) {
+            return self.refused_directly(rip);
+        }
+        let mut registers = self.registers_of_burst(cpu, rip);
+        let mask = self.xsave_mask;
+        let size = self.cache.xsave.size as usize;
+        let cr3 = self.paging.cr3;
+        self.tlb.direct.bind(cr3);
+        let Some(space) = self.tlb.direct.space(cr3) else { return Next::Again(rip) };
+        let changes = space.shadow.take_changes();
+        if let Err(error) = space.stub.change(&changes) {
+            tracing::info!(%error, "a guest's program is translated again");
+            self.tlb.direct.lose(cr3);
+            self.cache.withhold(false);
+            return self.refused_directly(rip);
+        }
+        direct::put(&mut space.stub, &cpu.fpu, mask, size);
+        self.kick.announce(Some(space.stub.interrupter()));
+        if self.cache.region.kick().load(Ordering::SeqCst) != 0 {
+            self.kick.announce(None);
+            return Next::Again(rip);
+        }
+        let begun = host::cpu::rdtsc();
+        let stop = space.stub.run(&mut registers);
+        let cycles = host::cpu::rdtsc().wrapping_sub(begun);
+        self.kick.announce(None);
+        let stop = match stop {
+            Ok(stop) => stop,
+            // What it has done since it began is known to nobody.
+            Err(error) => return Next::Exit(Exit::Fatal(lost(error))),
+        };
+        direct::get(&space.stub, &mut cpu.fpu, mask, size);
+        self.tlb.direct.burst(cr3, cycles);
+        self.stopped(cpu, stop, &registers, at)
+    }
+
+    /// The translator is to go on.
+    fn refused_directly(&mut self, rip: u64) -> Next {
+        if self.tlb.direct.refused(self.paging.cr3) {
+            self.demote();
+        }
+        self.translates_next = true;
+        Next::Again(rip)
+    }
+
+    /// What to do after a burst.
+    fn stopped(&mut self, cpu: &mut CpuState, stop: Stop, registers: &Registers, at: &mut u64) -> Next {
+        let before = self.unusual_flags();
+        self.take_registers(registers);
+        self.last = None;
+        let mut rip = registers.rip;
+        let mut resolved = false;
+        let mut owed = None;
+        match stop {
+            Stop::Interrupted => resolved = true,
+            // To be executed once more, with the same effect on rcx and r11.
+            Stop::SystemCall => rip = rip.wrapping_sub(CALL_BYTES),
+            Stop::Fault { signal: libc_signal::SEGV, code, address } if code != SI_KERNEL => {
+                let reach = address.wrapping_sub(rip);
+                let fetch = reach == 0 || reach < 15 && address.is_multiple_of(PAGE);
+                let fetch = fetch && !self.may_execute(address);
+                resolved = self.page_in(cpu, address, fetch);
+            }
+            Stop::Fault { signal: libc_signal::TRAP, code: TRAP_HWBKPT, .. } => {}
+            // A call of Linux' old page for such calls, which the host's kernel has begun to emulate by returning from it.
+            Stop::Fault { signal: libc_signal::SYS, address, .. } => {
+                rip = address;
+                let rsp = &mut self.cache.region.context().gpr[gpr::RSP];
+                *rsp = rsp.wrapping_sub(8);
+            }
+            Stop::Fault { signal: libc_signal::TRAP, code: TRAP_TRACE, .. } => owed = Some(dr6::BS),
+            Stop::Fault { signal: libc_signal::TRAP, .. } => {
+                let is_short = self.byte_at(cpu, rip.wrapping_sub(1)) != Some(3);
+                rip = rip.wrapping_sub(if is_short { 1 } else { CALL_BYTES });
+            }
+            Stop::Fault { .. } => {}
+        }
+        match stop {
+            _ if !resolved => {
+                if self.tlb.direct.returned(self.paging.cr3) {
+                    self.demote();
+                }
+            }
+            Stop::Interrupted => {}
+            // What is mapped now stays so, most times.
+            _ => self.tlb.direct.tally.misses += 1,
+        }
+        self.translates_next = !resolved;
+        if registers.selectors[1] == CODE32 {
+            // Compatibility mode, by a far jump.
+            cpu.load_flat_segments(CODE32, DATA, Width::Protected, 3);
+            self.cache.region.context().ring_change = 0;
+        } else if let Some(detail) = owed {
+            *at = rip;
+            return Next::Exit(Exit::Exception(Exception { detail, ..Exception::new(Vector::Debug) }));
+        } else if self.unusual_flags() == before {
+            return Next::Again(rip);
+        }
+        // The mode is not what it was, and is found out when the engine is entered.
+        Next::Leave(rip)
+    }
+
+    fn byte_at(&mut self, cpu: &CpuState, rip: u64) -> Option<u8> {
+        let page = self.code_page(cpu, rip).ok()?;
+        self.guest.ram.read_u8(page.physical).ok()
+    }
+
+    fn registers_of_burst(&mut self, cpu: &CpuState, rip: u64) -> Registers {
+        let rflags = self.rflags().bits();
+        let context = self.cache.region.context_ref();
+        let data = |register| cpu.segment(register).selector;
+        let selectors = [data(SegmentRegister::Es), CODE, DATA, data(SegmentRegister::Ds), 0, 0];
+        Registers { gpr: context.gpr, rip, rflags, bases: [context.base[4], context.base[5]], selectors }
+    }
+
+    fn take_registers(&mut self, registers: &Registers) {
+        let flags = Rflags::from_bits_retain(registers.rflags);
+        let context = self.cache.region.context();
+        context.gpr = registers.gpr;
+        [context.base[4], context.base[5]] = registers.bases;
+        context.flags = status::to_ax(flags);
+        context.direction_flag = u64::from(flags.contains(Rflags::DF)) << 2;
+        context.system_flags = (flags - Rflags::STATUS - Rflags::IF - Rflags::DF - Rflags::RF).bits();
+    }
+}
+
+/// Signals of Linux on x86 (asm/signal.h).
+mod libc_signal {
+    pub const TRAP: i32 = 5;
+    pub const SEGV: i32 = 11;
+    pub const SYS: i32 = 31;
+}
+
+fn sets_bases() -> bool {
+    static SETS: OnceLock<bool> = OnceLock::new();
+    *SETS.get_or_init(host::cpu::programs_set_bases)
+}

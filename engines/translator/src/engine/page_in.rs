@@ -1,0 +1,115 @@
+//! What a burst needs to have mapped: see [`crate::direct`].
+
+use vcpu::CpuState;
+use x86::paging::{Access, AccessKind, entry_of_page, probe};
+
+use super::Translator;
+use crate::direct::{self, END, Verdict, joins, judge};
+use crate::windows::{PAGE, Tables};
+
+/// Pages that are mapped at once, if they may be: surroundings of one.
+const AROUND: u64 = 16 * PAGE;
+
+impl Translator {
+    fn rights(&mut self, linear: u64) -> Option<direct::Rights> {
+        self.tlb.direct.space(self.paging.cr3)?.shadow.rights(linear)
+    }
+
+    pub(super) fn may_execute(&mut self, linear: u64) -> bool {
+        self.rights(linear).is_some_and(|rights| rights.execute)
+    }
+
+    /// Maps what a burst has met without, or with less than it wanted; whether it will pass now. If not, the translator
+    /// finds out why, and the guest what it is owed.
+    pub(super) fn page_in(&mut self, cpu: &CpuState, linear: u64, fetch: bool) -> bool {
+        if linear >= END {
+            return false;
+        }
+        let had = self.rights(linear);
+        // What is mapped and not passed is written to. Marks the guest's tables as the access would have.
+        let marked = match (fetch, had) {
+            (true, _) => self.code_page(cpu, linear).is_ok(),
+            (false, had) => self.page(linear, had.is_some()).is_ok_and(|page| page.fast),
+        };
+        if !marked {
+            if let Some(space) = self.tlb.direct.space(self.paging.cr3) {
+                space.wanted = Some(linear);
+            }
+            return false;
+        }
+        self.map_around(linear, fetch);
+        let has = self.rights(linear);
+        match fetch {
+            true => has.is_some_and(|rights| rights.execute),
+            false => has.is_some_and(|rights| had.is_none() || rights.write),
+        }
+    }
+
+    /// Maps a page, to be executed or not, and what lies around it and is not mapped, as far as the tables allow it now.
+    pub(super) fn map_around(&mut self, linear: u64, fetch: bool) {
+        let start = linear & !(AROUND - 1);
+        for page in (start..start + AROUND).step_by(PAGE as usize) {
+            if page == linear & !(PAGE - 1) {
+                self.map_directly(page, fetch);
+            } else if self.rights(page).is_none() {
+                self.map_directly(page, false);
+            }
+        }
+    }
+
+    /// Maps a page. One that may be written and executed is either, as is wanted: what is executed has to be watched.
+    fn map_directly(&mut self, linear: u64, fetch: bool) {
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        let Some(entry) = entry_of_page(tables.paging, tables.guest, linear) else { return };
+        if !entry.accessed() {
+            return;
+        }
+        let read = Access::explicit(AccessKind::Read, true);
+        let found = probe(tables.paging, tables.guest, linear, read);
+        let is_data = !fetch && found.is_ok_and(|found| found.writable);
+        let execute = !entry.large && !is_data && self.is_harmless(linear);
+        let tables = Tables { guest: &self.guest, paging: &self.paging };
+        if let Some(space) = self.tlb.direct.space(tables.paging.cr3) {
+            space.shadow.map(tables, linear, execute);
+        }
+    }
+
+    /// Whether the page at this address may be executed as it is.
+    fn is_harmless(&mut self, linear: u64) -> bool {
+        let fetch = Access::explicit(AccessKind::Execute, true);
+        let code = |this: &Self, linear: u64| probe(&this.paging, &this.guest, linear, fetch).ok();
+        let Some(found) = code(self, linear) else { return false };
+        let physical = found.physical & !(PAGE - 1);
+        self.watch_code(physical);
+        match self.cache.originals().verdict(physical) {
+            Some(Verdict::Harmless) => true,
+            Some(Verdict::Open) => {
+                let next = code(self, (linear | (PAGE - 1)) + 1);
+                let bytes = |at: u64| self.guest.ram.read_u16(at).ok().map(u16::to_le_bytes);
+                let last = bytes(physical + PAGE - 2);
+                let first = next.and_then(|next| bytes(next.physical & !(PAGE - 1)));
+                last.zip(first).is_some_and(|(last, first)| joins(last, first))
+            }
+            Some(Verdict::Guarded(places)) => {
+                let start = linear & !(PAGE - 1);
+                let space = self.tlb.direct.space(self.paging.cr3);
+                space.is_some_and(|space| space.guard(places.iter().map(|offset| start + offset)))
+            }
+            Some(Verdict::Sensitive) | None => false,
+        }
+    }
+
+    /// Looks at a page's code, unless that has been done, and has writes to it noticed from now on.
+    fn watch_code(&mut self, physical: u64) {
+        let mut bytes = [0; PAGE as usize];
+        if self.cache.originals().knows(physical) {
+            return;
+        }
+        // Before it is read.
+        let watched = self.cache.watch(&self.guest, &mut self.tlb, physical);
+        let read = watched && self.guest.ram.read(physical, &mut bytes).is_ok();
+        if watched {
+            self.cache.add_original(physical, if read { judge(&bytes) } else { Verdict::Sensitive });
+        }
+    }
+}
