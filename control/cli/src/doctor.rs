@@ -21,6 +21,7 @@ struct Report {
     sandbox: Sandbox,
     kvm: Kvm,
     engine: Engine,
+    direct: Direct,
 }
 
 #[derive(Serialize)]
@@ -83,6 +84,13 @@ struct Engine {
     why: String,
 }
 
+/// Whether busy programs of guests can run untranslated.
+#[derive(Serialize)]
+struct Direct {
+    usable: bool,
+    detail: Option<String>,
+}
+
 /// Looks around and prints what it found; fails if no engine would work.
 pub fn run(args: &DoctorArgs) -> Result<u8, CliError> {
     let report = report();
@@ -125,6 +133,7 @@ fn report() -> Report {
         sandbox: sandbox(),
         kvm,
         engine,
+        direct: direct(),
     }
 }
 
@@ -184,8 +193,15 @@ fn engine(required: &Features, kvm: &Kvm) -> Engine {
     }
 }
 
+fn direct() -> Direct {
+    let why =
+        |error| CliError::new(Failure::Host, "not here, all code is translated").because(error).message();
+    let detail = board::engine::try_direct().err().map(why);
+    Direct { usable: detail.is_none(), detail }
+}
+
 fn text(report: &Report) -> String {
-    let Report { processor, memory, limits, sandbox, kvm, engine } = report;
+    let Report { processor, memory, limits, sandbox, kvm, engine, direct } = report;
     let mib =
         |bytes: Option<u64>| bytes.map_or_else(|| "unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
     let list = |names: &[&str]| if names.is_empty() { "none".into() } else { names.join(" ") };
@@ -222,6 +238,7 @@ fn text(report: &Report) -> String {
     let detail = kvm.detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"));
     rows.push(("KVM", format!("{}{detail}", kvm.state)));
     rows.push(("engine", format!("{}: {}", engine.name.unwrap_or("none"), engine.why)));
+    rows.push(("direct execution", direct.detail.clone().unwrap_or_else(|| "usable".into())));
     let mut text = String::new();
     for (name, value) in rows {
         // Writing to a string cannot fail.
@@ -250,6 +267,7 @@ mod tests {
         let report = report();
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["engine"]["name"], "translator");
+        assert_eq!(json["direct"]["usable"], report.direct.usable);
         assert!(json["memory"]["total"].as_u64().unwrap() > 0);
         assert!(text(&report).contains("\nengine              translator: "));
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use host::{HostError, Memfd, Stubs};
 use iced_x86::Instruction;
 use memory::GuestRam;
 use translator::{Options, Peers, Translator};
@@ -20,12 +21,29 @@ pub enum EngineChoice {
     Translator,
 }
 
+pub use translator::Promotion;
+
 /// The name of the binary translator.
 pub const TRANSLATOR: &str = "translator";
 
 /// Bytes of all translation caches together, if they are as large as the engine thinks fit: they lie below 2 GiB, with
 /// whatever else there is.
 const CACHES: usize = 1 << 30;
+
+/// Address spaces of the guest that can run untranslated at a time.
+const STUBS: usize = 6;
+
+/// Processes for those that do, if this host gives any. With several vCPUs there are none.
+pub(crate) fn stubs(config: &Config) -> Option<Arc<Stubs>> {
+    config.direct.filter(|_| config.cpus == 1)?;
+    match Stubs::start(STUBS) {
+        Ok(stubs) => Some(Arc::new(stubs)),
+        Err(error) => {
+            tracing::info!(%error, "all of the guest is translated: no process can be started");
+            None
+        }
+    }
+}
 
 /// What the engines of one machine have in common.
 pub(crate) fn peers(config: &Config) -> Arc<Peers> {
@@ -36,7 +54,7 @@ pub(crate) fn peers(config: &Config) -> Arc<Peers> {
 pub(crate) fn make(
     config: &Config,
     ram: &GuestRam,
-    peers: &Arc<Peers>,
+    (peers, stubs): (&Arc<Peers>, Option<&Arc<Stubs>>),
     physical_bits: u8,
 ) -> Result<Box<dyn Engine>, (&'static str, EngineError)> {
     match config.engine {
@@ -46,7 +64,12 @@ pub(crate) fn make(
             let cache_bytes = config.cache.unwrap_or(fit);
             let options = Options { physical_bits, cache_bytes, ..Options::default() };
             match Translator::among(peers, ram.clone(), options) {
-                Ok(engine) => Ok(Box::new(engine)),
+                Ok(mut engine) => {
+                    if let (Some(stubs), Some(when)) = (stubs, config.direct) {
+                        engine.set_stubs(stubs, when);
+                    }
+                    Ok(Box::new(engine))
+                }
                 Err(error) => Err((TRANSLATOR, error)),
             }
         }
@@ -57,6 +80,15 @@ pub(crate) fn make(
 pub fn try_translator() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let ram = GuestRam::allocate(crate::map::MINIMUM)?;
     Translator::new(ram, Options::default())?;
+    Ok(())
+}
+
+/// Starts a process for a guest's programs and takes it down again: whether they can run directly on this host.
+pub fn try_direct() -> Result<(), HostError> {
+    let memory = Memfd::new("trial", host::PAGE_SIZE)?;
+    let stubs = Stubs::start(1)?;
+    let stub = stubs.take(&memory)?;
+    stub.into_iter().for_each(|stub| stubs.give_back(stub));
     Ok(())
 }
 

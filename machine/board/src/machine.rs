@@ -9,6 +9,7 @@ use std::thread;
 
 use devices::acpi_pm::AcpiPm;
 use dispatcher::Dispatcher;
+use host::Stubs;
 use host::sandbox::{Sandbox, SandboxError};
 use memory::{AllocateError, GuestRam};
 use thiserror::Error;
@@ -17,7 +18,7 @@ use x86::cpuid::{CpuidConfig, CpuidTable};
 
 use crate::acpi::{self, Description};
 use crate::clock::Clock;
-use crate::engine::{self, EngineChoice};
+use crate::engine::{self, EngineChoice, Promotion};
 use crate::insight::{Answer, Ask, AskError, Insight, Question, Seat, Snapshot, Whole, answer};
 use crate::load::{self, Format, LoadError, Request};
 use crate::map::{BIOS, MemoryMap, SizeError};
@@ -86,6 +87,8 @@ pub struct Config {
     pub cpus: u8,
     /// How guest code runs.
     pub engine: EngineChoice,
+    /// When ring 3 runs untranslated; none is never.
+    pub direct: Option<Promotion>,
     /// Bytes of each vCPU's translation cache; none is what the engine thinks fit.
     pub cache: Option<usize>,
     /// The kernel.
@@ -262,13 +265,21 @@ pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
         modules: config.modules.iter().map(Source::open).collect::<Result<_, _>>()?,
         ..config.clone()
     };
-    if let Some(sandbox) = &config.sandbox {
-        let mut sandbox = sandbox.clone();
-        config.peripherals.iter().for_each(|peripheral| peripheral.needs(&mut sandbox));
-        confine(&sandbox)?;
+    let mut stubs = None;
+    let mut start = || {
+        stubs = engine::stubs(config);
+        stubs.as_ref().map_or(Vec::new(), |stubs| stubs.pids().to_vec())
+    };
+    match &config.sandbox {
+        Some(sandbox) => {
+            let mut sandbox = sandbox.clone();
+            config.peripherals.iter().for_each(|peripheral| peripheral.needs(&mut sandbox));
+            confine(&sandbox, start)?;
+        }
+        None => drop(start()),
     }
     loop {
-        let mut machine = Machine::build(config)?;
+        let mut machine = Machine::build(config, stubs.as_ref())?;
         control.set(Some(Life {
             stop: machine.stop.clone(),
             pm: machine.chips.pm.clone(),
@@ -288,10 +299,10 @@ pub fn run(config: &Config, control: &Control) -> Result<End, BuildError> {
 }
 
 /// Puts the sandbox in force.
-fn confine(sandbox: &Sandbox) -> Result<(), SandboxError> {
+fn confine(sandbox: &Sandbox, start: impl FnOnce() -> Vec<u32>) -> Result<(), SandboxError> {
     // Found out once, and in part from files.
     host::cpu::tsc_frequency();
-    for gap in sandbox.enter()?.gaps() {
+    for gap in sandbox.enter_with(start)?.gaps() {
         tracing::warn!("a guest that breaks out of its machine finds open: {gap}; see `popf doctor`");
     }
     Ok(())
@@ -310,7 +321,7 @@ pub struct Machine {
 
 impl Machine {
     /// Builds the machine and loads its kernel.
-    pub fn build(config: &Config) -> Result<Self, BuildError> {
+    pub fn build(config: &Config, stubs: Option<&Arc<Stubs>>) -> Result<Self, BuildError> {
         let map = MemoryMap::new(config.memory)?;
         if let Some(total) = host::system::total_memory()
             && config.memory > total
@@ -369,7 +380,7 @@ impl Machine {
                 0 => boot.clone(),
                 _ => firmware::application(&shared.clock, shared.cpuid.physical_bits()),
             };
-            let mut engine = engine::make(config, &ram, &peers, shared.cpuid.physical_bits())
+            let mut engine = engine::make(config, &ram, (&peers, stubs), shared.cpuid.physical_bits())
                 .map_err(|(name, source)| BuildError::Engine { name, source })?;
             if config.last_look.is_some() {
                 engine.keep_host_code();

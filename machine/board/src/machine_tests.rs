@@ -44,6 +44,7 @@ fn config(code: &[u8]) -> (Config, MemoryPeer) {
         yard: None,
         last_look: None,
         cache: None,
+        direct: None,
         sandbox: None,
     };
     (config, peer)
@@ -56,7 +57,7 @@ const JUMP_TO_ITSELF: &[u8] = &[0xeb, 0xfe];
 #[test]
 fn everything_is_freed_at_the_end() {
     let (config, _peer) = config(EXIT_5);
-    let mut machine = Machine::build(&config).unwrap();
+    let mut machine = Machine::build(&config, None).unwrap();
     let (pit, uart) = (Arc::downgrade(&machine.chips.pit), Arc::downgrade(&machine.chips.uarts[0]));
     let (pm, apics): (Weak<_>, Weak<_>) =
         (Arc::downgrade(&machine.chips.pm), Arc::downgrade(&machine.chips.io_apic));
@@ -227,7 +228,7 @@ fn a_stop_from_outside_comes_through_whenever_it_comes() {
 #[test]
 fn a_saved_machine_goes_on_in_another() {
     let (old_config, _old_peer) = config(EXIT_5);
-    let mut old = Machine::build(&old_config).unwrap();
+    let mut old = Machine::build(&old_config, None).unwrap();
     assert!(matches!(old.run(&old_config), StopReason::DebugExit(5)));
     let guest_tsc = |machine: &mut Machine| {
         machine.clock.tsc().wrapping_add(machine.processors[0].dispatcher.cpu().tsc_offset)
@@ -236,7 +237,7 @@ fn a_saved_machine_goes_on_in_another() {
     let file = old.save().unwrap();
 
     let (new_config, _new_peer) = config(EXIT_5);
-    let mut new = Machine::build(&new_config).unwrap();
+    let mut new = Machine::build(&new_config, None).unwrap();
     let fresh = new.processors[0].dispatcher.cpu().clone();
     // A damaged file changes nothing.
     let mut damaged = file.clone();
@@ -266,7 +267,7 @@ fn a_saved_machine_goes_on_in_another() {
 fn a_vcpu_finds_ram_its_apic_and_devices_at_their_addresses() {
     use vcpu::Environment;
     let (config, _peer) = config(EXIT_5);
-    let mut machine = Machine::build(&config).unwrap();
+    let mut machine = Machine::build(&config, None).unwrap();
     let view = &mut machine.processors[0].view;
     let read = |view: &mut ProcessorView, gpa, len| {
         let mut data = [0; 16];
@@ -300,7 +301,7 @@ fn a_vcpu_finds_ram_its_apic_and_devices_at_their_addresses() {
 fn what_cannot_be_built_says_why() {
     let (mut config, _peer) = config(EXIT_5);
     config.memory = 0;
-    let refused = |config: &Config| Machine::build(config).err().unwrap();
+    let refused = |config: &Config| Machine::build(config, None).err().unwrap();
     assert!(matches!(refused(&config), BuildError::Size(SizeError::TooSmall(0))));
     config.memory = 1 << 39;
     assert!(matches!(refused(&config), BuildError::HostMemory { .. }));

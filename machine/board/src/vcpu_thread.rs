@@ -57,5 +57,6 @@ pub(crate) fn run(
         }
     }
     processor.waker.unbind();
+    processor.dispatcher.engine_mut().dismiss();
     processor
 }

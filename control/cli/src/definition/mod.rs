@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::Misfit;
 pub use file::DefinitionFile;
-pub use values::{EngineArg, SandboxArg, SerialArg};
+pub use values::{DirectArg, EngineArg, SandboxArg, SerialArg};
 
 use crate::size::Size;
 use crate::spec;
@@ -165,6 +165,11 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perf_map: Option<bool>,
 
+    /// Whether busy programs of the guest run untranslated, in processes of their own that popf traces [default: auto].
+    #[arg(long, value_enum, value_name = "MODE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectArg>,
+
     /// Memory for each processor's translated code, for measurements.
     #[arg(long, value_name = "SIZE", hide = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +214,7 @@ impl Definition {
             no_sandbox,
             stats,
             perf_map,
+            direct,
             translation_cache,
             command,
         } = self;
@@ -238,6 +244,7 @@ impl Definition {
             no_sandbox: no_sandbox.or(base.no_sandbox),
             stats: stats.or(base.stats),
             perf_map: perf_map.or(base.perf_map),
+            direct: direct.or(base.direct),
             translation_cache: translation_cache.or(base.translation_cache),
             command: list(command, base.command),
         }

@@ -51,6 +51,7 @@ sandbox = "strict"
 no-sandbox = true
 stats = true
 perf-map = true
+direct = "off"
 translation-cache = "16M"
 command = ["sh", "-c", "exit 7"]
 "#;
@@ -143,7 +144,7 @@ fn flags_say_what_fields_say() {
                 --disk /disk,format=qcow2 --net user --net switch:lab,queues=2 -p 8080:80 -p [::]:53:53/udp \
                 -v /src:/src:ro --cpus 1 --engine translator --serial file:/log --console file:/console \
                 --port agent=unix:/agent.sock --gdb unix:/gdb.sock,wait --debug-exit --test-device --no-reboot -i --sandbox strict --no-sandbox --stats \
-                --perf-map --translation-cache 16M";
+                --perf-map --direct off --translation-cache 16M";
     let definition = flags(line).unwrap();
     let full = toml(FULL).unwrap();
     // A path with a comma cannot be said by a flag.

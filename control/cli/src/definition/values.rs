@@ -19,6 +19,19 @@ pub enum EngineArg {
     Translator,
 }
 
+/// `--direct`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DirectArg {
+    /// Programs that are found busy, as long as it pays, on a machine with one processor and a host that lets popf trace them.
+    #[default]
+    Auto,
+    /// All programs, at any price: for tests.
+    Always,
+    /// None: all code is translated.
+    Off,
+}
+
 /// `--sandbox`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

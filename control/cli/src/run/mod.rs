@@ -18,7 +18,7 @@ mod serial;
 
 use std::sync::Arc;
 
-use board::engine::EngineChoice;
+use board::engine::{EngineChoice, Promotion};
 use board::insight::Question;
 use board::machine::{Config, Control};
 use board::stop::StopReason;
@@ -28,7 +28,7 @@ use vms::control::{Handler, Server};
 use vms::{Claim, GuestMemory, Memory, Record, Registry};
 
 use crate::args::RunArgs;
-use crate::definition::{Definition, EngineArg};
+use crate::definition::{Definition, DirectArg, EngineArg};
 use crate::error::CliError;
 use crate::exit::Failure;
 use crate::vm::attach::Window;
@@ -109,6 +109,11 @@ fn launch(
         test_device: definition.test_device.unwrap_or(false),
         reboot: guest.reboot,
         last_look: last::look(definition, claim.name())?,
+        direct: match definition.direct.unwrap_or_default() {
+            DirectArg::Auto => Some(Promotion::Busy),
+            DirectArg::Always => Some(Promotion::Always),
+            DirectArg::Off => None,
+        },
         cache: definition.translation_cache.map(|size| size.0 as usize),
         yard: debugged.as_ref().map(|debugged| debugged.yard.clone()),
         sandbox: sandbox::of(definition, &claim, guest.by_agent),

@@ -51,6 +51,7 @@ impl Vm {
             test_device: false,
             last_look: None,
             cache: None,
+            direct: None,
             reboot: false,
             yard: Some(yard.clone()),
             sandbox: None,
