@@ -27,12 +27,14 @@ use crate::windows::Tables;
 use crate::{sample, xsave};
 
 mod burst;
+mod counters;
 mod exits;
 mod page_in;
 mod pause;
 mod state;
 mod watch;
 
+use counters::Counters;
 use exits::{Next, unsupported};
 use pause::Spin;
 use state::paging_of;
@@ -82,21 +84,6 @@ pub struct Translator {
     /// What XSAVE manages here.
     xsave_mask: u64,
     counters: Counters,
-}
-
-/// How often guest code was left for what, and what was forgotten.
-#[derive(Debug, Default)]
-struct Counters {
-    missed_jumps: u64,
-    slow_accesses: u64,
-    slow_faults: u64,
-    slow_devices: u64,
-    slow_executions: u64,
-    links: u64,
-    callouts: u64,
-    translations: u64,
-    /// Of a page, of an address space, of everything.
-    flushes: [u64; 3],
 }
 
 impl Translator {
@@ -437,36 +424,7 @@ impl Engine for Translator {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        let Counters {
-            missed_jumps, slow_accesses, slow_faults, slow_devices, slow_executions, links, ..
-        } = self.counters;
-        let Counters { callouts, translations, flushes, .. } = self.counters;
-        let (size, windows, direct) = (self.cache.size(), self.tlb.windows.tally(), self.tlb.direct.tally);
-        vec![
-            ("blocks translated", translations),
-            ("instructions translated", size.instructions),
-            ("bytes of translated code in the cache", size.bytes),
-            ("times a part of the cache was emptied", size.emptied),
-            ("direct jumps linked", links),
-            ("indirect jumps that found no block", missed_jumps),
-            ("callouts to the monitor", callouts),
-            ("accesses that missed the software TLB", slow_accesses),
-            ("pages that generated code has looked up", self.tlb.walked(&self.cache.region)),
-            ("accesses that fault in the guest", slow_faults),
-            ("accesses to memory of devices", slow_devices),
-            ("instructions run apart from their block", slow_executions),
-            ("pages mapped into windows", windows.mapped),
-            ("pages taken out of windows", windows.unmapped),
-            ("accesses to what is not mapped in a window", windows.faults),
-            ("address spaces run directly", direct.promoted),
-            ("bursts of direct execution", direct.bursts),
-            ("cycles in them", direct.cycles),
-            ("bursts that met what was not mapped", direct.misses),
-            ("times a guest that waits gave its processor away", self.spin.yields),
-            ("flushes of a page", flushes[0]),
-            ("flushes of an address space", flushes[1]),
-            ("flushes of all pages", flushes[2]),
-        ]
+        self.counted()
     }
 
     fn contents(&mut self) -> Vec<(&'static str, u64)> {

@@ -54,12 +54,25 @@ pub struct Space {
     guards: [Option<u64>; BREAKPOINTS],
     /// An address at which a burst has met nothing, and that the guest may have something at meanwhile.
     pub wanted: Option<u64>,
+    /// Where a burst has ended last for what was not mapped, for which address, and how often in a row.
+    missed: (u64, u64, u32),
     account: Account,
     /// When it has run last, by the time-stamp counter.
     used: u64,
 }
 
+/// How often a burst may end at one place for one address: an access may want more of its page than it was given at first.
+const TRIES: u32 = 4;
+
 impl Space {
+    /// A burst has ended here for what was not mapped at this address, and is now: whether that has not helped before.
+    pub fn is_stuck(&mut self, rip: u64, address: u64) -> bool {
+        let (at, of, times) = self.missed;
+        let times = if (at, of) == (rip, address) { times + 1 } else { 1 };
+        self.missed = (rip, address, times % (TRIES + 1));
+        times > TRIES
+    }
+
     /// Has the processor stop at these addresses of code that is about to be mapped. `false` if it cannot: those that are of use
     /// already leave it no room.
     pub fn guard(&mut self, addresses: impl Iterator<Item = u64>) -> bool {
@@ -152,7 +165,8 @@ impl Direct {
         let Some((stub, shadow)) = stub else { return false };
         self.tally.promoted += 1;
         let guards = [None; BREAKPOINTS];
-        self.spaces.insert(cr3, Space { stub, shadow, guards, wanted: None, account, used: now });
+        let (wanted, missed) = (None, (0, 0, 0));
+        self.spaces.insert(cr3, Space { stub, shadow, guards, wanted, missed, account, used: now });
         true
     }
 

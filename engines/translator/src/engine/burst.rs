@@ -183,7 +183,9 @@ impl Translator {
                 let reach = address.wrapping_sub(rip);
                 let fetch = reach == 0 || reach < 15 && address.is_multiple_of(PAGE);
                 let fetch = fetch && !self.may_execute(address);
-                resolved = self.page_in(cpu, address, fetch);
+                let space = self.tlb.direct.space(self.paging.cr3);
+                let stuck = space.is_some_and(|space| space.is_stuck(rip, address));
+                resolved = !stuck && self.page_in(cpu, address, fetch);
             }
             Stop::Fault { signal: libc_signal::TRAP, code: TRAP_HWBKPT, .. } => {}
             // A call of Linux' old page for such calls, which the host's kernel has begun to emulate by returning from it.
