@@ -335,21 +335,20 @@ fn a_process_that_is_killed_is_fatal_and_clear() {
     let mut bench = ring3();
     let stubs = Arc::new(Stubs::start(1).unwrap());
     bench.engine.set_stubs(&stubs, Promotion::Always);
-    // So that it is taken.
-    bench.load(|a| a.nop().unwrap());
-    bench.run();
-    assert!(bursts(&bench) > 0);
-    bench.engine.invalidate(Invalidation::Code { gpa: CODE, len: 16 });
-    bench.cpu.rip = CODE;
     bench.load(|a| {
         let mut top = a.create_label();
         a.set_label(&mut top).unwrap();
-        a.inc(rax).unwrap();
+        a.inc(qword_ptr(rbx)).unwrap();
         a.jmp(top).unwrap();
     });
-    let pid = stubs.pids()[0].to_string();
+    bench.cpu.gpr[RBX] = DATA;
+    let (pid, ram) = (stubs.pids()[0].to_string(), bench.ram.clone());
     let exit = std::thread::scope(|scope| {
         scope.spawn(move || {
+            // Earlier it would be no more than a process that cannot be used.
+            while ram.read_u64(DATA).unwrap() == 0 {
+                std::thread::yield_now();
+            }
             let killed = std::process::Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status();
             assert!(killed.unwrap().success());
         });
