@@ -5,7 +5,7 @@ use std::path::Path;
 
 const PAGE: &str = "docs/equivalence.md";
 /// Where tests stand, and the rules of the differential test.
-const ROOTS: [&str; 6] = ["arch", "control", "engines", "machine", "monitor", "tests"];
+const ROOTS: [&str; 7] = ["arch", "control", "engines", "host", "machine", "monitor", "tests"];
 /// Where the files stand that are named without a folder.
 const FOLDER: &str = "engines/translator/tests";
 

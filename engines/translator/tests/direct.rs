@@ -359,6 +359,21 @@ fn a_process_that_is_killed_is_fatal_and_clear() {
     assert!(error.to_string().contains("process"), "{error}: {why:?}");
 }
 
+/// Whether the processor lets ring 3 read them or Linux does it for it.
+#[test]
+fn table_selectors_are_those_of_linux() {
+    let mut bench = ring3();
+    bench.cpu.cr4 |= Cr4::UMIP;
+    bench.load(|a| {
+        a.sldt(eax).unwrap();
+        a.str(ebx).unwrap();
+    });
+    (bench.cpu.gpr[RAX], bench.cpu.gpr[RBX]) = (7, 7);
+    bench.run();
+    assert_eq!((bench.cpu.gpr[RAX] as u16, bench.cpu.gpr[RBX] as u16), (0, 0x40));
+    assert!(bursts(&bench) > 0);
+}
+
 /// States in which the processor would do something else than the guest's.
 #[test]
 fn what_differs_from_the_host_is_translated() {

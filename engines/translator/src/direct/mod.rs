@@ -6,7 +6,7 @@
 //! when the engine is kicked, by a timer most times, is *promoted*, and as long as the *bursts* between its faults and system
 //! calls are long enough to pay for the way, it stays so. An account says whether they are.
 //!
-//! What is promoted is an address space, by its CR3. It has a stub and a [shadow](shadow) of its tables. While one is current that is promoted, the
+//! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. While one is current that is promoted, the
 //! jump table of ring 3 stays empty, so that whatever goes to ring 3 leaves to the engine, which runs a burst. What a burst
 //! cannot do (system calls, faults, what traps) the translator does, from the state that the burst has left: nothing is
 //! decided here that the translator or the monitor would have to decide, too.
