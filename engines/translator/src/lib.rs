@@ -5,6 +5,8 @@
 //! monitor. The way of a guest instruction: [`decode`] finds it and what it does to flags, [`lower`] writes host
 //! code for it, [`cache`] keeps that, [`engine`] runs it, and [`slow`] does what it could not.
 //!
+//! What keeps the processor busy in ring 3 does not stay translated: it runs as it is, in a process of its own ([`direct`]).
+//!
 //! W^X: the cache is mapped twice, and no address of it is ever writable and executable. Nothing here is global
 //! but the signal handler; a vCPU has a translator of its own, with its own cache and TLB.
 //!
