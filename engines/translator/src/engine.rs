@@ -210,10 +210,6 @@ impl Translator {
                 }
                 Next::In(host) => Some(host),
                 Next::Exit(exit) => return exit,
-                Next::Leave(at) => {
-                    *rip = at;
-                    return Exit::Kicked;
-                }
                 Next::Callout => match self.callout(cpu, *rip) {
                     Ok(at) => {
                         *rip = at;

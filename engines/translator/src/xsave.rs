@@ -61,8 +61,10 @@ pub fn host_features() -> XsaveFeatures {
 /// Bytes of the widest vector register.
 pub const VECTOR_BYTES: usize = 64;
 
-const XMM: usize = 160;
-const XSTATE_BV: usize = 512;
+/// Where the low halves of the vector registers are in an area (SDM vol. 1 ch. 13.4), and the bits that say which components it
+/// holds.
+pub const XMM: usize = 160;
+pub const XSTATE_BV: usize = 512;
 /// XSAVE components of vector registers and masks.
 const SSE: usize = 1;
 const AVX: usize = 2;

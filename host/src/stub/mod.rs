@@ -92,9 +92,12 @@ impl Stubs {
     }
 }
 
-impl Drop for Stubs {
+impl Drop for Idle {
+    /// Ends the process and waits for it. Where neither is allowed any more, it ends with this one.
     fn drop(&mut self) {
-        self.list().drain(..).for_each(|mut idle| trace::end(&mut idle.child));
+        if self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! A stub, and the thread that traces it.
 
 use std::io;
-use std::process::Child;
 
 use libc::{c_int, c_long, c_uint, pid_t, user_regs_struct};
 
@@ -147,13 +146,7 @@ impl Stub {
         registers.rip = self.idle.base + Part::Wait.offset();
         self.set_registers(&registers)?;
         self.ask(libc::PTRACE_DETACH, 0, 0)?;
-        // From here on nobody is to end it.
-        let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: each field is read once, and `this` is not dropped.
-        unsafe {
-            drop(std::ptr::read(&raw const this.vectors));
-            Ok(std::ptr::read(&raw const this.idle))
-        }
+        Ok(self.idle)
     }
 
     /// The addresses that are its own: nothing else can be there.
@@ -395,19 +388,6 @@ impl Stub {
                 }
             }
         }
-    }
-}
-
-impl Drop for Stub {
-    fn drop(&mut self) {
-        end(&mut self.idle.child);
-    }
-}
-
-/// Ends a process and waits for it. Where neither is allowed any more, it ends with this one.
-pub(super) fn end(child: &mut Child) {
-    if child.kill().is_ok() {
-        let _ = child.wait();
     }
 }
 

@@ -4,12 +4,12 @@
 use host::stub::Stub;
 use vcpu::FpuState;
 
+use crate::xsave::{XMM, XSTATE_BV};
+
 /// x87 and SSE: FXSAVE's part as far as registers go.
 const LEGACY: usize = 416;
 const X87_CONTROL: usize = 24;
 const MXCSR_END: usize = 32;
-const XMM: usize = 160;
-const XSTATE_BV: usize = 512;
 const EXTENDED: usize = 576;
 const X87: u64 = 1;
 const SSE: u64 = 2;

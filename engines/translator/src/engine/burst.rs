@@ -212,18 +212,18 @@ impl Translator {
             _ => self.tlb.direct.tally.misses += 1,
         }
         self.translates_next = !resolved;
+        *at = rip;
         if registers.selectors[1] == CODE32 {
             // Compatibility mode, by a far jump.
             cpu.load_flat_segments(CODE32, DATA, Width::Protected, 3);
             self.cache.region.context().ring_change = 0;
         } else if let Some(detail) = owed {
-            *at = rip;
             return Next::Exit(Exit::Exception(Exception { detail, ..Exception::new(Vector::Debug) }));
         } else if self.unusual_flags() == before {
             return Next::Again(rip);
         }
         // The mode is not what it was, and is found out when the engine is entered.
-        Next::Leave(rip)
+        Next::Exit(Exit::Kicked)
     }
 
     fn byte_at(&mut self, cpu: &CpuState, rip: u64) -> Option<u8> {

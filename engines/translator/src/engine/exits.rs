@@ -32,8 +32,6 @@ pub(super) enum Next {
     In(u64),
     /// Leave the engine.
     Exit(Exit),
-    /// Leave it as if somebody had asked for that, and go on here when it is entered again.
-    Leave(u64),
     /// Leave it for the sensitive instruction here: the exit in all cases but few, which is made where it is returned,
     /// since its copies wait for each other.
     Callout,
