@@ -13,6 +13,7 @@
 //! and, for writes, dirty bits set; INVLPG takes a page out; after a write of CR3 no window may be used before all that
 //! it maps has been compared with the tables. Pages that must see every write (translated code) are mapped for reading.
 
+mod mappable;
 mod pages;
 mod table;
 
@@ -26,6 +27,7 @@ use crate::guest::Guest;
 use crate::hash::KeyHasher;
 use crate::hint_table::{WINDOWS, WindowHint};
 use crate::region::Region;
+pub use mappable::Mappable;
 pub use table::Table;
 
 const GIGABYTE: u64 = 1 << 30;

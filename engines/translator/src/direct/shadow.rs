@@ -9,10 +9,11 @@ use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
 use host::stub::Change;
-use x86::paging::{Access, AccessKind, PageEntry, entry_of_page, probe};
+use x86::paging::{PageEntry, entry_of_page};
 
+use crate::guest::Guest;
 use crate::hash::KeyHasher;
-use crate::windows::{LARGE, PAGE, Table, Tables};
+use crate::windows::{LARGE, Mappable, PAGE, Table, Tables};
 
 /// One past the last address that a stub can have anything at: four levels of page tables, and what the kernel keeps.
 pub const END: u64 = (1 << 47) - PAGE;
@@ -69,33 +70,22 @@ impl Shadow {
         Some(Rights { write, execute: self.code.contains(&(linear & !(PAGE - 1))) })
     }
 
-    /// Maps the page at this address as the guest's tables have it now; to be executed, too, if it may be, which is for one
-    /// of 4 KiB whose code is harmless, and watched.
-    pub fn map(&mut self, tables: Tables, linear: u64, execute: bool) {
-        let Tables { guest, paging } = tables;
-        let Ok(found) = probe(paging, guest, linear, Access::explicit(AccessKind::Read, true)) else {
-            return;
-        };
-        let Some(entry) = entry_of_page(paging, guest, linear) else { return };
-        let bytes = found.size.bytes();
-        let start = linear & !(bytes - 1);
-        let beside = start >= self.own.end || start + bytes <= self.own.start;
-        if bytes > LARGE || found.global || !entry.accessed() || linear >= END || !beside {
+    /// Maps a page; to be executed, too, if it may be, which is for one of 4 KiB whose code is harmless, and watched.
+    pub fn map(&mut self, guest: &Guest, page: Mappable, execute: bool) {
+        let Mappable { entry, start, physical, bytes, offset, .. } = page;
+        if start >= END || start < self.own.end && start + bytes > self.own.start {
             return;
         }
-        let physical = found.physical & !(bytes - 1);
-        let (offset, last) = (guest.ram.file_offset(physical), guest.ram.file_offset(physical + bytes - 1));
-        let Some(offset) = offset.filter(|offset| last == Some(offset + bytes as usize - 1)) else { return };
-        let write = found.writable && (entry.large || guest.admits_writes(physical));
+        let (write, refused) = page.writes(guest);
         let rights = Rights { write, execute };
-        if self.rights(linear) == Some(rights) && self.tables[&(linear / LARGE)].has(linear, entry) {
+        if self.rights(start) == Some(rights) && self.tables[&(start / LARGE)].has(start, entry) {
             return;
         }
         self.make_room(start, entry);
         let key = physical | u64::from(entry.large);
         self.push(Change::Map { at: start, len: bytes, offset: offset as u64, write, execute });
-        let table = self.tables.entry(linear / LARGE).or_insert_with(|| Table::new(linear));
-        table.set(linear, entry, write);
+        let table = self.tables.entry(start / LARGE).or_insert_with(|| Table::new(start));
+        table.set(start, entry, write);
         self.pages += 1;
         if execute {
             self.code.insert(start);
@@ -103,11 +93,7 @@ impl Shadow {
         if write || execute {
             self.by_physical.entry(key).or_default().push(start);
         }
-        if write && entry.large {
-            // Of a large page those are protected that may not be written.
-            let pages = (physical..physical + bytes).step_by(PAGE as usize);
-            pages.filter(|page| !guest.admits_writes(*page)).for_each(|page| self.protect(guest, page));
-        }
+        refused.into_iter().for_each(|page| self.protect(guest, page));
     }
 
     /// Takes away what is where this entry's page goes.
@@ -145,7 +131,7 @@ impl Shadow {
     }
 
     /// Lets nobody write a guest-physical page unseen.
-    pub fn protect(&mut self, guest: &crate::guest::Guest, physical: u64) {
+    pub fn protect(&mut self, guest: &Guest, physical: u64) {
         let small = self.by_physical.get(&physical).cloned().unwrap_or_default();
         let large = self.by_physical.get(&(physical & !(LARGE - 1) | 1)).cloned().unwrap_or_default();
         let within = large.into_iter().map(|start| start | physical & (LARGE - 1));

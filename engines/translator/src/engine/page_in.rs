@@ -1,11 +1,11 @@
 //! What a burst needs to have mapped: see [`crate::direct`].
 
 use vcpu::CpuState;
-use x86::paging::{Access, AccessKind, entry_of_page, probe};
+use x86::paging::{Access, AccessKind, probe};
 
 use super::Translator;
 use crate::direct::{self, END, Verdict, joins, judge};
-use crate::windows::{PAGE, Tables};
+use crate::windows::{Mappable, PAGE, Tables};
 
 /// Pages that are mapped at once, if they may be: surroundings of one.
 const AROUND: u64 = 16 * PAGE;
@@ -60,17 +60,11 @@ impl Translator {
     /// Maps a page. One that may be written and executed is either, as is wanted: what is executed has to be watched.
     fn map_directly(&mut self, linear: u64, fetch: bool) {
         let tables = Tables { guest: &self.guest, paging: &self.paging };
-        let Some(entry) = entry_of_page(tables.paging, tables.guest, linear) else { return };
-        if !entry.accessed() {
-            return;
-        }
-        let read = Access::explicit(AccessKind::Read, true);
-        let found = probe(tables.paging, tables.guest, linear, read);
-        let is_data = !fetch && found.is_ok_and(|found| found.writable);
-        let execute = !entry.large && !is_data && self.is_harmless(linear);
-        let tables = Tables { guest: &self.guest, paging: &self.paging };
-        if let Some(space) = self.tlb.direct.space(tables.paging.cr3) {
-            space.shadow.map(tables, linear, execute);
+        let Some(page) = Mappable::at(tables, linear) else { return };
+        let is_data = !fetch && page.writable;
+        let execute = !page.entry.large && !is_data && self.is_harmless(linear);
+        if let Some(space) = self.tlb.direct.space(self.paging.cr3) {
+            space.shadow.map(&self.guest, page, execute);
         }
     }
 

@@ -3,6 +3,7 @@
 use host::{Protection, Reservation};
 use x86::paging::{Access, AccessKind, entry_of_page, probe};
 
+use super::mappable::Mappable;
 use super::table::Table;
 use super::{GIGABYTE, LARGE, LAST, PAGE, Tables, Windows};
 
@@ -63,33 +64,13 @@ impl Windows {
 
     /// Maps one page as the guest's tables have it now, if ring 3 may read it and has.
     pub(super) fn map(&mut self, tables: Tables, n: usize, linear: u64) -> bool {
-        let Tables { guest, paging } = tables;
-        let Ok(found) = probe(paging, guest, linear, Access::explicit(AccessKind::Read, true)) else {
-            return false;
-        };
-        let Some(entry) = entry_of_page(paging, guest, linear) else { return false };
-        let bytes = found.size.bytes();
-        let start = linear & !(bytes - 1);
-        let fits = (start + bytes - 1) & (GIGABYTE - 1) < LAST;
-        if bytes > LARGE || !fits || found.global || !entry.accessed() {
+        let guest = tables.guest;
+        let Some(page) = Mappable::at(tables, linear) else { return false };
+        let Mappable { entry, start, physical, bytes, offset, .. } = page;
+        if (start + bytes - 1) & (GIGABYTE - 1) >= LAST {
             return false;
         }
-        let physical = found.physical & !(bytes - 1);
-        let offset = guest.ram.file_offset(physical);
-        let (Some(offset), Some(last)) = (offset, guest.ram.file_offset(physical + bytes - 1)) else {
-            return false;
-        };
-        if last - offset != bytes as usize - 1 {
-            return false;
-        }
-        // Of a large page those are protected that may not be written.
-        let (mut writable, mut refused) = (found.writable, Vec::new());
-        if writable && entry.large {
-            let pages = (0..bytes).step_by(PAGE as usize);
-            refused.extend(pages.map(|page| physical + page).filter(|page| !guest.admits_writes(*page)));
-        } else if writable {
-            writable = guest.admits_writes(physical);
-        }
+        let (writable, refused) = page.writes(guest);
         // What is mapped beside it rests on the same table, or goes.
         let beside = self.table(n, linear).filter(|table| !table.is_of(entry));
         let overlapped = beside.map_or(vec![linear], |table| table.all().collect());
