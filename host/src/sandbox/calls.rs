@@ -117,12 +117,9 @@ const SOCKET: &[c_long] = &[
 /// `TUNSETOFFLOAD` and `TUNSETVNETHDRSZ` of linux/if_tun.h: what a guest's driver turns on and off.
 const TUN: [c_ulong; 2] = [0x4004_54d0, 0x4004_54d8];
 
-/// What is asked of a process that is traced ([`crate::stub`]). `PTRACE_SYSEMU` is of linux/ptrace.h.
-#[rustfmt::skip]
-const TRACING: [u32; 11] = [
-    libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT, libc::PTRACE_DETACH, libc::PTRACE_CONT, libc::PTRACE_SYSEMU,
-    libc::PTRACE_POKEUSER, libc::PTRACE_GETREGS, libc::PTRACE_SETREGS, libc::PTRACE_GETREGSET, libc::PTRACE_SETREGSET, libc::PTRACE_GETSIGINFO,
-];
+/// What it takes to set breakpoints in another process ([`crate::stub`]).
+const TRACING: [u32; 4] =
+    [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT, libc::PTRACE_POKEUSER, libc::PTRACE_DETACH];
 
 /// What this machine may do.
 pub(super) fn allowed(sandbox: &Sandbox) -> Table {

@@ -1,57 +1,155 @@
-//! The program of a stub: one page of an ELF file, whose code empties the process and does as the list says.
+//! The program of a stub: one page of an ELF file, whose code empties the process, sees to signals, and then waits for
+//! commands and carries them out, here and in the handler of every signal.
+//!
+//! Code of the guest may jump anywhere into this, and may have written anything into the [mail](super::mail) before. So
+//! nothing here counts on a register that it has not loaded itself, all memory is addressed relative to the instruction
+//! pointer, and what could do harm needs the secret that comes with each command ([`super::filter`]).
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use super::mail::{self, MAIL_BYTES, Mail, SETUP, Setup, UCONTEXT};
 use crate::{HostError, PAGE_SIZE, entropy};
-
-use super::LIST_BYTES;
 
 /// One past the last address that the kernel gives to processes with four levels of page tables.
 pub const END: u64 = (1 << 47) - PAGE_SIZE as u64;
-/// Bytes of a stub's own pages.
-pub const OWN_BYTES: u64 = (PAGE_SIZE + LIST_BYTES) as u64;
+/// Bytes of a stub's own pages: this one, and the mail.
+pub const OWN_BYTES: u64 = (PAGE_SIZE + MAIL_BYTES) as u64;
 /// Where the code begins in the page.
 const CODE: usize = 0x100;
-/// Where in the page the name of the list's file is.
-pub const LIST_NAME: u64 = 0x800;
 
-// What runs in a stub, wherever it is. `rbx` is where its own pages are. The one breakpoint is where its tracer wants to
-// have it back.
 std::arch::global_asm!(
     ".pushsection .rodata",
     // Other parts of this crate may be compiled apart.
-    ".globl popf_stub_code, popf_stub_empty, popf_stub_calls, popf_stub_call, popf_stub_end",
-    ".hidden popf_stub_code, popf_stub_empty, popf_stub_calls, popf_stub_call, popf_stub_end",
+    ".globl popf_stub_code, popf_stub_handler, popf_stub_told, popf_stub_woken, popf_stub_end",
+    ".hidden popf_stub_code, popf_stub_handler, popf_stub_told, popf_stub_woken, popf_stub_end",
     ".balign 16",
     "popf_stub_code:",
-    // Gives itself a name, and waits for its tracer: prctl(2), pause(2).
+    // A name: prctl(2), PR_SET_NAME.
     "mov eax, 157",
     "mov edi, 15",
-    "lea rsi, [rip + 5f]",
+    "lea rsi, [rip + 20f]",
     "syscall",
-    "2: mov eax, 34",
-    "syscall",
-    "jmp 2b",
-    ".balign 16",
-    // munmap(2) of all before and behind.
-    "popf_stub_empty:",
+    // munmap(2) of all before this page and behind it, the stack among it.
+    "lea rbx, [rip + popf_stub_code - {code}]",
     "mov eax, 11",
     "xor edi, edi",
     "mov rsi, rbx",
     "syscall",
     "mov eax, 11",
-    "lea rdi, [rbx + {own}]",
+    "lea rdi, [rbx + {page}]",
     "movabs rsi, {end}",
     "sub rsi, rdi",
     "syscall",
-    "int3",
+    // The mail, which is descriptor 2: mmap(2), readable, writable, shared and where it is wanted; close(2).
+    "mov eax, 9",
+    "lea rdi, [rbx + {page}]",
+    "mov esi, {mail_bytes}",
+    "mov edx, 3",
+    "mov r10d, 0x11",
+    "mov r8d, 2",
+    "xor r9d, r9d",
+    "syscall",
+    "mov eax, 3",
+    "mov edi, 2",
+    "syscall",
+    // sigaltstack(2), and rt_sigaction(2) for all signals that there are.
+    "lea rbx, [rip + popf_stub_code + {mail} + {setup}]",
+    "mov eax, 131",
+    "lea rdi, [rbx + {stack}]",
+    "xor esi, esi",
+    "syscall",
+    "mov r12d, 64",
+    "2: mov eax, 13",
+    "mov edi, r12d",
+    "lea rsi, [rbx + {action}]",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "syscall",
+    "dec r12d",
+    "jnz 2b",
+    // The guest's time-stamp counter is not the host's: prctl(2), PR_SET_TSC, PR_TSC_SIGSEGV.
+    "mov eax, 157",
+    "mov edi, 26",
+    "mov esi, 2",
+    "syscall",
+    // Nor is its CPUID: arch_prctl(2), ARCH_SET_CPUID. Not every processor can be made to trap there.
+    "mov eax, 158",
+    "mov edi, 0x1012",
+    "xor esi, esi",
+    "syscall",
+    // seccomp(2), SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW; without the last for kernels before 4.17.
+    "mov r12d, 4",
+    "3: mov eax, 317",
+    "mov edi, 1",
+    "mov esi, r12d",
+    "lea rdx, [rbx + {program}]",
+    "syscall",
+    "test eax, eax",
+    "jz popf_stub_stand",
+    "sub r12d, 4",
+    "jz 3b",
+    "ud2",
+    // A signal has stopped the guest. All signals are blocked meanwhile, and the registers are where the kernel has put
+    // them, but for these bases.
     ".balign 16",
-    // r13 calls that stand at r12, seven words each: number and arguments. Stops behind the last, or one that fails.
-    "popf_stub_calls:",
-    "3: test r13, r13",
-    "jz 4f",
+    "popf_stub_handler:",
+    "lea rbx, [rip + popf_stub_code + {mail}]",
+    "rdfsbase rax",
+    "mov [rbx + {told_bases}], rax",
+    "rdgsbase rax",
+    "mov [rbx + {told_bases} + 8], rax",
+    "mov [rbx + {told_frame}], rdx",
+    // Stands from now on: says so by a write(2) that only this place can make, and then to whoever watches the word.
+    "popf_stub_stand:",
+    "lea rbx, [rip + popf_stub_code + {mail}]",
+    "mov dword ptr [rbx + {command}], 0",
+    "mov eax, 1",
+    "mov edi, 1",
+    "mov rsi, rbx",
+    "mov edx, 1",
+    "xor r8d, r8d",
+    "syscall",
+    "popf_stub_told:",
+    "lea rbx, [rip + popf_stub_code + {mail}]",
+    "mov dword ptr [rbx + {stands}], 1",
+    "mov ecx, [rbx + {spins}]",
+    "4: cmp dword ptr [rbx + {command}], 0",
+    "jne 7f",
+    "dec ecx",
+    "js 5f",
+    "pause",
+    "jmp 4b",
+    // Sleeps in read(2) until it is written to.
+    "5: mov eax, 1",
+    "xchg [rbx + {sleeps}], eax",
+    "6: cmp dword ptr [rbx + {command}], 0",
+    "jne 7f",
+    "xor eax, eax",
+    "xor edi, edi",
+    "lea rsi, [rbx + {byte}]",
+    "mov edx, 1",
+    "xor r8d, r8d",
+    "syscall",
+    "popf_stub_woken:",
+    "lea rbx, [rip + popf_stub_code + {mail}]",
+    "test rax, rax",
+    "jnz 6b",
+    // Nobody is there any more who could.
+    "ud2",
+    // A command. The secret is nowhere but in registers from here on.
+    "7: mov dword ptr [rbx + {sleeps}], 0",
+    "mov r14, [rbx + {secret}]",
+    "mov r15, [rbx + {secret} + 8]",
+    "mov qword ptr [rbx + {secret}], 0",
+    "mov qword ptr [rbx + {secret} + 8], 0",
+    // So many system calls, seven words each: number and arguments. Up to one that fails.
+    "lea r12, [rbx + {list}]",
+    "mov r13d, [rbx + {calls}]",
+    "xor eax, eax",
+    "8: test r13, r13",
+    "jz 31f",
     "mov rax, [r12]",
     "mov rdi, [r12 + 8]",
     "mov rsi, [r12 + 16]",
@@ -59,55 +157,110 @@ std::arch::global_asm!(
     "mov r10, [r12 + 32]",
     "mov r8, [r12 + 40]",
     "mov r9, [r12 + 48]",
-    "syscall",
+    "or r8, r14",
+    "cmp eax, 9",
+    "jne 9f",
+    "or r10, r15",
+    "jmp 30f",
+    "9: or r9, r15",
+    "30: syscall",
     "cmp rax, -4095",
-    "jae 4f",
+    "jae 32f",
     "add r12, 56",
     "dec r13",
-    "jmp 3b",
-    "4: int3",
-    // One call, whose registers are loaded.
-    "popf_stub_call:",
+    "jmp 8b",
+    "31: cmp dword ptr [rbx + {resumes}], 0",
+    "jne 13f",
+    "32: mov [rbx + {left}], r13",
+    "mov [rbx + {result}], rax",
+    "jmp popf_stub_stand",
+    // Back to the guest. Selectors of data are next to never anything else than they were.
+    "13: mov ecx, ds",
+    "cmp cx, [rbx + {data}]",
+    "je 14f",
+    "mov ds, [rbx + {data}]",
+    "14: mov ecx, es",
+    "cmp cx, [rbx + {data} + 2]",
+    "je 15f",
+    "mov es, [rbx + {data} + 2]",
+    "15: xor eax, eax",
+    "mov ecx, fs",
+    "test ecx, ecx",
+    "jz 16f",
+    "mov fs, eax",
+    "16: mov ecx, gs",
+    "test ecx, ecx",
+    "jz 17f",
+    "mov gs, eax",
+    "17: mov rax, [rbx + {bases}]",
+    "wrfsbase rax",
+    "mov rax, [rbx + {bases} + 8]",
+    "wrgsbase rax",
+    // rt_sigreturn(2).
+    "lea rsp, [rbx + {ucontext}]",
+    "mov r8, r14",
+    "mov r9, r15",
+    "mov eax, 15",
     "syscall",
-    "int3",
-    "5: .asciz \"popf-stub\"",
+    "ud2",
+    "20: .asciz \"popf-stub\"",
     "popf_stub_end:",
     ".popsection",
-    own = const OWN_BYTES,
+    code = const CODE,
+    page = const PAGE_SIZE,
     end = const END,
+    mail = const PAGE_SIZE - CODE,
+    mail_bytes = const MAIL_BYTES,
+    setup = const SETUP,
+    stack = const std::mem::offset_of!(Setup, stack),
+    action = const std::mem::offset_of!(Setup, action),
+    program = const std::mem::offset_of!(Setup, program),
+    told_bases = const std::mem::offset_of!(Mail, told_bases),
+    told_frame = const std::mem::offset_of!(Mail, told_frame),
+    stands = const std::mem::offset_of!(Mail, stands),
+    sleeps = const std::mem::offset_of!(Mail, sleeps),
+    byte = const std::mem::offset_of!(Mail, byte),
+    left = const std::mem::offset_of!(Mail, left),
+    result = const std::mem::offset_of!(Mail, result),
+    command = const std::mem::offset_of!(Mail, command),
+    spins = const std::mem::offset_of!(Mail, spins),
+    calls = const std::mem::offset_of!(Mail, calls),
+    resumes = const std::mem::offset_of!(Mail, resumes),
+    secret = const std::mem::offset_of!(Mail, secret),
+    bases = const std::mem::offset_of!(Mail, bases),
+    data = const std::mem::offset_of!(Mail, data),
+    list = const mail::LIST,
+    ucontext = const UCONTEXT,
 );
 
 unsafe extern "C" {
     static popf_stub_code: u8;
-    static popf_stub_empty: u8;
-    static popf_stub_calls: u8;
-    static popf_stub_call: u8;
+    static popf_stub_handler: u8;
+    static popf_stub_told: u8;
+    static popf_stub_woken: u8;
     static popf_stub_end: u8;
 }
 
-/// An entry of a stub's code, by its offset from where its own pages are.
+/// A place in a stub's code.
 #[derive(Clone, Copy, Debug)]
-pub enum Part {
-    /// Waits.
-    Wait,
-    /// Leaves nothing else mapped.
-    Empty,
-    /// Makes the calls of the list.
-    Calls,
-    /// Makes one call.
-    Call,
+pub enum Place {
+    /// The handler of signals.
+    Handler,
+    /// Behind the write that says that it stands.
+    Told,
+    /// Behind the read that sleeps.
+    Woken,
 }
 
-impl Part {
-    /// Offset in the page.
-    pub fn offset(self) -> u64 {
-        let part = match self {
-            Self::Wait => &raw const popf_stub_code,
-            Self::Empty => &raw const popf_stub_empty,
-            Self::Calls => &raw const popf_stub_calls,
-            Self::Call => &raw const popf_stub_call,
+impl Place {
+    /// Its address in a stub whose pages begin at this one.
+    pub fn address(self, base: u64) -> u64 {
+        let place = match self {
+            Self::Handler => &raw const popf_stub_handler,
+            Self::Told => &raw const popf_stub_told,
+            Self::Woken => &raw const popf_stub_woken,
         };
-        (CODE + part as usize - &raw const popf_stub_code as usize) as u64
+        base + (CODE + place as usize - &raw const popf_stub_code as usize) as u64
     }
 }
 
@@ -121,8 +274,8 @@ pub fn place() -> Result<u64, HostError> {
     Ok((1 << 44) + (page << 12))
 }
 
-/// The program for this address, as a file that can only be read. Its list is in the file of this name.
-pub fn program(base: u64, list: &str) -> Result<File, HostError> {
+/// The program for this address, as a file that can only be read.
+pub fn program(base: u64) -> Result<File, HostError> {
     // SAFETY: the symbols are those of the block above, in this order.
     let code = unsafe {
         let start = &raw const popf_stub_code;
@@ -131,7 +284,6 @@ pub fn program(base: u64, list: &str) -> Result<File, HostError> {
     let mut page = vec![0; PAGE_SIZE];
     header(&mut page, base);
     page[CODE..CODE + code.len()].copy_from_slice(code);
-    page[LIST_NAME as usize..][..list.len()].copy_from_slice(list.as_bytes());
     let file = |source| HostError::Call { call: "memfd_create", source };
     let fd = executable_memfd()?;
     // SAFETY: the descriptor is new and ours alone.

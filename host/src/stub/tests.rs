@@ -1,5 +1,5 @@
 use super::*;
-use crate::PAGE_SIZE;
+use crate::{Mapping, PAGE_SIZE, Protection};
 
 const MEMORY: usize = 16 * PAGE_SIZE;
 const CODE: u64 = 0x40_0000;

@@ -120,6 +120,8 @@ pub struct Direct {
     accounts: Accounts,
     /// Where the engine's thread may run.
     affinity: Option<Affinity>,
+    /// Which address space has run last.
+    last: Option<u64>,
     /// Counts the flushes.
     epoch: u64,
     /// What has happened.
@@ -244,14 +246,14 @@ impl Direct {
         })
     }
 
-    /// The engine's thread and an address space's stub are to take turns on one processor.
+    /// The engine's thread and an address space's stub are to run where they take turns best.
     pub fn bind(&mut self, cr3: u64) {
         if self.affinity.is_none() {
             self.affinity = Affinity::of_this_thread().ok();
         }
-        let bound = self.affinity.as_mut().and_then(|affinity| affinity.bind().ok());
-        if let (Some(processor), Some(space)) = (bound, self.spaces.get_mut(&cr3)) {
-            space.stub.bind(processor);
+        let again = self.last.replace(cr3) == Some(cr3);
+        if let (Some(affinity), Some(space)) = (&mut self.affinity, self.spaces.get_mut(&cr3)) {
+            space.stub.bind(affinity, again);
         }
     }
 

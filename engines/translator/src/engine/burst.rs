@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
-use host::stub::{Registers, Stop};
+use host::HostError;
+use host::stub::{Failure, Registers, Stop};
 use vcpu::{CpuState, Exit, Shadow, Width};
 use x86::debug::dr6;
 use x86::paging::PagingMode;
@@ -133,10 +134,7 @@ impl Translator {
         let Some(space) = self.tlb.direct.space(cr3) else { return Next::Again(rip) };
         let changes = space.shadow.take_changes();
         if let Err(error) = space.stub.change(&changes) {
-            tracing::info!(%error, "a guest's program is translated again");
-            self.tlb.direct.lose(cr3);
-            self.cache.withhold(false);
-            return self.refused_directly(rip);
+            return self.lose(rip, &error);
         }
         direct::put(&mut space.stub, &cpu.fpu, mask, size);
         self.kick.announce(Some(space.stub.interrupter()));
@@ -150,12 +148,20 @@ impl Translator {
         self.kick.announce(None);
         let stop = match stop {
             Ok(stop) => stop,
-            // What it has done since it began is known to nobody.
-            Err(error) => return Next::Exit(Exit::Fatal(lost(error))),
+            Err(Failure::Before(error)) => return self.lose(rip, &error),
+            Err(Failure::During(error)) => return Next::Exit(Exit::Fatal(lost(error))),
         };
         direct::get(&space.stub, &mut cpu.fpu, mask, size);
         self.tlb.direct.burst(cr3, cycles);
         self.stopped(cpu, stop, &registers, at)
+    }
+
+    /// The address space's stub is of no use any more.
+    fn lose(&mut self, rip: u64, error: &HostError) -> Next {
+        tracing::info!(%error, "a guest's program is translated again");
+        self.tlb.direct.lose(self.paging.cr3);
+        self.cache.withhold(false);
+        self.refused_directly(rip)
     }
 
     /// The translator is to go on.

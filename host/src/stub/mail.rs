@@ -1,0 +1,200 @@
+//! The memory that a stub and its owner share: commands one way, what came of them the other, and the frames of signals.
+//!
+//! While the guest's code runs in a stub it can write here whatever it likes. So nothing that is read here is believed
+//! before the stub stands by the kernel's word, and then it is worth as much as a register of the guest's.
+
+use std::sync::atomic::AtomicU32;
+
+use super::frame::Ucontext;
+use crate::{HostError, Mapping, Memfd, Protection};
+
+/// Bytes of it.
+pub const MAIL_BYTES: usize = 1 << 16;
+/// Where the stack of signals is, and how long.
+pub const STACK: usize = 0x1000;
+pub const STACK_BYTES: usize = 0x4000;
+/// Where the registers are that the guest goes on with.
+pub const UCONTEXT: usize = 0x5000;
+/// Where [`Setup`] is.
+pub const SETUP: usize = 0x7000;
+/// Where the list of system calls is, and words of each.
+pub const LIST: usize = 0x8000;
+pub const CALL_WORDS: usize = 7;
+/// Calls that it holds; behind them is room for a name.
+pub const MOST_CALLS: usize = (MAIL_BYTES - LIST) / (8 * CALL_WORDS) - 2;
+/// Where that is.
+pub const NAME: usize = LIST + MOST_CALLS * CALL_WORDS * 8;
+
+/// The words, each group with a line of the processors' caches of its own.
+#[repr(C, align(64))]
+pub struct Mail {
+    /// Set by the stub when it stands.
+    pub stands: AtomicU32,
+    /// Whether it has to be written to.
+    pub sleeps: AtomicU32,
+    /// Bases of FS and GS that it stands with.
+    pub told_bases: [u64; 2],
+    /// How many calls of the list have not been made, and the result of the last.
+    pub left: u64,
+    pub result: u64,
+    /// Where what wakes it goes.
+    pub byte: u64,
+    /// Where the registers of what has been stopped are.
+    pub told_frame: u64,
+    _rest: u64,
+    /// Not 0: there is a command.
+    pub command: AtomicU32,
+    /// How often it looks for the next before it sleeps.
+    pub spins: u32,
+    /// Calls in the list.
+    pub calls: u32,
+    /// Whether the guest goes on behind them.
+    pub resumes: u32,
+    /// What the filter wants to see.
+    pub secret: [u64; 2],
+    /// Bases of FS and GS, and selectors of DS and ES, to go on with.
+    pub bases: [u64; 2],
+    pub data: [u16; 2],
+}
+
+/// `struct sigaction` of the kernel's interface.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Action {
+    pub handler: u64,
+    pub flags: u64,
+    pub restorer: u64,
+    pub mask: u64,
+}
+
+/// Instructions that its filter may have.
+pub const MOST_FILTER: usize = 64;
+
+/// What a stub's beginning asks the kernel for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Setup {
+    /// `struct sigaltstack`.
+    pub stack: [u64; 3],
+    pub action: Action,
+    pub program: Fprog,
+    pub filter: [libc::sock_filter; MOST_FILTER],
+}
+
+/// `struct sock_fprog`, with an address of the stub's.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Fprog {
+    pub len: u16,
+    pub filter: u64,
+}
+
+const _: () = assert!(
+    size_of::<Mail>() <= STACK
+        && UCONTEXT >= STACK + STACK_BYTES
+        && SETUP + size_of::<Setup>() <= LIST
+        && std::mem::offset_of!(Mail, command) == 64
+);
+
+/// The owner's view of it.
+pub struct Post {
+    view: Mapping,
+    pub memory: Memfd,
+}
+
+impl Post {
+    pub fn new() -> Result<Self, HostError> {
+        let memory = Memfd::new("stub", MAIL_BYTES)?;
+        Ok(Self { view: Mapping::shared(&memory, 0, MAIL_BYTES, Protection::ReadWrite)?, memory })
+    }
+
+    /// The words, of which the stub may change any at any time.
+    fn mail(&self) -> *mut Mail {
+        self.view.as_ptr().cast()
+    }
+
+    /// Set by the stub when it stands.
+    pub fn stands(&self) -> &AtomicU32 {
+        // SAFETY: within the mapping, which lives as long, and changed only by atomic writes.
+        unsafe { &(*self.mail()).stands }
+    }
+
+    /// Whether it has to be written to.
+    pub fn sleeps(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { &(*self.mail()).sleeps }
+    }
+
+    /// Not 0: there is a command.
+    pub fn command(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { &(*self.mail()).command }
+    }
+
+    /// Writes there.
+    ///
+    /// # Panics
+    /// If that is not within it.
+    pub fn put<T: Copy>(&self, at: usize, value: T) {
+        assert!(at + size_of::<T>() <= MAIL_BYTES);
+        // SAFETY: within the mapping, which nobody has a reference to but for the three words.
+        unsafe { self.view.as_ptr().add(at).cast::<T>().write_unaligned(value) };
+    }
+
+    /// The same for bytes.
+    pub fn put_bytes(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= MAIL_BYTES);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.view.as_ptr().add(at), bytes.len()) };
+    }
+
+    /// Reads there bytes that may be anything.
+    pub fn get_bytes(&self, at: usize, bytes: &mut [u8]) {
+        assert!(at + bytes.len() <= MAIL_BYTES);
+        // SAFETY: as above; the stub stands, so that nobody writes there.
+        unsafe { std::ptr::copy_nonoverlapping(self.view.as_ptr().add(at), bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// Registers that are there.
+    pub fn ucontext(&self, at: usize) -> Ucontext {
+        assert!(at + size_of::<Ucontext>() <= MAIL_BYTES);
+        // SAFETY: within the mapping, and any bytes are one.
+        unsafe { self.view.as_ptr().add(at).cast::<Ucontext>().read_unaligned() }
+    }
+
+    /// Says what is to be done: so many calls, and whether the guest goes on; how often the stub looks for the next command.
+    pub fn set_command(&self, calls: usize, resumes: bool, secret: [u64; 2], spins: u32) {
+        // SAFETY: within the mapping, and plain words.
+        unsafe {
+            let mail = self.mail();
+            (*mail).calls = calls as u32;
+            (*mail).resumes = u32::from(resumes);
+            (*mail).secret = secret;
+            (*mail).spins = spins;
+        }
+    }
+
+    /// Says what no frame has: bases of FS and GS, and selectors of DS and ES, to go on with.
+    pub fn set_rest(&self, bases: [u64; 2], data: [u16; 2]) {
+        // SAFETY: as above.
+        unsafe {
+            let mail = self.mail();
+            ((*mail).bases, (*mail).data) = (bases, data);
+        }
+    }
+
+    /// Where the stub has said that the registers of what has been stopped are.
+    pub fn told_frame(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*self.mail()).told_frame }
+    }
+
+    /// What the stub has said of the bases that it stands with, and of its calls: how many are left, and the result of the last.
+    pub fn told(&self) -> ([u64; 2], (u64, u64)) {
+        // SAFETY: within the mapping, and plain words.
+        unsafe {
+            let mail = self.mail();
+            ((*mail).told_bases, ((*mail).left, (*mail).result))
+        }
+    }
+}
