@@ -18,7 +18,7 @@
 //! | [`process`], [`watch`] | users and sessions, files that change |
 //! | [`sampling`] | where a thread is when it is interrupted |
 //! | [`sandbox`] | what this process may still do once a guest runs |
-//! | [`stub`] | processes that run ring 3 of a guest, traced by us |
+//! | [`stub`] | processes that run ring 3 of a guest, until a signal stops them |
 //! | [`kvm`] | whether KVM is any good, by trying |
 //! | [`trial`] | what becomes of a few instructions in ring 3 |
 //!

@@ -47,7 +47,7 @@ pub struct Sandbox {
     unix_connections: bool,
     tun: bool,
     rings: bool,
-    /// Processes that may be traced.
+    /// Processes that may be signalled, bound and traced.
     stubs: Vec<u32>,
 }
 

@@ -8,9 +8,9 @@
 
 use std::mem::offset_of;
 
-use libc::{c_long, seccomp_data, sock_filter};
+use libc::{c_int, c_long, seccomp_data, sock_filter};
 
-use super::image::Place;
+use super::image::{Place, awaited};
 use crate::{HostError, entropy};
 
 /// What may be asked for with the secret.
@@ -28,12 +28,19 @@ pub fn secret() -> Result<[u64; 2], HostError> {
     Ok([both & !0xffff_ffff, both << 32])
 }
 
+/// Where the halves of an argument are.
+fn lower(n: usize) -> usize {
+    offset_of!(seccomp_data, args) + size_of::<u64>() * n
+}
+
+fn upper(n: usize) -> usize {
+    lower(n) + size_of::<u32>()
+}
+
 /// The filter for the stub at this address with this secret: its first word in r8, its second in r10 for mmap(2) and in r9 for
 /// all others.
 pub fn filter(base: u64, secret: [u64; 2]) -> Vec<sock_filter> {
     let [first, second] = secret.map(|word| (word >> 32) as u32);
-    let upper = |n: usize| offset_of!(seccomp_data, args) + 8 * n + 4;
-    let lower = |n: usize| offset_of!(seccomp_data, args) + 8 * n;
     let nr = offset_of!(seccomp_data, nr);
     let ip = offset_of!(seccomp_data, instruction_pointer);
     let mut code = Code::default();
@@ -52,17 +59,12 @@ pub fn filter(base: u64, secret: [u64; 2]) -> Vec<sock_filter> {
     code.unless(ip + 4, (base >> 32) as u32, Label::Trap);
     code.when(ip, Place::Woken.address(base) as u32, Label::Sleep);
     code.unless(ip, Place::Told.address(base) as u32, Label::Trap);
-    for (call, label) in [(libc::SYS_write, None), (libc::SYS_read, Some(Label::Sleep))] {
-        if let Some(label) = label {
-            code.place(label);
-        }
-        // One byte, by the descriptor that is for it: 1 and 0, as it happens, like the calls' numbers.
-        code.unless(nr, call as u32, Label::Trap);
-        code.unless(lower(0), call as u32, Label::Trap);
-        code.unless(lower(2), 1, Label::Trap);
-        code.when(upper(2), 0, Label::Allow);
-        code.jump(Label::Trap);
-    }
+    // What it waits for, and from where.
+    let awaited = awaited(base);
+    let word = [(lower(1), awaited as u32), (upper(1), (awaited >> 32) as u32)];
+    code.only(libc::SYS_write, libc::STDOUT_FILENO, 4, &word);
+    code.place(Label::Sleep);
+    code.only(libc::SYS_read, libc::STDIN_FILENO, 1, &[]);
     code.finish()
 }
 
@@ -101,6 +103,18 @@ impl Code {
 
     fn unless(&mut self, offset: usize, value: u32, label: Label) {
         self.compare(offset, value, false, label);
+    }
+
+    /// Allows this call with this descriptor, so many bytes, and what else is to be in the arguments; nothing else passes.
+    fn only(&mut self, call: c_long, descriptor: c_int, bytes: u32, more: &[(usize, u32)]) {
+        let fixed = [
+            (offset_of!(seccomp_data, nr), call as u32),
+            (lower(0), descriptor as u32),
+            (lower(2), bytes),
+            (upper(2), 0),
+        ];
+        fixed.iter().chain(more).for_each(|(offset, value)| self.unless(*offset, *value, Label::Trap));
+        self.jump(Label::Allow);
     }
 
     fn jump(&mut self, label: Label) {

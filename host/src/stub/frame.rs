@@ -118,6 +118,7 @@ mod tests {
         let context = Ucontext::new(&registers, [0; 3], 0);
         assert_eq!(context.registers([1, 2], [0, 0]), registers);
         // rsp and rip, by their numbers in sys/ucontext.h.
+        // SAFETY: both are plain words, of one size.
         let words: [u64; 38] = unsafe { std::mem::transmute(context) };
         assert_eq!((words[5 + libc::REG_RSP as usize], words[5 + libc::REG_RIP as usize]), (104, 0x1234));
     }

@@ -7,9 +7,10 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use super::mail::{self, MAIL_BYTES, Mail, SETUP, Setup, UCONTEXT};
+use super::mail::{self, MAIL_BYTES, Orders, SETUP, Setup, UCONTEXT, WORDS, Words};
 use crate::{HostError, PAGE_SIZE, entropy};
 
 /// One past the last address that the kernel gives to processes with four levels of page tables.
@@ -50,6 +51,12 @@ std::arch::global_asm!(
     "mov r10d, 0x11",
     "mov r8d, 2",
     "xor r9d, r9d",
+    "syscall",
+    // Its first page is to be read only: mprotect(2).
+    "mov eax, 10",
+    "lea rdi, [rbx + {page}]",
+    "mov esi, {page}",
+    "mov edx, 1",
     "syscall",
     "mov eax, 3",
     "mov edi, 2",
@@ -101,22 +108,26 @@ std::arch::global_asm!(
     "rdgsbase rax",
     "mov [rbx + {told_bases} + 8], rax",
     "mov [rbx + {told_frame}], rdx",
-    // Stands from now on: says so by a write(2) that only this place can make, and then to whoever watches the word.
+    // Stands from now on, until the command that it waits for: says so by a write(2) that only this place can make, and then to
+    // whoever watches the word.
     "popf_stub_stand:",
     "lea rbx, [rip + popf_stub_code + {mail}]",
-    "mov dword ptr [rbx + {command}], 0",
+    "mov eax, [rbx + {command}]",
+    "inc eax",
+    "mov [rbx + {awaited}], eax",
     "mov eax, 1",
     "mov edi, 1",
-    "mov rsi, rbx",
-    "mov edx, 1",
+    "lea rsi, [rbx + {awaited}]",
+    "mov edx, 4",
     "xor r8d, r8d",
     "syscall",
     "popf_stub_told:",
     "lea rbx, [rip + popf_stub_code + {mail}]",
     "mov dword ptr [rbx + {stands}], 1",
     "mov ecx, [rbx + {spins}]",
-    "4: cmp dword ptr [rbx + {command}], 0",
-    "jne 7f",
+    "mov eax, [rbx + {awaited}]",
+    "4: cmp [rbx + {command}], eax",
+    "je 7f",
     "dec ecx",
     "js 5f",
     "pause",
@@ -124,8 +135,9 @@ std::arch::global_asm!(
     // Sleeps in read(2) until it is written to.
     "5: mov eax, 1",
     "xchg [rbx + {sleeps}], eax",
-    "6: cmp dword ptr [rbx + {command}], 0",
-    "jne 7f",
+    "6: mov eax, [rbx + {awaited}]",
+    "cmp [rbx + {command}], eax",
+    "je 7f",
     "xor eax, eax",
     "xor edi, edi",
     "lea rsi, [rbx + {byte}]",
@@ -212,23 +224,24 @@ std::arch::global_asm!(
     mail = const PAGE_SIZE - CODE,
     mail_bytes = const MAIL_BYTES,
     setup = const SETUP,
-    stack = const std::mem::offset_of!(Setup, stack),
-    action = const std::mem::offset_of!(Setup, action),
-    program = const std::mem::offset_of!(Setup, program),
-    told_bases = const std::mem::offset_of!(Mail, told_bases),
-    told_frame = const std::mem::offset_of!(Mail, told_frame),
-    stands = const std::mem::offset_of!(Mail, stands),
-    sleeps = const std::mem::offset_of!(Mail, sleeps),
-    byte = const std::mem::offset_of!(Mail, byte),
-    left = const std::mem::offset_of!(Mail, left),
-    result = const std::mem::offset_of!(Mail, result),
-    command = const std::mem::offset_of!(Mail, command),
-    spins = const std::mem::offset_of!(Mail, spins),
-    calls = const std::mem::offset_of!(Mail, calls),
-    resumes = const std::mem::offset_of!(Mail, resumes),
-    secret = const std::mem::offset_of!(Mail, secret),
-    bases = const std::mem::offset_of!(Mail, bases),
-    data = const std::mem::offset_of!(Mail, data),
+    stack = const offset_of!(Setup, stack),
+    action = const offset_of!(Setup, action),
+    program = const offset_of!(Setup, program),
+    told_bases = const WORDS + offset_of!(Words, bases),
+    told_frame = const WORDS + offset_of!(Words, frame),
+    stands = const WORDS + offset_of!(Words, stands),
+    sleeps = const WORDS + offset_of!(Words, sleeps),
+    awaited = const WORDS + offset_of!(Words, awaited),
+    byte = const WORDS + offset_of!(Words, byte),
+    left = const WORDS + offset_of!(Words, left),
+    result = const WORDS + offset_of!(Words, result),
+    secret = const WORDS + offset_of!(Words, secret),
+    command = const offset_of!(Orders, command),
+    spins = const offset_of!(Orders, spins),
+    calls = const offset_of!(Orders, calls),
+    resumes = const offset_of!(Orders, resumes),
+    bases = const offset_of!(Orders, bases),
+    data = const offset_of!(Orders, data),
     list = const mail::LIST,
     ucontext = const UCONTEXT,
 );
@@ -239,6 +252,11 @@ unsafe extern "C" {
     static popf_stub_told: u8;
     static popf_stub_woken: u8;
     static popf_stub_end: u8;
+}
+
+/// Where a stub at this address has the number of the command that it waits for.
+pub fn awaited(base: u64) -> u64 {
+    base + (PAGE_SIZE + WORDS + offset_of!(Words, awaited)) as u64
 }
 
 /// A place in a stub's code.

@@ -1,22 +1,29 @@
 //! The memory that a stub and its owner share: commands one way, what came of them the other, and the frames of signals.
 //!
-//! While the guest's code runs in a stub it can write here whatever it likes. So nothing that is read here is believed
-//! before the stub stands by the kernel's word, and then it is worth as much as a register of the guest's.
+//! While the guest's code runs in a stub it can write here whatever it likes, but for the orders. So nothing that is read here is
+//! believed before the stub stands by the kernel's word, and then it is worth as much as a register of the guest's.
+//!
+//! A stub that stands has told the kernel which command it waits for. If that is the last one, the guest's code has jumped to
+//! where it says so: then the stub carries that out once more, which comes to nothing without the secret, and stands again.
 
 use std::sync::atomic::AtomicU32;
 
 use super::frame::Ucontext;
-use crate::{HostError, Mapping, Memfd, Protection};
+use crate::{HostError, Mapping, Memfd, PAGE_SIZE, Protection};
 
 /// Bytes of it.
 pub const MAIL_BYTES: usize = 1 << 16;
+/// Of them those at the beginning that the stub can only read: [`Orders`].
+pub const READ_ONLY: usize = PAGE_SIZE;
+/// Where [`Words`] are.
+pub const WORDS: usize = READ_ONLY;
 /// Where the stack of signals is, and how long.
-pub const STACK: usize = 0x1000;
+pub const STACK: usize = 0x2000;
 pub const STACK_BYTES: usize = 0x4000;
 /// Where the registers are that the guest goes on with.
-pub const UCONTEXT: usize = 0x5000;
+pub const UCONTEXT: usize = 0x6000;
 /// Where [`Setup`] is.
-pub const SETUP: usize = 0x7000;
+pub const SETUP: usize = 0x7c00;
 /// Where the list of system calls is, and words of each.
 pub const LIST: usize = 0x8000;
 pub const CALL_WORDS: usize = 7;
@@ -25,24 +32,10 @@ pub const MOST_CALLS: usize = (MAIL_BYTES - LIST) / (8 * CALL_WORDS) - 2;
 /// Where that is.
 pub const NAME: usize = LIST + MOST_CALLS * CALL_WORDS * 8;
 
-/// The words, each group with a line of the processors' caches of its own.
+/// What the owner says.
 #[repr(C, align(64))]
-pub struct Mail {
-    /// Set by the stub when it stands.
-    pub stands: AtomicU32,
-    /// Whether it has to be written to.
-    pub sleeps: AtomicU32,
-    /// Bases of FS and GS that it stands with.
-    pub told_bases: [u64; 2],
-    /// How many calls of the list have not been made, and the result of the last.
-    pub left: u64,
-    pub result: u64,
-    /// Where what wakes it goes.
-    pub byte: u64,
-    /// Where the registers of what has been stopped are.
-    pub told_frame: u64,
-    _rest: u64,
-    /// Not 0: there is a command.
+pub struct Orders {
+    /// The number of the last command. A stub that stands waits for the one that it has asked for.
     pub command: AtomicU32,
     /// How often it looks for the next before it sleeps.
     pub spins: u32,
@@ -50,11 +43,31 @@ pub struct Mail {
     pub calls: u32,
     /// Whether the guest goes on behind them.
     pub resumes: u32,
-    /// What the filter wants to see.
-    pub secret: [u64; 2],
     /// Bases of FS and GS, and selectors of DS and ES, to go on with.
     pub bases: [u64; 2],
     pub data: [u16; 2],
+}
+
+/// What the stub says, and the guest may have said.
+#[repr(C, align(64))]
+pub struct Words {
+    /// Set when it stands.
+    pub stands: AtomicU32,
+    /// Whether it has to be written to.
+    pub sleeps: AtomicU32,
+    /// The command that it waits for.
+    pub awaited: u32,
+    /// Where what wakes it goes.
+    pub byte: u32,
+    /// Bases of FS and GS that it stands with.
+    pub bases: [u64; 2],
+    /// Where the registers of what has been stopped are.
+    pub frame: u64,
+    /// How many calls of the list have not been made, and the result of the last.
+    pub left: u64,
+    pub result: u64,
+    /// What the filter wants to see: from the owner, and taken away by the stub before the guest goes on.
+    pub secret: [u64; 2],
 }
 
 /// `struct sigaction` of the kernel's interface.
@@ -90,10 +103,10 @@ pub struct Fprog {
 }
 
 const _: () = assert!(
-    size_of::<Mail>() <= STACK
-        && UCONTEXT >= STACK + STACK_BYTES
+    size_of::<Orders>() <= READ_ONLY
+        && WORDS + size_of::<Words>() <= STACK
+        && STACK + STACK_BYTES <= UCONTEXT
         && SETUP + size_of::<Setup>() <= LIST
-        && std::mem::offset_of!(Mail, command) == 64
 );
 
 /// The owner's view of it.
@@ -108,27 +121,31 @@ impl Post {
         Ok(Self { view: Mapping::shared(&memory, 0, MAIL_BYTES, Protection::ReadWrite)?, memory })
     }
 
-    /// The words, of which the stub may change any at any time.
-    fn mail(&self) -> *mut Mail {
+    fn orders(&self) -> *mut Orders {
         self.view.as_ptr().cast()
+    }
+
+    fn words(&self) -> *mut Words {
+        // SAFETY: within the mapping.
+        unsafe { self.view.as_ptr().add(WORDS).cast() }
     }
 
     /// Set by the stub when it stands.
     pub fn stands(&self) -> &AtomicU32 {
         // SAFETY: within the mapping, which lives as long, and changed only by atomic writes.
-        unsafe { &(*self.mail()).stands }
+        unsafe { &(*self.words()).stands }
     }
 
     /// Whether it has to be written to.
     pub fn sleeps(&self) -> &AtomicU32 {
         // SAFETY: as above.
-        unsafe { &(*self.mail()).sleeps }
+        unsafe { &(*self.words()).sleeps }
     }
 
-    /// Not 0: there is a command.
+    /// The number of the last command.
     pub fn command(&self) -> &AtomicU32 {
         // SAFETY: as above.
-        unsafe { &(*self.mail()).command }
+        unsafe { &(*self.orders()).command }
     }
 
     /// Writes there.
@@ -164,37 +181,39 @@ impl Post {
 
     /// Says what is to be done: so many calls, and whether the guest goes on; how often the stub looks for the next command.
     pub fn set_command(&self, calls: usize, resumes: bool, secret: [u64; 2], spins: u32) {
+        let (orders, words) = (self.orders(), self.words());
         // SAFETY: within the mapping, and plain words.
         unsafe {
-            let mail = self.mail();
-            (*mail).calls = calls as u32;
-            (*mail).resumes = u32::from(resumes);
-            (*mail).secret = secret;
-            (*mail).spins = spins;
+            (*orders).calls = calls as u32;
+            (*orders).resumes = u32::from(resumes);
+            (*orders).spins = spins;
+            (*words).secret = secret;
         }
     }
 
     /// Says what no frame has: bases of FS and GS, and selectors of DS and ES, to go on with.
     pub fn set_rest(&self, bases: [u64; 2], data: [u16; 2]) {
+        let orders = self.orders();
         // SAFETY: as above.
-        unsafe {
-            let mail = self.mail();
-            ((*mail).bases, (*mail).data) = (bases, data);
-        }
+        unsafe { ((*orders).bases, (*orders).data) = (bases, data) };
     }
 
     /// Where the stub has said that the registers of what has been stopped are.
-    pub fn told_frame(&self) -> u64 {
+    pub fn frame(&self) -> u64 {
         // SAFETY: as above.
-        unsafe { (*self.mail()).told_frame }
+        unsafe { (*self.words()).frame }
     }
 
-    /// What the stub has said of the bases that it stands with, and of its calls: how many are left, and the result of the last.
-    pub fn told(&self) -> ([u64; 2], (u64, u64)) {
-        // SAFETY: within the mapping, and plain words.
-        unsafe {
-            let mail = self.mail();
-            ((*mail).told_bases, ((*mail).left, (*mail).result))
-        }
+    /// What the stub has said of the bases that it stands with.
+    pub fn bases(&self) -> [u64; 2] {
+        // SAFETY: as above.
+        unsafe { (*self.words()).bases }
+    }
+
+    /// What it has said of its calls: how many are left, and the result of the last.
+    pub fn calls(&self) -> (u64, u64) {
+        let words = self.words();
+        // SAFETY: as above.
+        unsafe { ((*words).left, (*words).result) }
     }
 }

@@ -124,8 +124,10 @@ struct Idle {
     secret: [u64; 2],
     /// Wakes it.
     commands: OwnedFd,
-    /// Says that it stands.
+    /// Says that it stands, and what it waits for.
     words: OwnedFd,
+    /// Which command that is.
+    awaited: u32,
     /// Where it finds descriptors of ours: those of the thread that has started it, which is in the same Landlock domain.
     descriptors: String,
     /// Whether it has not stood yet.
@@ -218,7 +220,7 @@ fn start() -> Result<Idle, HostError> {
     // SAFETY: a plain call that cannot fail.
     let thread = unsafe { libc::gettid() };
     let descriptors = format!("/proc/{}/task/{thread}/fd/", std::process::id());
-    Ok(Idle { child, base, post, secret, commands, words, descriptors, is_new: true })
+    Ok(Idle { child, base, post, secret, commands, words, awaited: 0, descriptors, is_new: true })
 }
 
 /// What a stub at this address asks the kernel for in the beginning.

@@ -81,7 +81,7 @@ impl Stub {
         self.command(true)?;
         self.until_it_stands(0)?;
         // It is the first thing on the stack: behind the registers comes what is said of the signal, then the XSAVE area.
-        let area = self.offset(self.idle.post.told_frame(), INFO).ok_or_else(unlike)?;
+        let area = self.offset(self.idle.post.frame(), INFO).ok_or_else(unlike)?;
         let context = self.idle.post.ucontext(area);
         let vectors = self.offset(context.vectors, HEADER.end).ok_or_else(unlike)?;
         self.stopped = [area, vectors];
@@ -193,8 +193,7 @@ impl Stub {
         let context = self.idle.post.ucontext(self.stopped[0]);
         let mut info = [0; INFO_BYTES];
         self.idle.post.get_bytes(self.stopped[0] + INFO, &mut info);
-        let (bases, _) = self.idle.post.told();
-        *registers = context.registers(bases, data);
+        *registers = context.registers(self.idle.post.bases(), data);
         self.read_vectors();
         Ok(why(Info::of(&info), registers.rip))
     }
@@ -239,7 +238,7 @@ impl Stub {
     }
 
     fn look_at_calls(&self) -> Result<u64, HostError> {
-        match self.idle.post.told().1 {
+        match self.idle.post.calls() {
             (0, result) => Ok(result),
             (_, result) => {
                 let source = io::Error::from_raw_os_error(-(result as i64) as i32);
@@ -255,7 +254,7 @@ impl Stub {
         post.set_command(std::mem::take(&mut self.calls), resumes, self.idle.secret, spins);
         post.stands().store(0, Ordering::Relaxed);
         // Either it sees the command before it sleeps, or we see that it sleeps.
-        post.command().store(1, Ordering::SeqCst);
+        post.command().store(self.idle.awaited, Ordering::SeqCst);
         if post.sleeps().load(Ordering::SeqCst) == 0 {
             return Ok(false);
         }
@@ -274,13 +273,20 @@ impl Stub {
     }
 
     /// Waits until it stands, by the kernel's word; whether this thread may have slept, having watched it for so many cycles.
-    fn until_it_stands(&self, watched: u64) -> Result<bool, HostError> {
+    fn until_it_stands(&mut self, watched: u64) -> Result<bool, HostError> {
         let said = watch(self.idle.post.stands(), watched);
-        let mut byte = 0_u8;
+        let last = self.idle.post.command().load(Ordering::Relaxed);
         loop {
-            // SAFETY: one byte that lives as long.
-            match unsafe { libc::read(self.idle.words.as_raw_fd(), (&raw mut byte).cast(), 1) } {
-                1 => return Ok(!said),
+            let mut word = [0; 4];
+            // SAFETY: bytes that live as long. A pipe gives as much as was written at once.
+            match unsafe { libc::read(self.idle.words.as_raw_fd(), word.as_mut_ptr().cast(), word.len()) } {
+                4 => {
+                    self.idle.awaited = u32::from_le_bytes(word);
+                    if self.idle.awaited != last {
+                        return Ok(!said);
+                    }
+                    // See [`super::mail`]: it will stand again.
+                }
                 0 => {
                     let source =
                         io::Error::other("the process that runs the guest's programs has been killed");

@@ -134,3 +134,102 @@ fn one_that_is_given_back_can_be_taken_by_another_thread() {
         assert_eq!(stubs.left(), 1);
     }
 }
+
+/// What the guest's code gets hold of in the stub's own pages, as an attacker who has found them.
+fn own_pages(bench: &Bench) -> (u64, u64) {
+    let base = bench.stub.own().start;
+    (base, base + PAGE_SIZE as u64)
+}
+
+#[test]
+fn who_says_that_it_stands_and_runs_on_is_not_believed() {
+    // mov dword [rsi], 1; mov ecx, 100000000; dec ecx; jnz; mov [rbx], rcx; syscall
+    let code = [
+        0xc7, 0x06, 1, 0, 0, 0, 0xb9, 0x00, 0xe1, 0xf5, 0x05, 0xff, 0xc9, 0x75, 0xfc, 0x48, 0x89, 0x0b, 0x0f,
+        0x05,
+    ];
+    let mut bench = bench(&code);
+    let mut now = registers();
+    now.gpr[6] = own_pages(&bench).1 + super::mail::WORDS as u64;
+    assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+    assert_eq!(now.rip, CODE + code.len() as u64);
+    // SAFETY: within the mapping.
+    assert_eq!(unsafe { bench.view.as_ptr().add(PAGE_SIZE).cast::<u64>().read_volatile() }, 0);
+}
+
+#[test]
+fn no_system_call_is_to_be_had_by_jumping_to_the_stubs_own() {
+    let mut bench = bench(&[0x41, 0xff, 0xe4]); // jmp r12
+    let (base, mail) = own_pages(&bench);
+    // munmap, read, write and rt_sigreturn, by each SYSCALL that there is.
+    let mut code = [0; PAGE_SIZE];
+    let program = super::image::program(base).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&program, &mut code, 0).unwrap();
+    let places: Vec<u64> =
+        (0x100..PAGE_SIZE - 1).filter(|at| code[*at..*at + 2] == [0x0f, 0x05]).map(|at| at as u64).collect();
+    assert!(places.len() > 10, "{places:?}");
+    for place in places {
+        for number in [libc::SYS_munmap, libc::SYS_rt_sigreturn, libc::SYS_read, libc::SYS_mmap] {
+            let mut now = registers();
+            now.gpr[0] = number as u64;
+            (now.gpr[12], now.gpr[7]) = (base + place, DATA);
+            (now.gpr[4], now.gpr[2]) = (mail + 0x6000, 1 << 12);
+            let stop = bench.stub.run(&mut now).unwrap();
+            assert_eq!((stop, now.rip), (Stop::SystemCall, base + place + 2), "{number} at {place:#x}");
+        }
+    }
+}
+
+/// Jumps to where the stub says that it stands, having added this to the number of the command that it waits for.
+fn stands_by_itself(add: u8) {
+    // add dword [rsi], imm8; jmp r12
+    let mut bench = bench(&[0x83, 0x06, add, 0x41, 0xff, 0xe4]);
+    for _ in 0..3 {
+        let base = bench.stub.own().start;
+        let mut now = registers();
+        now.gpr[12] = super::image::Place::Told.address(base) - 2;
+        (now.gpr[0], now.gpr[7]) = (libc::SYS_write as u64, 1);
+        (now.gpr[6], now.gpr[2]) = (super::image::awaited(base), 4);
+        bench.stub.run(&mut now).unwrap();
+    }
+    // It is still there, and does as it is told.
+    bench.stub.change(&[Change::Unmap { at: DATA, len: PAGE_SIZE as u64 }]).unwrap();
+    let mut now = registers();
+    (now.gpr[6], now.gpr[12]) = (DATA, CODE);
+    let stop = bench.stub.run(&mut now).unwrap();
+    assert!(matches!(stop, Stop::Fault { address: DATA, .. }), "{stop:?} {now:x?}");
+}
+
+#[test]
+fn who_jumps_to_where_the_stub_stands_stands() {
+    stands_by_itself(1);
+    stands_by_itself(77);
+}
+
+#[test]
+fn who_waits_for_the_last_command_comes_back_without_anything() {
+    stands_by_itself(0);
+}
+
+#[test]
+fn orders_cannot_be_written() {
+    let mut bench = bench(&[0x89, 0x06]); // mov [rsi], eax
+    let orders = own_pages(&bench).1;
+    let mut now = registers();
+    now.gpr[6] = orders;
+    let stop = bench.stub.run(&mut now).unwrap();
+    assert_eq!(stop, Stop::Fault { signal: libc::SIGSEGV, code: 2, address: orders });
+}
+
+#[test]
+fn what_is_run_often_for_a_short_time_runs_on_another_processor() {
+    let mut bench = bench(&[0x0f, 0x05]);
+    let mut affinity = crate::Affinity::of_this_thread().unwrap();
+    for n in 0..1000 {
+        bench.stub.bind(&mut affinity, true);
+        let mut now = registers();
+        now.gpr[12] = n;
+        assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+        assert_eq!(now.gpr[12], n);
+    }
+}
