@@ -8,7 +8,7 @@ use crate::hash::KeyHasher;
 /// Cycles of the time-stamp counter, at most, for the way there and back; what it is is measured.
 const MOST_WAY: u64 = 70_000;
 /// What is lost beside: caches and TLBs know less each time.
-const LOSS: i64 = 60_000;
+const LOSS: i64 = 40_000;
 /// How much longer translated code takes, less one.
 const GAIN: i64 = 2;
 /// What an account begins with: it takes some bursts until what a program needs is mapped.

@@ -62,14 +62,15 @@ impl Translator {
         let tables = Tables { guest: &self.guest, paging: &self.paging };
         let Some(page) = Mappable::at(tables, linear) else { return };
         let is_data = !fetch && page.writable;
-        let execute = !page.entry.large && !is_data && self.is_harmless(linear);
+        let execute = !page.entry.large && !is_data && self.is_harmless(linear, fetch);
         if let Some(space) = self.tlb.direct.space(self.paging.cr3) {
             space.shadow.map(&self.guest, page, execute);
         }
     }
 
-    /// Whether the page at this address may be executed as it is.
-    fn is_harmless(&mut self, linear: u64) -> bool {
+    /// Whether the page at this address may be executed as it is. Breakpoints are for what is about to be, since each is
+    /// loaded at every switch to the stub, which takes thousands of cycles in a virtual machine.
+    fn is_harmless(&mut self, linear: u64, wanted: bool) -> bool {
         let fetch = Access::explicit(AccessKind::Execute, true);
         let code = |this: &Self, linear: u64| probe(&this.paging, &this.guest, linear, fetch).ok();
         let Some(found) = code(self, linear) else { return false };
@@ -84,12 +85,12 @@ impl Translator {
                 let first = next.and_then(|next| bytes(next.physical & !(PAGE - 1)));
                 last.zip(first).is_some_and(|(last, first)| joins(last, first))
             }
-            Some(Verdict::Guarded(places)) => {
+            Some(Verdict::Guarded(places)) if wanted => {
                 let start = linear & !(PAGE - 1);
                 let space = self.tlb.direct.space(self.paging.cr3);
                 space.is_some_and(|space| space.guard(places.iter().map(|offset| start + offset)))
             }
-            Some(Verdict::Sensitive) | None => false,
+            Some(Verdict::Guarded(_) | Verdict::Sensitive) | None => false,
         }
     }
 
