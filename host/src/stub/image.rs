@@ -1,7 +1,7 @@
 //! The program of a stub: one page of an ELF file, whose code empties the process, sees to signals, and then waits for
 //! commands and carries them out, here and in the handler of every signal.
 //!
-//! Code of the guest may jump anywhere into this, and may have written anything into the [mail](super::mail) before. So
+//! Code of the guest may jump anywhere into this, and may have written anything into the [mail] before. So
 //! nothing here counts on a register that it has not loaded itself, all memory is addressed relative to the instruction
 //! pointer, and what could do harm needs the secret that comes with each command ([`super::filter`]).
 

@@ -1,7 +1,7 @@
 //! Stubs: processes that run a guest's ring 3 on the bare processor, and have nothing else.
 //!
 //! A stub's memory is what it is told to map of one file, the guest's RAM, and a few pages at an address drawn by lot: its
-//! [code](image), and the [mail](mail), which it shares with its owner. Whatever stops the guest's code there is a signal: of a
+//! [code](image), and the [mail], which it shares with its owner. Whatever stops the guest's code there is a signal: of a
 //! fault, of a system call, since a [filter] lets none pass, or of its owner. The kernel puts the registers into the mail and enters
 //! the stub's code, which says that it stands and waits for a command: to change what is mapped, and to let the guest go on.
 //!

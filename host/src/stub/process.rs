@@ -285,7 +285,7 @@ impl Stub {
                     if self.idle.awaited != last {
                         return Ok(!said);
                     }
-                    // See [`super::mail`]: it will stand again.
+                    // See `mail.rs`: it will stand again.
                 }
                 0 => {
                     let source =
