@@ -194,6 +194,11 @@ impl Stub {
         let mut info = [0; INFO_BYTES];
         self.idle.post.get_bytes(self.stopped[0] + INFO, &mut info);
         *registers = context.registers(self.idle.post.bases(), data);
+        // The guest's code has jumped to the stub's own. A signal may have found it with the secret in a register.
+        if self.own().contains(&registers.rip) {
+            self.idle.post.put(self.stopped[0], Ucontext::default());
+            registers.gpr = Default::default();
+        }
         self.read_vectors();
         Ok(why(Info::of(&info), registers.rip))
     }

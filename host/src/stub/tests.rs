@@ -176,6 +176,7 @@ fn no_system_call_is_to_be_had_by_jumping_to_the_stubs_own() {
             (now.gpr[4], now.gpr[2]) = (mail + 0x6000, 1 << 12);
             let stop = bench.stub.run(&mut now).unwrap();
             assert_eq!((stop, now.rip), (Stop::SystemCall, base + place + 2), "{number} at {place:#x}");
+            assert_eq!(now.gpr, [0; 16], "nothing of the stub's own registers");
         }
     }
 }
