@@ -37,8 +37,8 @@ pub const NAME: usize = LIST + MOST_CALLS * CALL_WORDS * 8;
 pub struct Orders {
     /// The number of the last command. A stub that stands waits for the one that it has asked for.
     pub command: AtomicU32,
-    /// How often it looks for the next before it sleeps.
-    pub spins: u32,
+    /// For how many cycles of the time-stamp counter it watches for the next before it sleeps.
+    pub watches: AtomicU32,
     /// Calls in the list.
     pub calls: u32,
     /// Whether the guest goes on behind them.
@@ -154,7 +154,7 @@ impl Post {
     /// If that is not within it.
     pub fn put<T: Copy>(&self, at: usize, value: T) {
         assert!(at + size_of::<T>() <= MAIL_BYTES);
-        // SAFETY: within the mapping, which nobody has a reference to but for the three words.
+        // SAFETY: within the mapping, which nobody has a reference to but for words by themselves.
         unsafe { self.view.as_ptr().add(at).cast::<T>().write_unaligned(value) };
     }
 
@@ -179,14 +179,19 @@ impl Post {
         unsafe { self.view.as_ptr().add(at).cast::<Ucontext>().read_unaligned() }
     }
 
-    /// Says what is to be done: so many calls, and whether the guest goes on; how often the stub looks for the next command.
-    pub fn set_command(&self, calls: usize, resumes: bool, secret: [u64; 2], spins: u32) {
+    /// For how many cycles the stub watches for the next command.
+    pub fn watches(&self) -> &AtomicU32 {
+        // SAFETY: within the mapping, as long as that lives.
+        unsafe { &(*self.orders()).watches }
+    }
+
+    /// Says what is to be done: so many calls, and whether the guest goes on.
+    pub fn set_command(&self, calls: usize, resumes: bool, secret: [u64; 2]) {
         let (orders, words) = (self.orders(), self.words());
         // SAFETY: within the mapping, and plain words.
         unsafe {
             (*orders).calls = calls as u32;
             (*orders).resumes = u32::from(resumes);
-            (*orders).spins = spins;
             (*words).secret = secret;
         }
     }

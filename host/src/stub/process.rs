@@ -11,7 +11,7 @@ use super::breakpoints::Breakpoints;
 use super::frame::{COMPONENTS, INFO, INFO_BYTES, Info, MAGIC2, SOFTWARE, Ucontext, vector_bytes};
 use super::image::OWN_BYTES;
 use super::mail::{CALL_WORDS, LIST, MAIL_BYTES, MOST_CALLS, NAME, SETUP, STACK, STACK_BYTES, UCONTEXT};
-use super::turns::{SPINS, Turns, WATCHED};
+use super::turns::{Turns, WATCHED};
 use super::{Change, Failure, Idle, Interrupter, Registers, Stop};
 use crate::affinity::{Affinity, Beside};
 use crate::{HostError, Memfd, PAGE_SIZE};
@@ -165,13 +165,18 @@ impl Stub {
         &mut self.vectors
     }
 
-    /// Has it run where it does best, given where this thread may. `again`: no other stub has been run since it was.
-    pub fn bind(&mut self, affinity: &mut Affinity, again: bool) {
-        let apart = self.turns.are_apart(again);
+    /// Has it run where it does best, given where this thread may.
+    pub fn bind(&mut self, affinity: &mut Affinity) {
+        let apart = self.turns.are_apart();
         let Ok(place) = affinity.beside(apart) else { return };
         if self.place != Some(place) {
             self.place = affinity.bind_other(self.pid(), place).is_ok().then_some(place);
         }
+    }
+
+    /// Has it sleep, since another stub will be run next, maybe where this one watches for the next command.
+    pub fn rest(&self) {
+        self.idle.post.watches().store(0, Ordering::Relaxed);
     }
 
     /// Runs it on these registers until it stops, and leaves there what it has then.
@@ -183,9 +188,10 @@ impl Stub {
         self.idle.post.set_rest(registers.bases, [data[1], data[0]]);
         let calls = self.calls;
         let begun = crate::cpu::rdtsc();
-        let apart = matches!(self.place, Some(Beside::Apart(_)));
+        let watches = if matches!(self.place, Some(Beside::Apart(_))) { WATCHED } else { 0 };
+        self.idle.post.watches().store(watches, Ordering::Relaxed);
         let had_slept = self.command(true).map_err(Failure::Before)?;
-        let slept = self.until_it_stands(if apart { WATCHED } else { 0 }).map_err(Failure::During)?;
+        let slept = self.until_it_stands(watches.into()).map_err(Failure::During)?;
         self.turns.ended(crate::cpu::rdtsc().wrapping_sub(begun), slept || had_slept);
         if calls != 0 {
             self.look_at_calls().map_err(Failure::Before)?;
@@ -254,9 +260,8 @@ impl Stub {
 
     /// Has it carry out the list, and the guest go on or not; whether it had to be woken.
     fn command(&mut self, resumes: bool) -> Result<bool, HostError> {
-        let spins = if matches!(self.place, Some(Beside::Apart(_))) { SPINS } else { 0 };
         let post = &self.idle.post;
-        post.set_command(std::mem::take(&mut self.calls), resumes, self.idle.secret, spins);
+        post.set_command(std::mem::take(&mut self.calls), resumes, self.idle.secret);
         post.stands().store(0, Ordering::Relaxed);
         // Either it sees the command before it sleeps, or we see that it sleeps.
         post.command().store(self.idle.awaited, Ordering::SeqCst);

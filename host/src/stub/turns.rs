@@ -1,7 +1,7 @@
 //! How a stub and its owner take turns: *together* on one processor, each asleep while the other works, or *apart* on two, each
 //! watching for the other for a while before it sleeps.
 //!
-//! Apart is three times as fast, as long as nobody falls asleep: an idle processor takes long to wake, and where another
+//! Apart is twice as fast, as long as nobody falls asleep: an idle processor takes long to wake, and where another
 //! program wants it, it has better to do. So a stub begins together, and goes apart once it has been run often in a row for
 //! a short time each; and if sleeping turns out to be the rule, they go together again, longer each time.
 
@@ -9,11 +9,9 @@
 const PATIENCE: u32 = 16;
 const MOST_PATIENCE: u32 = 4096;
 /// Cycles of the time-stamp counter of a turn that is short, with the way there and back.
-const SHORT: u64 = 100_000;
-/// For how many cycles the owner watches.
-pub const WATCHED: u64 = 80_000;
-/// How often the stub looks before it sleeps; a PAUSE each is 40 to 140 cycles.
-pub const SPINS: u32 = 800;
+const SHORT: u64 = 200_000;
+/// For how many cycles each watches for the other: some 100 us, half of what KVM watches for an interrupt before it lets a processor halt.
+pub const WATCHED: u32 = 260_000;
 /// What a sleep costs of what a turn without earns, and how much of that is kept.
 const SLEEP: i32 = 8;
 const MOST_CREDIT: i32 = 64;
@@ -32,11 +30,8 @@ impl Turns {
         Self { apart: false, short: 0, patience: PATIENCE, credit: 0 }
     }
 
-    /// Whether the next turn is one apart. `again`: no other stub has been run since the last.
-    pub fn are_apart(&mut self, again: bool) -> bool {
-        if !again {
-            (self.apart, self.short) = (false, 0);
-        }
+    /// Whether the next turn is one apart.
+    pub fn are_apart(&mut self) -> bool {
         if !self.apart && self.short >= self.patience {
             (self.apart, self.credit) = (true, MOST_CREDIT / 2);
         }
@@ -68,13 +63,14 @@ mod tests {
     fn short_turns_in_a_row_go_apart_and_others_do_not() {
         let mut turns = Turns::new();
         for _ in 0..PATIENCE {
-            assert!(!turns.are_apart(true));
+            assert!(!turns.are_apart());
             turns.ended(SHORT / 2, true);
         }
-        assert!(turns.are_apart(true) && !turns.are_apart(false), "another has been run");
+        assert!(turns.are_apart());
+        let mut turns = Turns::new();
         for _ in 0..10 * PATIENCE {
             turns.ended(2 * SHORT, true);
-            assert!(!turns.are_apart(true));
+            assert!(!turns.are_apart());
         }
     }
 
@@ -85,10 +81,10 @@ mod tests {
             .map(|_| {
                 let before = (0..).take_while(|_| {
                     turns.ended(1, true);
-                    !turns.are_apart(true)
+                    !turns.are_apart()
                 });
                 let before = before.count() as u32 + 1;
-                while turns.are_apart(true) {
+                while turns.are_apart() {
                     turns.ended(1, true);
                 }
                 before
@@ -96,10 +92,10 @@ mod tests {
             .collect();
         assert_eq!(waits, [PATIENCE, 2 * PATIENCE, 4 * PATIENCE]);
         turns.short = MOST_PATIENCE;
-        assert!(turns.are_apart(true));
+        assert!(turns.are_apart());
         for n in 0..200 {
             turns.ended(1, n % 20 == 0);
         }
-        assert!(turns.are_apart(true), "now and then is no harm");
+        assert!(turns.are_apart(), "now and then is no harm");
     }
 }

@@ -12,6 +12,7 @@
 //! decided here that the translator or the monitor would have to decide, too.
 
 mod account;
+mod guards;
 mod scan;
 mod shadow;
 mod vectors;
@@ -20,17 +21,19 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use host::stub::{BREAKPOINTS, Stub, Stubs};
+use host::stub::{Stub, Stubs};
 use host::{Affinity, HostError};
 
 use crate::guest::Guest;
 use crate::hash::KeyHasher;
-use crate::windows::{PAGE, Tables};
+use crate::windows::Tables;
 
 use account::{Account, Accounts};
+use guards::Guards;
+use scan::Places;
 use shadow::Shadow;
 
-pub use scan::{Verdict, joins, judge};
+pub use scan::{AHEAD, Verdict, joins, judge};
 pub use shadow::{END, Rights};
 pub use vectors::{get, put};
 
@@ -51,7 +54,7 @@ pub struct Space {
     /// What is mapped there.
     pub shadow: Shadow,
     /// Where its breakpoints are.
-    guards: [Option<u64>; BREAKPOINTS],
+    guards: Guards,
     /// An address at which a burst has met nothing, and that the guest may have something at meanwhile.
     pub wanted: Option<u64>,
     /// Where a burst has ended last for what was not mapped, for which address, and how often in a row.
@@ -73,26 +76,9 @@ impl Space {
         times > TRIES
     }
 
-    /// Has the processor stop at these addresses of code that is about to be mapped. `false` if it cannot: those that are of use
-    /// already leave it no room.
-    pub fn guard(&mut self, addresses: impl Iterator<Item = u64>) -> bool {
-        for address in addresses {
-            if self.guards.contains(&Some(address)) {
-                continue;
-            }
-            let shadow = &self.shadow;
-            let of_no_use = |guard: &Option<u64>| {
-                guard.is_none_or(|guard| !shadow.rights(guard).is_some_and(|rights| rights.execute))
-            };
-            // Those of the same page come first and are not mapped either.
-            let same = |guard: &Option<u64>| guard.is_some_and(|guard| guard / PAGE == address / PAGE);
-            let free = self.guards.iter().position(|guard| of_no_use(guard) && !same(guard));
-            let Some(free) = free.filter(|n| self.stub.set_breakpoint(*n, address).is_ok()) else {
-                return false;
-            };
-            self.guards[free] = Some(address);
-        }
-        true
+    /// Has the processor stop at these places of a page whose code is about to be mapped. `false` if it cannot.
+    pub fn guard(&mut self, page: u64, places: &Places) -> bool {
+        self.guards.set(&mut self.stub, &mut self.shadow, page, places, host::cpu::rdtsc())
     }
 }
 
@@ -166,7 +152,7 @@ impl Direct {
         let stub = self.spare.pop().or_else(|| self.take(guest)).or_else(|| self.displace());
         let Some((stub, shadow)) = stub else { return false };
         self.tally.promoted += 1;
-        let guards = [None; BREAKPOINTS];
+        let guards = Guards::default();
         let (wanted, missed) = (None, (0, 0, 0));
         self.spaces.insert(cr3, Space { stub, shadow, guards, wanted, missed, account, used: now });
         true
@@ -251,9 +237,13 @@ impl Direct {
         if self.affinity.is_none() {
             self.affinity = Affinity::of_this_thread().ok();
         }
-        let again = self.last.replace(cr3) == Some(cr3);
+        if let Some(last) =
+            self.last.replace(cr3).filter(|last| *last != cr3).and_then(|last| self.spaces.get(&last))
+        {
+            last.stub.rest();
+        }
         if let (Some(affinity), Some(space)) = (&mut self.affinity, self.spaces.get_mut(&cr3)) {
-            space.stub.bind(affinity, again);
+            space.stub.bind(affinity);
         }
     }
 

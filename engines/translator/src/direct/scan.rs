@@ -6,8 +6,11 @@
 //! Its bytes are in every fourth page, most times as a part of a constant or a distance. Where instructions begin nothing
 //! says for certain; but whoever reads x86 code from a wrong place on is on the right one after a few instructions (Linn and
 //! Debray, CCS 2003). So it is read from several places in front. What is found by none of those ways is reached by a program only
-//! that jumps into the middle of its own instructions on purpose: it finds the host's CPUID, or descriptor tables' addresses
+//! that jumps into the middle of its own instructions on purpose: it finds the host's CPUID and time-stamp counter, or descriptor tables' addresses
 //! where the processor has no UMIP, and nothing else that it could use.
+//!
+//! Linux could have RDTSC trap in a process (`PR_SET_TSC`), and some processors CPUID. That is a bit of a control register or MSR, which is then
+//! written at each switch to a stub and back; in a virtual machine that took half of the way.
 //!
 //! Not looked for, since they give what the guest's processor would: SLDT, STR and the reading of segment registers, as long
 //! as the guest's selectors are the host's, which [`crate::engine`] asks for; PUSHF, whose IF and IOPL are the guest's there.
@@ -17,7 +20,7 @@ use iced_x86::{Decoder, DecoderOptions};
 
 const PAGE: usize = 4096;
 /// How far in front reading begins, and from how many places at least.
-const AHEAD: usize = 64;
+pub const AHEAD: usize = 64;
 const STARTS: usize = 32;
 /// The longest instruction.
 const LONGEST: usize = 15;
@@ -59,18 +62,19 @@ impl Places {
     }
 }
 
-/// Looks at a page's code.
-pub fn judge(page: &[u8; PAGE]) -> Verdict {
+/// Looks at a page's code, given what lies in front of it if that is code: the last [`AHEAD`] bytes, or none.
+pub fn judge(before: &[u8], page: &[u8; PAGE]) -> Verdict {
+    let code = [before, page].concat();
     let (mut open, mut places) = (false, Places::default());
-    let mut from = 0;
-    while let Some(at) = page[from..].iter().position(|byte| matches!(*byte, ESCAPE | INT)) {
+    let mut from = before.len();
+    while let Some(at) = code[from..].iter().position(|byte| matches!(*byte, ESCAPE | INT)) {
         let at = from + at;
-        let sensitive = is_sensitive(&page[at..]);
-        if sensitive != Some(false) && may_begin(page, at) {
+        let sensitive = is_sensitive(&code[at..]);
+        if sensitive != Some(false) && may_begin(&code, at) {
             open |= sensitive.is_none();
             // With a prefix it begins elsewhere.
-            let begins = at > 0 && !is_prefix(page[at - 1]);
-            if sensitive.is_some() && !(begins && places.add(at)) {
+            let begins = at > 0 && !is_prefix(code[at - 1]);
+            if sensitive.is_some() && !(begins && places.add(at - before.len())) {
                 return Verdict::Sensitive;
             }
         }
@@ -91,16 +95,16 @@ pub fn joins(last: [u8; 2], first: [u8; 2]) -> bool {
 }
 
 /// Whether an instruction may have its opcode here.
-fn may_begin(page: &[u8; PAGE], at: usize) -> bool {
+fn may_begin(code: &[u8], at: usize) -> bool {
     let low = at.saturating_sub(AHEAD);
-    // The first instruction of a page may begin in the page before.
+    // The first instruction may begin in front of what is known.
     let last = if at < AHEAD { LONGEST.min(at) } else { low + STARTS };
     let mut lengths = [0_u8; AHEAD];
     for (length, start) in lengths.iter_mut().zip(low..at) {
-        let bytes = &page[start..PAGE.min(start + LONGEST)];
+        let bytes = &code[start..code.len().min(start + LONGEST)];
         *length = match Decoder::new(64, bytes, DecoderOptions::NONE).decode() {
             // One that does not end in the page has what there is of it.
-            instruction if instruction.is_invalid() && start + LONGEST <= PAGE => 1,
+            instruction if instruction.is_invalid() && start + LONGEST <= code.len() => 1,
             instruction if instruction.is_invalid() => bytes.len() as u8,
             instruction => instruction.len() as u8,
         };
@@ -110,7 +114,7 @@ fn may_begin(page: &[u8; PAGE], at: usize) -> bool {
         while here < at {
             let next = here + usize::from(lengths[here - low]);
             if next > at {
-                return page[here..at].iter().all(|byte| is_prefix(*byte));
+                return code[here..at].iter().all(|byte| is_prefix(*byte));
             }
             here = next;
         }
@@ -134,8 +138,8 @@ fn is_sensitive(bytes: &[u8]) -> Option<bool> {
         // INTO's vector: a trap behind it for the host, and no word of it.
         return Some(second == 4);
     }
-    if matches!(second, 0x02 | 0x03 | 0x34 | 0xa2) {
-        // LAR, LSL; SYSENTER, which forgets where it was; CPUID.
+    if matches!(second, 0x02 | 0x03 | 0x31 | 0x34 | 0xa2) {
+        // LAR, LSL; RDTSC; SYSENTER, which forgets where it was; CPUID.
         return Some(true);
     }
     if !matches!(second, 0x00 | 0x01 | 0xc7) {
@@ -146,8 +150,8 @@ fn is_sensitive(bytes: &[u8]) -> Option<bool> {
     Some(match second {
         // VERR, VERW.
         0x00 => matches!(reg, 4 | 5),
-        // SGDT, SIDT, SMSW, XGETBV, RDPKRU, VMCALL and others. INVLPG, SWAPGS and RDTSCP trap, XEND and XTEST are for all.
-        0x01 => !matches!(modrm, 0xd5 | 0xd6 | 0xf8 | 0xf9) && (reg != 7 || in_register),
+        // SGDT, SIDT, SMSW, XGETBV, RDTSCP, RDPKRU, VMCALL and others. INVLPG and SWAPGS trap, XEND and XTEST are for all.
+        0x01 => !matches!(modrm, 0xd5 | 0xd6 | 0xf8) && (reg != 7 || in_register),
         // RDPID, and RDSEED with it.
         _ => reg == 7 && in_register,
     })
@@ -165,8 +169,10 @@ mod tests {
 
     #[test]
     fn what_does_not_trap_is_found_wherever_it_is() {
-        const SENSITIVE: [&[u8]; 14] = [
+        const SENSITIVE: [&[u8]; 16] = [
             &[0x0f, 0xa2],             // cpuid
+            &[0x0f, 0x31],             // rdtsc
+            &[0x0f, 0x01, 0xf9],       // rdtscp
             &[0x0f, 0x01, 0x00],       // sgdt [rax]
             &[0x0f, 0x01, 0x0b],       // sidt [rbx]
             &[0x0f, 0x01, 0xe0],       // smsw eax
@@ -183,7 +189,7 @@ mod tests {
         ];
         for bytes in SENSITIVE {
             for at in [0, 1, 777, 4096 - bytes.len()] {
-                let verdict = judge(&page_with(at, bytes));
+                let verdict = judge(&[], &page_with(at, bytes));
                 let place = |places: Places| places.iter().next().is_some_and(|place| place >= at as u64);
                 let found = match verdict {
                     Verdict::Guarded(places) => place(places) && !is_prefix(bytes[0]),
@@ -194,7 +200,11 @@ mod tests {
         }
         // The rest may be in the next page.
         for bytes in [&[0x0f][..], &[0x0f, 0x01], &[0x0f, 0x00], &[0xcd], &[0x0f, 0xc7]] {
-            assert_eq!(judge(&page_with(4096 - bytes.len(), bytes)), Verdict::Open, "{bytes:x?} at the end");
+            assert_eq!(
+                judge(&[], &page_with(4096 - bytes.len(), bytes)),
+                Verdict::Open,
+                "{bytes:x?} at the end"
+            );
         }
         assert!(
             !joins([0x90, 0x0f], [0xa2, 0x90])
@@ -213,7 +223,7 @@ mod tests {
         let mut page = [0x90; 4096];
         for n in 1..=BREAKPOINTS + 1 {
             page[n * 100..n * 100 + 2].copy_from_slice(&[0x0f, 0xa2]);
-            match judge(&page) {
+            match judge(&[], &page) {
                 Verdict::Guarded(places) => assert!(places.iter().eq((1..=n as u64).map(|n| n * 100))),
                 verdict => assert!(verdict == Verdict::Sensitive && n > BREAKPOINTS, "{n} {verdict:?}"),
             }
@@ -230,19 +240,28 @@ mod tests {
         ];
         for bytes in WITHIN {
             for at in [100, 777, 4096 - bytes.len()] {
-                assert_eq!(judge(&page_with(at, bytes)), Verdict::Harmless, "{bytes:x?} at {at}");
+                assert_eq!(judge(&[], &page_with(at, bytes)), Verdict::Harmless, "{bytes:x?} at {at}");
             }
         }
         // Its last bytes are in the next page.
-        assert_eq!(judge(&page_with(4094, &[0xb8, 0x0f])), Verdict::Harmless);
+        assert_eq!(judge(&[], &page_with(4094, &[0xb8, 0x0f])), Verdict::Harmless);
+    }
+
+    #[test]
+    fn what_begins_in_the_page_before_does_not_begin_here() {
+        let code = [[0x90; AHEAD - 2].as_slice(), &[0x0f, 0x84]].concat();
+        let page = page_with(0, &[0x0f, 0x02, 0, 0]); // je
+        assert_eq!(judge(&[], &page), Verdict::Sensitive);
+        assert_eq!(judge(&code, &page), Verdict::Harmless);
+        let guarded = |verdict| matches!(verdict, Verdict::Guarded(places) if places.iter().eq([0]));
+        assert!(guarded(judge(&[0x90; AHEAD], &page_with(0, &[0x0f, 0xa2]))), "cpuid");
     }
 
     #[test]
     fn what_traps_or_is_the_same_is_let_pass() {
-        const HARMLESS: [&[u8]; 9] = [
+        const HARMLESS: [&[u8]; 8] = [
             &[0x0f, 0x05],             // syscall
-            &[0x0f, 0x31],             // rdtsc
-            &[0x0f, 0x01, 0xf9],       // rdtscp
+            &[0x0f, 0x01, 0xf8],       // swapgs
             &[0xb8, 0x0f, 0, 0, 0],    // mov eax, 15
             &[0x0f, 0x84, 0, 1, 0, 0], // je
             &[0x0f, 0xc7, 0x0f],       // cmpxchg8b [rdi]
@@ -251,8 +270,8 @@ mod tests {
             &[0x0f, 0x10, 0x01],       // movups xmm0, [rcx]
         ];
         for bytes in HARMLESS {
-            assert_eq!(judge(&page_with(100, bytes)), Verdict::Harmless, "{bytes:x?}");
+            assert_eq!(judge(&[], &page_with(100, bytes)), Verdict::Harmless, "{bytes:x?}");
         }
-        assert_eq!(judge(&[0; 4096]), Verdict::Harmless);
+        assert_eq!(judge(&[], &[0; 4096]), Verdict::Harmless);
     }
 }

@@ -4,7 +4,7 @@ use vcpu::CpuState;
 use x86::paging::{Access, AccessKind, probe};
 
 use super::Translator;
-use crate::direct::{self, END, Verdict, joins, judge};
+use crate::direct::{self, AHEAD, END, Verdict, joins, judge};
 use crate::windows::{Mappable, PAGE, Tables};
 
 /// Pages that are mapped at once, if they may be: surroundings of one.
@@ -71,31 +71,36 @@ impl Translator {
     /// Whether the page at this address may be executed as it is. Breakpoints are for what is about to be, since each is
     /// loaded at every switch to the stub, which takes thousands of cycles in a virtual machine.
     fn is_harmless(&mut self, linear: u64, wanted: bool) -> bool {
-        let fetch = Access::explicit(AccessKind::Execute, true);
-        let code = |this: &Self, linear: u64| probe(&this.paging, &this.guest, linear, fetch).ok();
-        let Some(found) = code(self, linear) else { return false };
-        let physical = found.physical & !(PAGE - 1);
-        self.watch_code(physical);
+        let start = linear & !(PAGE - 1);
+        let Some(physical) = self.code_at(start) else { return false };
+        self.watch_code(physical, start);
         match self.cache.originals().verdict(physical) {
             Some(Verdict::Harmless) => true,
             Some(Verdict::Open) => {
-                let next = code(self, (linear | (PAGE - 1)) + 1);
+                let next = self.code_at(start.wrapping_add(PAGE));
                 let bytes = |at: u64| self.guest.ram.read_u16(at).ok().map(u16::to_le_bytes);
                 let last = bytes(physical + PAGE - 2);
-                let first = next.and_then(|next| bytes(next.physical & !(PAGE - 1)));
+                let first = next.and_then(bytes);
                 last.zip(first).is_some_and(|(last, first)| joins(last, first))
             }
             Some(Verdict::Guarded(places)) if wanted => {
-                let start = linear & !(PAGE - 1);
                 let space = self.tlb.direct.space(self.paging.cr3);
-                space.is_some_and(|space| space.guard(places.iter().map(|offset| start + offset)))
+                space.is_some_and(|space| space.guard(start, &places))
             }
             Some(Verdict::Guarded(_) | Verdict::Sensitive) | None => false,
         }
     }
 
-    /// Looks at a page's code, unless that has been done, and has writes to it noticed from now on.
-    fn watch_code(&mut self, physical: u64) {
+    /// Where the page of code at this address is, if it may be executed.
+    fn code_at(&self, linear: u64) -> Option<u64> {
+        let fetch = Access::explicit(AccessKind::Execute, true);
+        let found = probe(&self.paging, &self.guest, linear, fetch).ok()?;
+        Some(found.physical & !(PAGE - 1))
+    }
+
+    /// Looks at a page's code, unless that has been done, and has writes to it noticed from now on. What lies in front of it
+    /// says only where its first instruction begins, as long as nobody has the page elsewhere, too.
+    fn watch_code(&mut self, physical: u64, linear: u64) {
         let mut bytes = [0; PAGE as usize];
         if self.cache.originals().knows(physical) {
             return;
@@ -103,8 +108,12 @@ impl Translator {
         // Before it is read.
         let watched = self.cache.watch(&self.guest, &mut self.tlb, physical);
         let read = watched && self.guest.ram.read(physical, &mut bytes).is_ok();
+        let mut ahead = [0; AHEAD];
+        let before = self.code_at(linear.wrapping_sub(PAGE)).map(|before| before + PAGE - AHEAD as u64);
+        let before =
+            before.filter(|at| self.guest.ram.read(*at, &mut ahead).is_ok()).map_or(&[][..], |_| &ahead);
         if watched {
-            self.cache.add_original(physical, if read { judge(&bytes) } else { Verdict::Sensitive });
+            self.cache.add_original(physical, if read { judge(before, &bytes) } else { Verdict::Sensitive });
         }
     }
 }
