@@ -236,7 +236,7 @@ fn stubs() {
             let mut now = Registers { rip: 0x10000, rflags: 0x202, selectors, ..Registers::default() };
             // exit_group(2), were it to come to the kernel.
             now.gpr[0] = libc::SYS_exit_group as u64;
-            let stop = stub.run(&mut now).unwrap();
+            let stop = stub.run(&mut now, None).unwrap();
             stubs.give_back(stub);
             stop
         });

@@ -174,13 +174,9 @@ impl Stub {
         }
     }
 
-    /// Has it sleep, since another stub will be run next, maybe where this one watches for the next command.
-    pub fn rest(&self) {
-        self.idle.post.watches().store(0, Ordering::Relaxed);
-    }
-
-    /// Runs it on these registers until it stops, and leaves there what it has then.
-    pub fn run(&mut self, registers: &mut Registers) -> Result<Stop, Failure> {
+    /// Runs it on these registers until it stops, and leaves there what it has then. `last`: another that has been run since
+    /// this one was, and that may watch for its next command where this one is to run.
+    pub fn run(&mut self, registers: &mut Registers, last: Option<&Stub>) -> Result<Stop, Failure> {
         let data = [registers.selectors[0], registers.selectors[3]];
         let context = Ucontext::new(registers, self.stack(), self.address(VECTORS));
         self.write_vectors();
@@ -191,6 +187,11 @@ impl Stub {
         let watches = if matches!(self.place, Some(Beside::Apart(_))) { WATCHED } else { 0 };
         self.idle.post.watches().store(watches, Ordering::Relaxed);
         let had_slept = self.command(true).map_err(Failure::Before)?;
+        // Not before this one is awake: the processor would fall asleep in between.
+        if let Some(last) = last {
+            last.idle.post.watches().store(0, Ordering::Relaxed);
+        }
+        let had_slept = had_slept && last.is_none();
         let slept = self.until_it_stands(watches.into()).map_err(Failure::During)?;
         self.turns.ended(crate::cpu::rdtsc().wrapping_sub(begun), slept || had_slept);
         if calls != 0 {

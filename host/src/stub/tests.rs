@@ -42,7 +42,7 @@ fn code_runs_on_the_registers_and_memory_that_it_is_given() {
     let mut bench = bench(&code);
     let mut now = registers();
     now.bases = [0x1234_5000, 0x6789_a000];
-    assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+    assert_eq!(bench.stub.run(&mut now, None).unwrap(), Stop::SystemCall);
     let before = registers();
     assert_eq!(now.rip, CODE + code.len() as u64);
     assert_eq!(now.gpr[0], before.gpr[0], "rax is not taken for a number");
@@ -65,7 +65,7 @@ fn nothing_else_is_there() {
     for address in [0, here, stack, DATA + PAGE_SIZE as u64, 0x7fff_ffff_e000] {
         let mut now = registers();
         now.gpr[6] = address;
-        let stop = bench.stub.run(&mut now).unwrap();
+        let stop = bench.stub.run(&mut now, None).unwrap();
         assert_eq!(stop, Stop::Fault { signal: libc::SIGSEGV, code: 1, address });
         assert_eq!(now.rip, CODE);
     }
@@ -75,7 +75,7 @@ fn nothing_else_is_there() {
 fn its_own_breakpoints_stop_it() {
     let mut bench = bench(&[0xcc]); // int3
     let mut now = registers();
-    assert!(matches!(bench.stub.run(&mut now).unwrap(), Stop::Fault { signal: libc::SIGTRAP, .. }));
+    assert!(matches!(bench.stub.run(&mut now, None).unwrap(), Stop::Fault { signal: libc::SIGTRAP, .. }));
     assert_eq!(now.rip, CODE + 1);
 }
 
@@ -84,12 +84,15 @@ fn the_processor_stops_at_breakpoints() {
     let mut bench = bench(&[0x90, 0x0f, 0xa2, 0x0f, 0x05]); // nop; cpuid; syscall
     bench.stub.set_breakpoint(3, CODE + 1).unwrap();
     let mut now = registers();
-    assert!(matches!(bench.stub.run(&mut now).unwrap(), Stop::Fault { signal: libc::SIGTRAP, code: 4, .. }));
+    assert!(matches!(
+        bench.stub.run(&mut now, None).unwrap(),
+        Stop::Fault { signal: libc::SIGTRAP, code: 4, .. }
+    ));
     const RF: u64 = 1 << 16;
     now.rflags &= !RF;
     assert_eq!(now, Registers { rip: CODE + 1, ..registers() });
     bench.stub.set_breakpoint(3, CODE + 100).unwrap();
-    assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+    assert_eq!(bench.stub.run(&mut now, None).unwrap(), Stop::SystemCall);
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn an_endless_loop_is_interrupted() {
     let mut now = registers();
     std::thread::scope(|scope| {
         scope.spawn(move || interrupter.interrupt());
-        assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::Interrupted);
+        assert_eq!(bench.stub.run(&mut now, None).unwrap(), Stop::Interrupted);
     });
     assert_eq!((now.rip, now.gpr), (CODE, registers().gpr));
 }
@@ -107,9 +110,9 @@ fn an_endless_loop_is_interrupted() {
 #[test]
 fn what_was_mapped_can_be_taken_away() {
     let mut bench = bench(&[0x48, 0x8b, 0x03, 0x0f, 0x05]); // mov rax, [rbx]; syscall
-    assert_eq!(bench.stub.run(&mut registers()).unwrap(), Stop::SystemCall);
+    assert_eq!(bench.stub.run(&mut registers(), None).unwrap(), Stop::SystemCall);
     bench.stub.change(&[Change::Unmap { at: DATA, len: PAGE_SIZE as u64 }]).unwrap();
-    assert!(matches!(bench.stub.run(&mut registers()).unwrap(), Stop::Fault { address: DATA, .. }));
+    assert!(matches!(bench.stub.run(&mut registers(), None).unwrap(), Stop::Fault { address: DATA, .. }));
 }
 
 #[test]
@@ -121,7 +124,7 @@ fn one_that_is_given_back_can_be_taken_by_another_thread() {
             let taken = scope.spawn(|| {
                 let mut stub = stubs.take(&memory).unwrap().expect("it is there");
                 let mut now = registers();
-                let fault = stub.run(&mut now).unwrap();
+                let fault = stub.run(&mut now, None).unwrap();
                 assert!(matches!(fault, Stop::Fault { address: CODE, .. }), "nothing is left: {fault:?}");
                 stubs.give_back(stub);
             });
@@ -147,7 +150,7 @@ fn who_says_that_it_stands_and_runs_on_is_not_believed() {
     let mut bench = bench(&code);
     let mut now = registers();
     now.gpr[6] = own_pages(&bench).1 + super::mail::WORDS as u64;
-    assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+    assert_eq!(bench.stub.run(&mut now, None).unwrap(), Stop::SystemCall);
     assert_eq!(now.rip, CODE + code.len() as u64);
     // SAFETY: within the mapping.
     assert_eq!(unsafe { bench.view.as_ptr().add(PAGE_SIZE).cast::<u64>().read_volatile() }, 0);
@@ -170,7 +173,7 @@ fn no_system_call_is_to_be_had_by_jumping_to_the_stubs_own() {
             now.gpr[0] = number as u64;
             (now.gpr[12], now.gpr[7]) = (base + place, DATA);
             (now.gpr[4], now.gpr[2]) = (mail + 0x6000, 1 << 12);
-            let stop = bench.stub.run(&mut now).unwrap();
+            let stop = bench.stub.run(&mut now, None).unwrap();
             assert_eq!((stop, now.rip), (Stop::SystemCall, base + place + 2), "{number} at {place:#x}");
             assert_eq!(now.gpr, [0; 16], "nothing of the stub's own registers");
         }
@@ -187,13 +190,13 @@ fn stands_by_itself(add: u8) {
         now.gpr[12] = super::image::Place::Told.address(base) - 2;
         (now.gpr[0], now.gpr[7]) = (libc::SYS_write as u64, 1);
         (now.gpr[6], now.gpr[2]) = (super::image::awaited(base), 4);
-        bench.stub.run(&mut now).unwrap();
+        bench.stub.run(&mut now, None).unwrap();
     }
     // It is still there, and does as it is told.
     bench.stub.change(&[Change::Unmap { at: DATA, len: PAGE_SIZE as u64 }]).unwrap();
     let mut now = registers();
     (now.gpr[6], now.gpr[12]) = (DATA, CODE);
-    let stop = bench.stub.run(&mut now).unwrap();
+    let stop = bench.stub.run(&mut now, None).unwrap();
     assert!(matches!(stop, Stop::Fault { address: DATA, .. }), "{stop:?} {now:x?}");
 }
 
@@ -214,19 +217,23 @@ fn orders_cannot_be_written() {
     let orders = own_pages(&bench).1;
     let mut now = registers();
     now.gpr[6] = orders;
-    let stop = bench.stub.run(&mut now).unwrap();
+    let stop = bench.stub.run(&mut now, None).unwrap();
     assert_eq!(stop, Stop::Fault { signal: libc::SIGSEGV, code: 2, address: orders });
 }
 
 #[test]
 fn what_is_run_often_for_a_short_time_runs_on_another_processor() {
-    let mut bench = bench(&[0x0f, 0x05]);
+    let mut benches = [bench(&[0x0f, 0x05]), bench(&[0x0f, 0x05])];
     let mut affinity = crate::Affinity::of_this_thread().unwrap();
-    for n in 0..1000 {
-        bench.stub.bind(&mut affinity);
+    // One by itself, then both in turn.
+    for n in 0..2000 {
+        let (first, second) = benches.split_at_mut(1);
+        let (first, second) = (&mut first[0].stub, &mut second[0].stub);
+        let (stub, last) = if n >= 1000 && n % 2 == 0 { (second, first) } else { (first, second) };
+        stub.bind(&mut affinity);
         let mut now = registers();
         now.gpr[12] = n;
-        assert_eq!(bench.stub.run(&mut now).unwrap(), Stop::SystemCall);
+        assert_eq!(stub.run(&mut now, (n >= 1000).then_some(&*last)).unwrap(), Stop::SystemCall);
         assert_eq!(now.gpr[12], n);
     }
 }

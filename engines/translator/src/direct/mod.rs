@@ -232,19 +232,24 @@ impl Direct {
         })
     }
 
-    /// The engine's thread and an address space's stub are to run where they take turns best.
-    pub fn bind(&mut self, cr3: u64) {
+    /// It is this address space's turn: the engine's thread and its stub are to run where they take turns best. With it the one that
+    /// has run last, if that is another.
+    pub fn turn(&mut self, cr3: u64) -> Option<(&mut Space, Option<&Space>)> {
         if self.affinity.is_none() {
             self.affinity = Affinity::of_this_thread().ok();
         }
-        if let Some(last) =
-            self.last.replace(cr3).filter(|last| *last != cr3).and_then(|last| self.spaces.get(&last))
-        {
-            last.stub.rest();
-        }
-        if let (Some(affinity), Some(space)) = (&mut self.affinity, self.spaces.get_mut(&cr3)) {
+        let last = self.last.replace(cr3).filter(|last| *last != cr3);
+        let (space, last) = match last {
+            Some(last) => {
+                let [space, last] = self.spaces.get_disjoint_mut([&cr3, &last]);
+                (space?, last.map(|last| &*last))
+            }
+            None => (self.spaces.get_mut(&cr3)?, None),
+        };
+        if let Some(affinity) = &mut self.affinity {
             space.stub.bind(affinity);
         }
+        Some((space, last))
     }
 
     /// The engine's thread may go where the host thinks fit.

@@ -130,8 +130,7 @@ impl Translator {
         let mask = self.xsave_mask;
         let size = self.cache.xsave.size as usize;
         let cr3 = self.paging.cr3;
-        self.tlb.direct.bind(cr3);
-        let Some(space) = self.tlb.direct.space(cr3) else { return Next::Again(rip) };
+        let Some((space, last)) = self.tlb.direct.turn(cr3) else { return Next::Again(rip) };
         let changes = space.shadow.take_changes();
         if let Err(error) = space.stub.change(&changes) {
             return self.lose(rip, &error);
@@ -143,7 +142,7 @@ impl Translator {
             return Next::Again(rip);
         }
         let begun = host::cpu::rdtsc();
-        let stop = space.stub.run(&mut registers);
+        let stop = space.stub.run(&mut registers, last.map(|last| &last.stub));
         let cycles = host::cpu::rdtsc().wrapping_sub(begun);
         self.kick.announce(None);
         let stop = match stop {
