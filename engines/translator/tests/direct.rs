@@ -178,6 +178,7 @@ fn faults_are_the_guests() {
     expect(&mut bench, present, 0, Exception::page_fault(present, 5));
     rights(&mut bench, entry | 1 << 63);
     expect(&mut bench, present, 6, Exception::page_fault(present, 0x15));
+    assert_eq!(counted(&bench, "blocks translated"), 0);
     // Not canonical, and another's half.
     expect(&mut bench, 1 << 60, 0, Exception::gp(0));
     expect(&mut bench, u64::MAX - 0xfff, 0, Exception::page_fault(u64::MAX - 0xfff, 4));

@@ -66,6 +66,13 @@ impl Ucontext {
         context
     }
 
+    /// The error code, if the signal is of a page fault.
+    pub fn page_fault(&self) -> Option<u32> {
+        const PAGE_FAULT: u64 = 14;
+        let [error, vector, ..] = self.trap;
+        (vector == PAGE_FAULT).then_some(error as u32)
+    }
+
     /// The registers of a program that stands, with these bases: nothing that ring 3 cannot bring about, whatever is here.
     pub fn registers(&self, bases: [u64; 2], data: [u16; 2]) -> Registers {
         let code = if self.selectors[0] == CODE32 { CODE32 } else { CODE };

@@ -42,7 +42,14 @@ pub use registers::Registers;
 pub enum Stop {
     /// Behind an instruction that enters the kernel. rax is as it was before.
     SystemCall,
-    /// A signal by an instruction.
+    /// At an instruction that accesses what is not mapped for that.
+    PageFault {
+        /// CR2: where.
+        address: u64,
+        /// The error code that the processor has pushed (SDM vol. 3 ch. 4.7). Whether anything is mapped, bit 0, is of the stub.
+        error: u32,
+    },
+    /// Another signal by an instruction.
     Fault {
         /// Its number.
         signal: i32,

@@ -207,7 +207,7 @@ impl Stub {
             registers.gpr = Default::default();
         }
         self.read_vectors();
-        Ok(why(Info::of(&info), registers.rip))
+        Ok(why(Info::of(&info), context.page_fault(), registers.rip))
     }
 
     /// Takes its vector registers from the frame, less what no processor would have put there.
@@ -347,11 +347,14 @@ fn watch(word: &AtomicU32, cycles: u64) -> bool {
 }
 
 /// What it stands for, behind or at this instruction.
-fn why(info: Info, rip: u64) -> Stop {
+fn why(info: Info, page_fault: Option<u32>, rip: u64) -> Stop {
     match info {
         Info { signal: libc::SIGSYS, address, .. } if address == rip => Stop::SystemCall,
         // Sent by a process: by us, or what does not matter.
         Info { code: ..=0, .. } | Info { signal: libc::SIGURG, .. } => Stop::Interrupted,
-        Info { signal, code, address } => Stop::Fault { signal, code, address },
+        Info { signal, code, address } => match page_fault {
+            Some(error) if signal == libc::SIGSEGV => Stop::PageFault { address, error },
+            _ => Stop::Fault { signal, code, address },
+        },
     }
 }

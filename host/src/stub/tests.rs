@@ -4,6 +4,10 @@ use crate::{Mapping, PAGE_SIZE, Protection};
 const MEMORY: usize = 16 * PAGE_SIZE;
 const CODE: u64 = 0x40_0000;
 const DATA: u64 = 0x7f00_0000_0000;
+/// Bits of a page fault's error code.
+const PRESENT: u32 = 1;
+const WRITE: u32 = 2;
+const USER: u32 = 4;
 
 struct Bench {
     stub: Stub,
@@ -66,7 +70,7 @@ fn nothing_else_is_there() {
         let mut now = registers();
         now.gpr[6] = address;
         let stop = bench.stub.run(&mut now, None).unwrap();
-        assert_eq!(stop, Stop::Fault { signal: libc::SIGSEGV, code: 1, address });
+        assert_eq!(stop, Stop::PageFault { address, error: USER });
         assert_eq!(now.rip, CODE);
     }
 }
@@ -112,7 +116,7 @@ fn what_was_mapped_can_be_taken_away() {
     let mut bench = bench(&[0x48, 0x8b, 0x03, 0x0f, 0x05]); // mov rax, [rbx]; syscall
     assert_eq!(bench.stub.run(&mut registers(), None).unwrap(), Stop::SystemCall);
     bench.stub.change(&[Change::Unmap { at: DATA, len: PAGE_SIZE as u64 }]).unwrap();
-    assert!(matches!(bench.stub.run(&mut registers(), None).unwrap(), Stop::Fault { address: DATA, .. }));
+    assert!(matches!(bench.stub.run(&mut registers(), None).unwrap(), Stop::PageFault { address: DATA, .. }));
 }
 
 #[test]
@@ -125,7 +129,7 @@ fn one_that_is_given_back_can_be_taken_by_another_thread() {
                 let mut stub = stubs.take(&memory).unwrap().expect("it is there");
                 let mut now = registers();
                 let fault = stub.run(&mut now, None).unwrap();
-                assert!(matches!(fault, Stop::Fault { address: CODE, .. }), "nothing is left: {fault:?}");
+                assert!(matches!(fault, Stop::PageFault { address: CODE, .. }), "nothing is left: {fault:?}");
                 stubs.give_back(stub);
             });
             taken.join().unwrap();
@@ -197,7 +201,7 @@ fn stands_by_itself(add: u8) {
     let mut now = registers();
     (now.gpr[6], now.gpr[12]) = (DATA, CODE);
     let stop = bench.stub.run(&mut now, None).unwrap();
-    assert!(matches!(stop, Stop::Fault { address: DATA, .. }), "{stop:?} {now:x?}");
+    assert!(matches!(stop, Stop::PageFault { address: DATA, .. }), "{stop:?} {now:x?}");
 }
 
 #[test]
@@ -218,7 +222,7 @@ fn orders_cannot_be_written() {
     let mut now = registers();
     now.gpr[6] = orders;
     let stop = bench.stub.run(&mut now, None).unwrap();
-    assert_eq!(stop, Stop::Fault { signal: libc::SIGSEGV, code: 2, address: orders });
+    assert_eq!(stop, Stop::PageFault { address: orders, error: PRESENT | WRITE | USER });
 }
 
 #[test]

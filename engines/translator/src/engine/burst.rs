@@ -7,24 +7,24 @@ use host::HostError;
 use host::stub::{Failure, Registers, Stop};
 use vcpu::{CpuState, Exit, Shadow, Width};
 use x86::debug::dr6;
-use x86::paging::PagingMode;
+use x86::paging::{AccessKind, PagingMode, error_code};
 use x86::register::gpr;
 use x86::{Cr4, Exception, Rflags, SegmentRegister, Vector};
 
 use super::Translator;
 use super::exits::Next;
+use super::page_in::PagedIn;
 use crate::direct::{self, END, lost};
 use crate::lower;
 use crate::status;
-use crate::windows::{PAGE, Tables};
+use crate::windows::Tables;
 
 /// Selectors that Linux has for code and data of ring 3, here and in guests, and for the task register (asm/segment.h).
 const CODE: u16 = 0x33;
 const CODE32: u16 = 0x23;
 const DATA: u16 = 0x2b;
 const TASK: u16 = 0x40;
-/// `SI_KERNEL`, `TRAP_TRACE` and `TRAP_HWBKPT` of asm-generic/siginfo.h.
-const SI_KERNEL: i32 = 0x80;
+/// `TRAP_TRACE` and `TRAP_HWBKPT` of asm-generic/siginfo.h.
 const TRAP_TRACE: i32 = 2;
 const TRAP_HWBKPT: i32 = 4;
 /// SYSCALL and INT n.
@@ -123,8 +123,12 @@ impl Translator {
         if let Some(wanted) = self.tlb.direct.space(self.paging.cr3).and_then(|space| space.wanted.take()) {
             self.map_around(wanted, false);
         }
-        if !self.may_execute(rip) && !self.page_in(cpu, rip, true) {
-            return self.refused_directly(rip);
+        if !self.may_execute(rip) {
+            match self.page_in(cpu, rip, AccessKind::Execute) {
+                PagedIn::Passes => {}
+                PagedIn::Refused => return self.refused_directly(rip),
+                PagedIn::Faults(fault) => return Next::Exit(Exit::Exception(fault)),
+            }
         }
         let mut registers = self.registers_of_burst(cpu, rip);
         let mask = self.xsave_mask;
@@ -184,13 +188,14 @@ impl Translator {
             Stop::Interrupted => resolved = true,
             // To be executed once more, with the same effect on rcx and r11.
             Stop::SystemCall => rip = rip.wrapping_sub(CALL_BYTES),
-            Stop::Fault { signal: libc_signal::SEGV, code, address } if code != SI_KERNEL => {
-                let reach = address.wrapping_sub(rip);
-                let fetch = reach == 0 || reach < 15 && address.is_multiple_of(PAGE);
-                let fetch = fetch && !self.may_execute(address);
+            Stop::PageFault { address, error } => {
                 let space = self.tlb.direct.space(self.paging.cr3);
                 let stuck = space.is_some_and(|space| space.is_stuck(rip, address));
-                resolved = !stuck && self.page_in(cpu, address, fetch);
+                match self.page_in(cpu, address, kind_of(error)) {
+                    PagedIn::Passes => resolved = !stuck,
+                    PagedIn::Refused => {}
+                    PagedIn::Faults(fault) => owed = Some(fault),
+                }
             }
             Stop::Fault { signal: libc_signal::TRAP, code: TRAP_HWBKPT, .. } => {}
             // A call of Linux' old page for such calls, which the host's kernel has begun to emulate by returning from it.
@@ -199,7 +204,9 @@ impl Translator {
                 let rsp = &mut self.cache.region.context().gpr[gpr::RSP];
                 *rsp = rsp.wrapping_sub(8);
             }
-            Stop::Fault { signal: libc_signal::TRAP, code: TRAP_TRACE, .. } => owed = Some(dr6::BS),
+            Stop::Fault { signal: libc_signal::TRAP, code: TRAP_TRACE, .. } => {
+                owed = Some(Exception { detail: dr6::BS, ..Exception::new(Vector::Debug) });
+            }
             Stop::Fault { signal: libc_signal::TRAP, .. } => {
                 let is_short = self.byte_at(cpu, rip.wrapping_sub(1)) != Some(3);
                 rip = rip.wrapping_sub(if is_short { 1 } else { CALL_BYTES });
@@ -216,14 +223,14 @@ impl Translator {
             // What is mapped now stays so, most times.
             _ => self.tlb.direct.tally.misses += 1,
         }
-        self.translates_next = !resolved;
+        self.translates_next = !resolved && owed.is_none();
         *at = rip;
         if registers.selectors[1] == CODE32 {
             // Compatibility mode, by a far jump.
             cpu.load_flat_segments(CODE32, DATA, Width::Protected, 3);
             self.cache.region.context().ring_change = 0;
-        } else if let Some(detail) = owed {
-            return Next::Exit(Exit::Exception(Exception { detail, ..Exception::new(Vector::Debug) }));
+        } else if let Some(owed) = owed {
+            return Next::Exit(Exit::Exception(owed));
         } else if self.unusual_flags() == before {
             return Next::Again(rip);
         }
@@ -258,8 +265,16 @@ impl Translator {
 /// Signals of Linux on x86 (asm/signal.h).
 mod libc_signal {
     pub const TRAP: i32 = 5;
-    pub const SEGV: i32 = 11;
     pub const SYS: i32 = 31;
+}
+
+/// What a page fault with this error code was an access for.
+fn kind_of(error: u32) -> AccessKind {
+    match error {
+        _ if error & error_code::FETCH != 0 => AccessKind::Execute,
+        _ if error & error_code::WRITE != 0 => AccessKind::Write,
+        _ => AccessKind::Read,
+    }
 }
 
 fn sets_bases() -> bool {

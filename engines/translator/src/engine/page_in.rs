@@ -1,6 +1,7 @@
 //! What a burst needs to have mapped: see [`crate::direct`].
 
 use vcpu::CpuState;
+use x86::Exception;
 use x86::paging::{Access, AccessKind, probe};
 
 use super::Translator;
@@ -9,6 +10,16 @@ use crate::windows::{Mappable, PAGE, Tables};
 
 /// Pages that are mapped at once, if they may be: surroundings of one.
 const AROUND: u64 = 16 * PAGE;
+
+/// What comes of it.
+pub(super) enum PagedIn {
+    /// What the burst has met will pass now.
+    Passes,
+    /// It will not, for reasons of ours: the translator is to go on.
+    Refused,
+    /// The guest's tables do not have it.
+    Faults(Exception),
+}
 
 impl Translator {
     fn rights(&mut self, linear: u64) -> Option<direct::Rights> {
@@ -19,30 +30,33 @@ impl Translator {
         self.rights(linear).is_some_and(|rights| rights.execute)
     }
 
-    /// Maps what a burst has met without, or with less than it wanted; whether it will pass now. If not, the translator
-    /// finds out why, and the guest what it is owed.
-    pub(super) fn page_in(&mut self, cpu: &CpuState, linear: u64, fetch: bool) -> bool {
+    /// Maps what a burst has met without, or with less than it wanted, and marks the guest's tables as the access does.
+    pub(super) fn page_in(&mut self, cpu: &CpuState, linear: u64, kind: AccessKind) -> PagedIn {
         if linear >= END {
-            return false;
+            return PagedIn::Refused;
         }
-        let had = self.rights(linear);
-        // What is mapped and not passed is written to. Marks the guest's tables as the access would have.
-        let marked = match (fetch, had) {
-            (true, _) => self.code_page(cpu, linear).is_ok(),
-            (false, had) => self.page(linear, had.is_some()).is_ok_and(|page| page.fast),
+        let fetch = kind == AccessKind::Execute;
+        let marked = match fetch {
+            true => self.code_page(cpu, linear).map(|_| true),
+            false => self.page(linear, kind == AccessKind::Write).map(|page| page.fast),
         };
-        if !marked {
-            if let Some(space) = self.tlb.direct.space(self.paging.cr3) {
-                space.wanted = Some(linear);
+        match marked {
+            Ok(true) => self.map_around(linear, fetch),
+            Ok(false) => return PagedIn::Refused,
+            Err(fault) => {
+                self.counters.slow_faults += 1;
+                if let Some(space) = self.tlb.direct.space(self.paging.cr3) {
+                    space.wanted = Some(linear);
+                }
+                return PagedIn::Faults(fault);
             }
-            return false;
         }
-        self.map_around(linear, fetch);
-        let has = self.rights(linear);
-        match fetch {
-            true => has.is_some_and(|rights| rights.execute),
-            false => has.is_some_and(|rights| had.is_none() || rights.write),
-        }
+        let passes = self.rights(linear).is_some_and(|rights| match kind {
+            AccessKind::Read => true,
+            AccessKind::Write => rights.write,
+            AccessKind::Execute => rights.execute,
+        });
+        if passes { PagedIn::Passes } else { PagedIn::Refused }
     }
 
     /// Maps a page, to be executed or not, and what lies around it and is not mapped, as far as the tables allow it now.
