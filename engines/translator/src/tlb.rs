@@ -56,7 +56,7 @@ pub struct Tlb {
     large: Gigabytes,
     /// The same for larger ones.
     huge: Gigabytes,
-    /// Bit per guest-physical page number modulo 2^20, that is 4 GiB: entered for writing since the last complete flush.
+    /// Bit per guest-physical page number modulo 2^20, that is 4 GiB: entered for writing since all entries were looked at.
     written: Box<[u64; WRITTEN_WORDS]>,
     /// How many pages generated code has entered, but for those in the log.
     walked: u64,
@@ -138,8 +138,7 @@ impl Tlb {
             }
         }
         if page.writable {
-            let (word, bit) = written_bit(page.physical);
-            self.written[word] |= bit;
+            self.note_writable(page.physical);
         }
         match page.size {
             PageSize::Size4K => {}
@@ -251,13 +250,23 @@ impl Tlb {
             return;
         }
         region.hints().forget_all();
+        // Having to look at all entries, it learns which pages have any now.
+        self.written.fill(0);
         for view in 0..VIEWS {
             for (slot, entry) in region.tlb(view).iter_mut().enumerate() {
+                let none = TlbEntry::empty(slot).write;
                 if entry.page() == physical {
-                    entry.write = TlbEntry::empty(slot).write;
+                    entry.write = none;
+                } else if entry.write != none {
+                    self.note_writable(entry.page());
                 }
             }
         }
+    }
+
+    fn note_writable(&mut self, physical: u64) {
+        let (word, bit) = written_bit(physical);
+        self.written[word] |= bit;
     }
 }
 

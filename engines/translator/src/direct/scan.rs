@@ -66,9 +66,7 @@ impl Places {
 pub fn judge(before: &[u8], page: &[u8; PAGE]) -> Verdict {
     let code = [before, page].concat();
     let (mut open, mut places) = (false, Places::default());
-    let mut from = before.len();
-    while let Some(at) = code[from..].iter().position(|byte| matches!(*byte, ESCAPE | INT)) {
-        let at = from + at;
+    for at in candidates(&code, before.len()) {
         let sensitive = is_sensitive(&code[at..]);
         if sensitive != Some(false) && may_begin(&code, at) {
             open |= sensitive.is_none();
@@ -78,7 +76,6 @@ pub fn judge(before: &[u8], page: &[u8; PAGE]) -> Verdict {
                 return Verdict::Sensitive;
             }
         }
-        from = at + 1;
     }
     match (open, places.len) {
         (false, 0) => Verdict::Harmless,
@@ -86,6 +83,30 @@ pub fn judge(before: &[u8], page: &[u8; PAGE]) -> Verdict {
         (false, _) => Verdict::Guarded(places),
         (true, _) => Verdict::Sensitive,
     }
+}
+
+/// Where the first two bytes may be of an opcode that is sensitive, or the first one at the end, from a place on.
+fn candidates(code: &[u8], from: usize) -> Vec<usize> {
+    const CHUNK: usize = 64;
+    // A compiler makes vector code of what has no branches.
+    let of_interest = |first: u8, second: u8| {
+        let escaped =
+            (second <= 3) | (second == 0x31) | (second == 0x34) | (second == 0xa2) | (second == 0xc7);
+        ((first == ESCAPE) & escaped) | ((first == INT) & (second == 4))
+    };
+    let last = code.len() - 1;
+    let mut found = Vec::new();
+    for start in (from..last).step_by(CHUNK) {
+        let chunk = |at: usize| code[at..].first_chunk::<CHUNK>();
+        if let (Some(first), Some(second)) = (chunk(start), chunk(start + 1))
+            && !(0..CHUNK).fold(false, |any, n| any | of_interest(first[n], second[n]))
+        {
+            continue;
+        }
+        found.extend((start..last.min(start + CHUNK)).filter(|at| of_interest(code[*at], code[at + 1])));
+    }
+    found.extend(matches!(code[last], ESCAPE | INT).then_some(last));
+    found
 }
 
 /// Whether an instruction that begins in the last bytes of one page is harmless if it goes on with the first of another.
