@@ -300,6 +300,9 @@ impl Translator {
             self.counters.translations += 1;
             made = self.cache.translate(&self.guest, &mut self.tlb, source);
         }
+        if self.user {
+            self.tlb.direct.translated(self.paging.cr3);
+        }
         made.map_err(|_| Exit::Fatal(EngineError::NoMemory { rip, gpa: page.physical }))
     }
 }

@@ -98,6 +98,10 @@ std::arch::global_asm!(
     "rdgsbase rax",
     "mov [rbx + {told_bases} + 8], rax",
     "mov [rbx + {told_frame}], rdx",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov [rbx + {ended}], rax",
     // Stands from now on, until the command that it waits for: says so by a write(2) that only this place can make, and then to
     // whoever watches the word.
     "popf_stub_stand:",
@@ -200,6 +204,10 @@ std::arch::global_asm!(
     "wrfsbase rax",
     "mov rax, [rbx + {bases} + 8]",
     "wrgsbase rax",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov [rbx + {begun}], rax",
     // rt_sigreturn(2).
     "lea rsp, [rbx + {ucontext}]",
     "mov r8, r14",
@@ -221,6 +229,8 @@ std::arch::global_asm!(
     program = const offset_of!(Setup, program),
     told_bases = const WORDS + offset_of!(Words, bases),
     told_frame = const WORDS + offset_of!(Words, frame),
+    begun = const WORDS + offset_of!(Words, begun),
+    ended = const WORDS + offset_of!(Words, ended),
     stands = const WORDS + offset_of!(Words, stands),
     sleeps = const WORDS + offset_of!(Words, sleeps),
     awaited = const WORDS + offset_of!(Words, awaited),

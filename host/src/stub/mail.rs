@@ -63,6 +63,9 @@ pub struct Words {
     pub bases: [u64; 2],
     /// Where the registers of what has been stopped are.
     pub frame: u64,
+    /// When the guest has gone on, and when it has been stopped, by the time-stamp counter.
+    pub begun: u64,
+    pub ended: u64,
     /// How many calls of the list have not been made, and the result of the last.
     pub left: u64,
     pub result: u64,
@@ -213,6 +216,13 @@ impl Post {
     pub fn bases(&self) -> [u64; 2] {
         // SAFETY: as above.
         unsafe { (*self.words()).bases }
+    }
+
+    /// For how many cycles it has said that the guest has run.
+    pub fn cycles(&self) -> u64 {
+        let words = self.words();
+        // SAFETY: as above.
+        unsafe { (*words).ended.wrapping_sub((*words).begun) }
     }
 
     /// What it has said of its calls: how many are left, and the result of the last.

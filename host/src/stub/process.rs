@@ -155,6 +155,12 @@ impl Stub {
         self.breakpoints.set(pid, n, Some(address))
     }
 
+    /// For how many cycles of the time-stamp counter the guest's code has run in the last run, as far as the stub can tell, which it may have
+    /// had to do by the guest's word.
+    pub fn cycles(&self) -> u64 {
+        self.idle.post.cycles()
+    }
+
     /// Its x87 and vector registers, as an XSAVE area in the standard format.
     pub fn vectors(&self) -> &[u8] {
         &self.vectors

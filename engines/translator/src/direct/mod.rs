@@ -3,8 +3,8 @@
 //!
 //! Such code takes no longer than anywhere, and needs no translation. But to get there and back takes some ten
 //! microseconds, and a page has to be mapped there first. So a program begins in the translator; one that is found running
-//! when the engine is kicked, by a timer most times, is *promoted*, and as long as the *bursts* between its faults and system
-//! calls are long enough to pay for the way, it stays so. An account says whether they are.
+//! when the engine is kicked, by a timer most times, or that has much code to be translated is *promoted*, and as long as the *bursts* between its
+//! faults and system calls are long enough to pay for the way, it stays so. An [account] says whether they are.
 //!
 //! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. While one is current that is promoted, the
 //! jump table of ring 3 stays empty, so that whatever goes to ring 3 leaves to the engine, which runs a burst. What a burst
@@ -125,11 +125,6 @@ impl Direct {
         self.stubs.is_none()
     }
 
-    /// Whether all that can be are promoted.
-    pub fn is_eager(&self) -> bool {
-        self.when == Promotion::Always
-    }
-
     /// Whether an address space is promoted.
     pub fn has(&self, cr3: u64) -> bool {
         self.spaces.contains_key(&cr3)
@@ -143,6 +138,18 @@ impl Direct {
     /// This address space's ring 3 has been found running, or none: whether it is busy.
     pub fn find(&mut self, cr3: Option<u64>) -> bool {
         self.accounts.find(cr3, host::cpu::rdtsc())
+    }
+
+    /// A block of an address space's code has been translated.
+    pub fn translated(&mut self, cr3: u64) {
+        if !self.is_off() {
+            self.accounts.translated(cr3, host::cpu::rdtsc());
+        }
+    }
+
+    /// Whether an address space that is about to run is to be promoted, busy or not.
+    pub fn is_due(&self, cr3: u64) -> bool {
+        self.when == Promotion::Always || self.accounts.is_cold(cr3)
     }
 
     /// Promotes one, unless it rests or there is no stub. Whether it is.
@@ -192,13 +199,19 @@ impl Direct {
         self.spaces.remove(&cr3);
     }
 
-    /// A burst of so many cycles has ended.
+    /// A burst has ended; it has taken so many cycles with the way there and back.
     pub fn burst(&mut self, cr3: u64, cycles: u64) {
         self.tally.bursts += 1;
         self.tally.cycles += cycles;
         if let Some(space) = self.spaces.get_mut(&cr3) {
-            self.accounts.burst(&mut space.account, cr3, cycles);
+            self.accounts.burst(&mut space.account, cr3, cycles, space.stub.cycles());
         }
+    }
+
+    /// The same, for what was not mapped and is now: whether the address space had better be demoted, since it loses what it has all the time.
+    pub fn missed(&mut self, cr3: u64) -> bool {
+        self.tally.misses += 1;
+        self.charged(cr3, Accounts::missed)
     }
 
     /// The same, for something that has to be dealt with each time it happens: whether the address space had better be demoted.

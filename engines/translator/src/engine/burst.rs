@@ -37,7 +37,9 @@ impl Translator {
             return false;
         }
         let promoted = self.tlb.direct.has(self.paging.cr3);
-        (promoted || self.tlb.direct.is_eager()) && self.admits_directly(cpu) && (promoted || self.promote())
+        (promoted || self.tlb.direct.is_due(self.paging.cr3))
+            && self.admits_directly(cpu)
+            && (promoted || self.promote())
     }
 
     /// Ring 3 has been found running: had better be run directly, maybe.
@@ -213,15 +215,14 @@ impl Translator {
             }
             Stop::Fault { .. } => {}
         }
-        match stop {
-            _ if !resolved => {
-                if self.tlb.direct.returned(self.paging.cr3) {
-                    self.demote();
-                }
-            }
-            Stop::Interrupted => {}
-            // What is mapped now stays so, most times.
-            _ => self.tlb.direct.tally.misses += 1,
+        let cr3 = self.paging.cr3;
+        let is_loss = match stop {
+            _ if !resolved => self.tlb.direct.returned(cr3),
+            Stop::Interrupted => false,
+            _ => self.tlb.direct.missed(cr3),
+        };
+        if is_loss {
+            self.demote();
         }
         self.translates_next = !resolved && owed.is_none();
         *at = rip;
