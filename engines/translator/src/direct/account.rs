@@ -24,7 +24,9 @@ const BUSY: u64 = 1 << 24;
 /// twice as many each time that it is found so, until one was worth it.
 const COLD: u32 = 256;
 const COLD_WITHIN: u64 = 1 << 24;
-const MOST_PATIENCE: u32 = 4;
+const MOST_PATIENCE: u32 = 2;
+/// Cycles of an address space's bursts that show that it was no short program: some hundredths of a second.
+const LONG: u64 = 1 << 27;
 /// For how many cycles an address space rests that has not been worth it, the first time: some hundredths of a second; twice as
 /// long each time.
 const REST: u64 = 1 << 26;
@@ -38,11 +40,13 @@ pub struct Account {
     credit: i64,
     /// What the last burst's way there and back has taken.
     way: i64,
+    /// Cycles inside all of them.
+    inside: u64,
 }
 
 impl Account {
     fn new(credit: i64) -> Self {
-        Self { credit, way: 0 }
+        Self { credit, way: 0, inside: 0 }
     }
 }
 
@@ -120,14 +124,17 @@ impl Accounts {
 
     /// A burst has ended that has taken so many cycles; for some of them the guest's code ran, by its own word.
     pub fn burst(&mut self, account: &mut Account, cr3: u64, cycles: u64, inside: u64) {
-        let [cycles, inside] =
-            [cycles, inside.min(cycles)].map(|cycles| cycles.min(MOST_CREDIT as u64) as i64);
+        let inside = inside.min(cycles);
+        account.inside = account.inside.saturating_add(inside);
+        if account.inside > LONG {
+            self.patience = 0;
+        }
+        let [cycles, inside] = [cycles, inside].map(|cycles| cycles.min(MOST_CREDIT as u64) as i64);
         account.way = cycles - inside;
         account.credit = (account.credit + GAIN * inside).min(MOST_CREDIT);
         if account.credit == MOST_CREDIT {
             // Whatever program had this number before.
             self.records.remove(&cr3);
-            self.patience = 0;
         }
     }
 
@@ -237,9 +244,9 @@ mod tests {
         };
         let (bursts, blocks): (Vec<usize>, Vec<u32>) = (0..6).map_while(|_| bursts()).unzip();
         assert!(bursts[..3].is_sorted_by(|a, b| 2 * a <= *b), "{bursts:?}");
-        assert_eq!(blocks, [0, 1, 2, 3, 4, 4].map(|patience| COLD << patience));
+        assert_eq!(blocks, [0, 1, 2, 2, 2, 2].map(|patience| COLD << patience));
         let mut account = accounts.open(2, 0).expect("it has never rested");
-        accounts.burst(&mut account, 2, MOST_CREDIT as u64, MOST_CREDIT as u64);
+        accounts.burst(&mut account, 2, 2 * LONG, 2 * LONG);
         assert_eq!(accounts.patience, 0, "it was worth it");
         (0..COLD).for_each(|n| accounts.translated(3, u64::from(n) * COLD_WITHIN));
         assert!(!accounts.is_cold(3), "as time goes by");
