@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::pages::*;
 use common::{Bench, CODE, DATA, STACK, assemble};
@@ -232,6 +233,36 @@ fn code_that_is_written_is_seen() {
     bench.ram.write(at, &[0x90, 0x0f, 0xa2, 0xc3]).unwrap();
     (bench.cpu.rip, bench.cpu.gpr[RSP]) = (CODE, STACK);
     expect_routine(&mut bench, Routine::Cpuid, at + 1);
+}
+
+/// A program begins with code that asks what the processor is, and has breakpoints there; they go to what runs then.
+#[test]
+fn breakpoints_are_given_up_for_others() {
+    let mut bench = ring3();
+    let (first, second) = (CODE + 0x3000, CODE + 0x4000);
+    for page in [first, second] {
+        let code = assemble(64, page, |a| {
+            let mut end = a.create_label();
+            a.jmp(end).unwrap();
+            (0..3).for_each(|_| a.cpuid().unwrap());
+            a.set_label(&mut end).unwrap();
+            a.ret().unwrap();
+        });
+        bench.ram.write(page, &code).unwrap();
+    }
+    bench.load(|a| a.call(rdi).unwrap());
+    let mut bursts_of_call = |page: u64| {
+        let before = bursts(&bench);
+        bench.cpu.gpr[RDI] = page;
+        again(&mut bench);
+        bursts(&bench) - before
+    };
+    bursts_of_call(first);
+    let (by_itself, begun) = (bursts_of_call(first), Instant::now());
+    assert!(bursts_of_call(second) > by_itself, "three of four are taken");
+    while bursts_of_call(second) > by_itself {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
 }
 
 /// Linux has calls at an address that every program has, and emulates them; here that is the guest's to do.
