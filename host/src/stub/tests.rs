@@ -61,6 +61,18 @@ fn code_runs_on_the_registers_and_memory_that_it_is_given() {
 }
 
 #[test]
+fn how_long_code_has_run_is_told() {
+    let mut bench = bench(&[0xff, 0xc9, 0x75, 0xfc, 0x0f, 0x05]); // 1: dec ecx; jnz 1b; syscall
+    let mut now = registers();
+    now.gpr[1] = 10_000_000;
+    let begun = crate::cpu::rdtsc();
+    assert_eq!(bench.stub.run(&mut now, None).unwrap(), Stop::SystemCall);
+    let all = crate::cpu::rdtsc() - begun;
+    // A turn takes a cycle of the processor's, whose clock may be several times the counter's.
+    assert!((1_000_000..=all).contains(&bench.stub.cycles()), "{} of {all}", bench.stub.cycles());
+}
+
+#[test]
 fn nothing_else_is_there() {
     // mov rax, [rsi]
     let mut bench = bench(&[0x48, 0x8b, 0x06]);
