@@ -88,22 +88,16 @@ pub fn judge(before: &[u8], page: &[u8; PAGE]) -> Verdict {
 /// Where the first two bytes may be of an opcode that is sensitive, or the first one at the end, from a place on.
 fn candidates(code: &[u8], from: usize) -> Vec<usize> {
     const CHUNK: usize = 64;
-    // A compiler makes vector code of what has no branches.
-    let of_interest = |first: u8, second: u8| {
-        let escaped =
-            (second <= 3) | (second == 0x31) | (second == 0x34) | (second == 0xa2) | (second == 0xc7);
-        ((first == ESCAPE) & escaped) | ((first == INT) & (second == 4))
-    };
     let last = code.len() - 1;
     let mut found = Vec::new();
     for start in (from..last).step_by(CHUNK) {
         let chunk = |at: usize| code[at..].first_chunk::<CHUNK>();
         if let (Some(first), Some(second)) = (chunk(start), chunk(start + 1))
-            && !(0..CHUNK).fold(false, |any, n| any | of_interest(first[n], second[n]))
+            && !(0..CHUNK).fold(false, |any, n| any | may_be_sensitive(first[n], second[n]))
         {
             continue;
         }
-        found.extend((start..last.min(start + CHUNK)).filter(|at| of_interest(code[*at], code[at + 1])));
+        found.extend((start..last.min(start + CHUNK)).filter(|at| may_be_sensitive(code[*at], code[at + 1])));
     }
     found.extend(matches!(code[last], ESCAPE | INT).then_some(last));
     found
@@ -152,19 +146,21 @@ fn is_prefix(byte: u8) -> bool {
 const ESCAPE: u8 = 0x0f;
 const INT: u8 = 0xcd;
 
+/// Whether an opcode that begins with these bytes may be sensitive. A compiler makes vector code of what has no branches.
+#[inline]
+fn may_be_sensitive(first: u8, second: u8) -> bool {
+    // What a third byte tells apart is at 00, 01 and C7. LAR, LSL; RDTSC; SYSENTER, which forgets where it was; CPUID.
+    let escaped = (second <= 3) | (second == 0x31) | (second == 0x34) | (second == 0xa2) | (second == 0xc7);
+    // INTO's vector: a trap behind it for the host, and no word of it.
+    ((first == ESCAPE) & escaped) | ((first == INT) & (second == 4))
+}
+
 /// Whether an instruction with its opcode here is sensitive, if there are enough bytes to say.
 fn is_sensitive(bytes: &[u8]) -> Option<bool> {
     let second = *bytes.get(1)?;
-    if bytes[0] == INT {
-        // INTO's vector: a trap behind it for the host, and no word of it.
-        return Some(second == 4);
-    }
-    if matches!(second, 0x02 | 0x03 | 0x31 | 0x34 | 0xa2) {
-        // LAR, LSL; RDTSC; SYSENTER, which forgets where it was; CPUID.
-        return Some(true);
-    }
-    if !matches!(second, 0x00 | 0x01 | 0xc7) {
-        return Some(false);
+    let may_be = may_be_sensitive(bytes[0], second);
+    if !may_be || bytes[0] == INT || !matches!(second, 0x00 | 0x01 | 0xc7) {
+        return Some(may_be);
     }
     let modrm = *bytes.get(2)?;
     let (reg, in_register) = (modrm >> 3 & 7, modrm >= 0xc0);
