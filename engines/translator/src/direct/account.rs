@@ -7,6 +7,9 @@ use crate::hash::KeyHasher;
 
 /// What is lost each time beside the way there and back, in cycles of the time-stamp counter: caches and TLBs know less.
 const LOSS: i64 = 20_000;
+/// Cycles, at most, of what a stub takes for the guest's own that is the kernel's: from its last word to the guest's first instruction, and from a
+/// fault to its next. What they are is measured.
+const MOST_KERNEL: u64 = 30_000;
 /// How much longer translated code takes, less one, if it is translated already.
 const GAIN: i64 = 2;
 /// What an account begins with: it takes some bursts until what a program needs is mapped.
@@ -73,12 +76,20 @@ struct Record {
 }
 
 /// What is known of all address spaces. Times are of the time-stamp counter.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Accounts {
+    /// The kernel's part of what is inside: the shortest of the last hundreds of bursts, that of a program that did next to nothing.
+    kernel: u64,
     found: Found,
     /// How often it takes twice as much new code.
     patience: u32,
     records: HashMap<u64, Record, BuildHasherDefault<KeyHasher>>,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self { kernel: MOST_KERNEL, found: Found::default(), patience: 0, records: HashMap::default() }
+    }
 }
 
 impl Accounts {
@@ -132,6 +143,8 @@ impl Accounts {
     /// A burst has ended that has taken so many cycles; for some of them the guest's code ran, by its own word.
     pub fn burst(&mut self, account: &mut Account, cr3: u64, cycles: u64, inside: u64) {
         let inside = inside.min(cycles);
+        self.kernel = inside.min(self.kernel + self.kernel / 256).min(MOST_KERNEL);
+        let inside = inside - self.kernel;
         account.inside = account.inside.saturating_add(inside);
         if account.inside > LONG {
             self.patience = 0;
@@ -204,6 +217,8 @@ mod tests {
         const WAY: u64 = 30_000;
         let mut accounts = Accounts::default();
         let mut account = accounts.open(1, 0).expect("it does not rest");
+        // Somebody else's, which did nothing.
+        accounts.burst(&mut account, 2, WAY, 0);
         (0..most)
             .take_while(|_| {
                 accounts.burst(&mut account, 1, WAY + inside, inside);
@@ -224,7 +239,9 @@ mod tests {
         let mut accounts = Accounts::default();
         let mut account = accounts.open(1, 0).expect("it does not rest");
         accounts.burst(&mut account, 1, 1000, u64::MAX);
-        assert_eq!((account.credit, account.way), (CREDIT + GAIN * 1000, 0));
+        accounts.burst(&mut account, 1, 5000, u64::MAX);
+        let kernel = accounts.kernel as i64;
+        assert_eq!((account.credit, account.way), (CREDIT + GAIN * (5000 - kernel), kernel));
     }
 
     #[test]
