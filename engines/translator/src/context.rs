@@ -147,6 +147,8 @@ pub struct Context {
     pub mode: u64,
     /// Not zero when CS and SS are those of SYSCALL (1) or SYSRET (2) and `CpuState` does not know yet.
     pub ring_change: u64,
+    /// How often ring 3 has entered the kernel, by SYSCALL or an exception.
+    pub kernel_entries: u64,
     /// Segment selectors.
     pub selector: [u64; 6],
     /// Base of the global descriptor table.
@@ -221,6 +223,7 @@ pub enum ContextField {
     Window,
     Mode,
     RingChange,
+    KernelEntries,
     PageBase(PageSlot),
     Cell(CellId),
     Selector(u8),
@@ -269,6 +272,7 @@ impl ContextField {
             Self::Window => offset_of!(Context, window),
             Self::Mode => offset_of!(Context, mode),
             Self::RingChange => offset_of!(Context, ring_change),
+            Self::KernelEntries => offset_of!(Context, kernel_entries),
             Self::PageBase(n) => PAGES_OFFSET + usize::from(n) * 8,
             Self::Cell(n) => CELLS_OFFSET + n as usize * 8,
             Self::Selector(i) => array(offset_of!(Context, selector), i),

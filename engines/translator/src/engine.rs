@@ -275,6 +275,9 @@ impl Translator {
     /// The block at `rip`, translated if need be; the one without groups if they are to be `apart`.
     fn block_for(&mut self, cpu: &CpuState, rip: u64, apart: bool) -> Result<BlockId, Exit> {
         let page = self.code_page(cpu, rip).map_err(Exit::Exception)?;
+        if self.user {
+            self.tlb.direct.entered(self.paging.cr3, page.physical);
+        }
         self.cache.make_room(&self.guest);
         let place = self.cache.place(page.physical, rip, self.mode);
         let key = Key { physical: page.physical, place, mode: self.mode, apart };
@@ -353,6 +356,9 @@ impl Engine for Translator {
             _ => Next::Again(rip),
         };
         let exit = self.go(cpu, &mut rip, next);
+        if self.user && matches!(exit, Exit::Exception(_)) {
+            self.cache.region.context().kernel_entries += 1;
+        }
         self.store(cpu, rip);
         fault::set_running(None);
         exit

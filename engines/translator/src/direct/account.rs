@@ -3,33 +3,30 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
+use super::known::{Known, Trail};
+use super::pace::Pace;
 use crate::hash::KeyHasher;
 
 /// What is lost each time beside the way there and back, in cycles of the time-stamp counter: caches and TLBs know less.
 const LOSS: i64 = 20_000;
-/// Cycles, at most, of what a stub takes for the guest's own that is the kernel's: from its last word to the guest's first instruction, and from a
-/// fault to its next. What they are is measured.
-const MOST_KERNEL: u64 = 30_000;
-/// How much longer translated code takes, less one, if it is translated already.
-const GAIN: i64 = 2;
+/// How much longer translated code takes, less one: of gcc's and python's nine and ten times as long, of sha256's six, of short loops' twice.
+const GAIN: i64 = 8;
 /// What an account begins with: it takes some bursts until what a program needs is mapped.
 const CREDIT: i64 = 4_000_000;
+/// What it has gained at the least that was worth it.
+const WORTH: i64 = CREDIT;
 /// The most it may hold, so that a program which changes its ways is found out.
 const MOST_CREDIT: i64 = 8 * CREDIT;
 /// What it costs to find that code at an address cannot be run directly.
 const REFUSAL: i64 = LOSS / 10;
-/// How often in a row an address space has to be found running, and for how many cycles: most programs are short, and most of
-/// what they do is done by the kernel.
-const FOUND: u32 = 3;
-const BUSY: u64 = 1 << 24;
-/// Cycles between two looks that count. A timer's interrupt has others follow, which find the kernel at work on that.
-const BETWEEN: u64 = 1 << 21;
 /// Blocks of new code translated for an address space, and within how many cycles, that are reason enough: each takes as long as half a
 /// way, and most run a few times at best. But a short program that is run again and again is better off if it is translated once. So it takes
 /// twice as many each time that it is found so, until one was worth it.
 const COLD: u32 = 256;
 const COLD_WITHIN: u64 = 1 << 24;
 const MOST_PATIENCE: u32 = 2;
+/// Cycles of a burst that is too short for its worth to be beyond doubt.
+const SHORT: u64 = 32_000;
 /// Cycles of an address space's bursts that show that it was no short program: some hundredths of a second.
 const LONG: u64 = 1 << 27;
 /// For how many cycles an address space rests that has not been worth it, the first time: some hundredths of a second; twice as
@@ -43,25 +40,28 @@ const MOST_RECORDS: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct Account {
     credit: i64,
+    /// All that has been gained, less what has been lost.
+    gained: i64,
+    /// Where its program has come by before.
+    trail: Trail,
     /// What the last burst's way there and back has taken.
     way: i64,
-    /// Cycles inside all of them.
+    /// Cycles inside all of them, and how many they were.
     inside: u64,
+    bursts: u64,
+    /// How fast the program gets on.
+    pace: Pace,
 }
 
 impl Account {
-    fn new(credit: i64) -> Self {
-        Self { credit, way: 0, inside: 0 }
+    fn new(credit: i64, trail: Trail) -> Self {
+        Self { credit, gained: 0, trail, way: 0, inside: 0, bursts: 0, pace: Pace::default() }
     }
-}
 
-/// Which address space has been found running the last times.
-#[derive(Debug, Default)]
-struct Found {
-    cr3: Option<u64>,
-    times: u32,
-    since: u64,
-    last: u64,
+    fn lose(&mut self, cost: i64) {
+        self.credit -= cost;
+        self.gained -= cost;
+    }
 }
 
 /// What is known of an address space beside.
@@ -73,37 +73,39 @@ struct Record {
     /// Blocks translated for it, and since when.
     blocks: u32,
     since: u64,
+    /// Where its code was looked up, and whether that is known to be worth it.
+    trail: Trail,
+    is_known: bool,
+    /// How fast its program gets on, translated.
+    pace: Pace,
 }
 
 /// What is known of all address spaces. Times are of the time-stamp counter.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Accounts {
-    /// The kernel's part of what is inside: the shortest of the last hundreds of bursts, that of a program that did next to nothing.
-    kernel: u64,
-    found: Found,
+    known: Known,
+    /// Which page's code was looked up last, and for whom.
+    here: (u64, u64),
     /// How often it takes twice as much new code.
     patience: u32,
     records: HashMap<u64, Record, BuildHasherDefault<KeyHasher>>,
 }
 
-impl Default for Accounts {
-    fn default() -> Self {
-        Self { kernel: MOST_KERNEL, found: Found::default(), patience: 0, records: HashMap::default() }
-    }
-}
-
 impl Accounts {
-    /// This address space's ring 3 has been found running, or none: whether it is busy.
-    pub fn find(&mut self, cr3: Option<u64>, now: u64) -> bool {
-        if now.wrapping_sub(self.found.last) < BETWEEN {
-            return false;
+    /// Code of this address space is looked up in a guest-physical page.
+    pub fn entered(&mut self, cr3: u64, page: u64) {
+        if std::mem::replace(&mut self.here, (cr3, page)) == (cr3, page) {
+            return;
         }
-        if cr3.is_none() || self.found.cr3 != cr3 {
-            self.found = Found { cr3, times: 0, since: now, last: now };
-        }
-        self.found.times += 1;
-        self.found.last = now;
-        cr3.is_some() && self.found.times >= FOUND && now.wrapping_sub(self.found.since) >= BUSY
+        let pays = self.known.pays(page);
+        let record = self.record(cr3);
+        record.trail.note(page);
+        record.is_known |= pays;
+    }
+
+    /// Other code is in a guest-physical page now.
+    pub fn forget(&mut self, page: u64) {
+        self.known.forget(page);
     }
 
     /// A block of this address space's code has been translated.
@@ -116,21 +118,38 @@ impl Accounts {
         record.blocks += 1;
     }
 
-    /// Whether so much of its code is new that translating it takes longer than any way.
-    pub fn is_cold(&self, cr3: u64) -> bool {
-        self.records.get(&cr3).is_some_and(|record| record.blocks >= COLD << self.patience)
+    /// Whether there is reason enough without its being busy: so much of its code is new that translating it takes longer than
+    /// any way, or it is known.
+    pub fn is_due(&self, cr3: u64) -> bool {
+        self.records.get(&cr3).is_some_and(|record| record.is_known || self.is_cold(record))
     }
 
-    /// Opens an account, unless the address space rests and its code is not new.
+    fn is_cold(&self, record: &Record) -> bool {
+        record.blocks >= COLD << self.patience
+    }
+
+    /// Opens an account, unless the address space rests and there is no other reason.
     pub fn open(&mut self, cr3: u64, now: u64) -> Option<Account> {
-        if !self.is_cold(cr3) {
-            return (now >= self.record(cr3).rests_until).then_some(Account::new(CREDIT));
+        let mut record = *self.record(cr3);
+        let is_cold = self.is_cold(&record);
+        let may = record.is_known || is_cold || now >= record.rests_until;
+        record.is_known = false;
+        let mut credit = CREDIT;
+        if is_cold {
+            self.patience = (self.patience + 1).min(MOST_PATIENCE);
+            record.blocks = 0;
+            // What did not pay was cheaper than this; the more often, the longer it is tried.
+            credit = (CREDIT << record.rests).min(MOST_CREDIT / 2);
         }
-        self.patience = (self.patience + 1).min(MOST_PATIENCE);
-        let record = self.record(cr3);
-        record.blocks = 0;
-        // What did not pay was cheaper than this; the more often, the longer it is tried.
-        Some(Account::new((CREDIT << record.rests).min(MOST_CREDIT / 2)))
+        *self.record(cr3) = record;
+        may.then(|| Account::new(credit, record.trail))
+    }
+
+    /// An account is of no use any more: what there is to be learnt of it.
+    pub fn close(&mut self, account: &Account) {
+        if account.gained < 0 {
+            self.known.learn(&account.trail, false);
+        }
     }
 
     fn record(&mut self, cr3: u64) -> &mut Record {
@@ -140,22 +159,43 @@ impl Accounts {
         self.records.entry(cr3).or_default()
     }
 
-    /// A burst has ended that has taken so many cycles; for some of them the guest's code ran, by its own word.
+    /// A burst has ended that has taken so many cycles; for some of them the guest's code ran.
     pub fn burst(&mut self, account: &mut Account, cr3: u64, cycles: u64, inside: u64) {
         let inside = inside.min(cycles);
-        self.kernel = inside.min(self.kernel + self.kernel / 256).min(MOST_KERNEL);
-        let inside = inside - self.kernel;
         account.inside = account.inside.saturating_add(inside);
+        account.bursts += 1;
         if account.inside > LONG {
             self.patience = 0;
         }
         let [cycles, inside] = [cycles, inside].map(|cycles| cycles.min(MOST_CREDIT as u64) as i64);
         account.way = cycles - inside;
+        let before = account.gained;
+        account.gained += GAIN * inside;
+        if before < WORTH && account.gained >= WORTH {
+            self.known.learn(&account.trail, true);
+        }
         account.credit = (account.credit + GAIN * inside).min(MOST_CREDIT);
         if account.credit == MOST_CREDIT {
             // Whatever program had this number before.
             self.records.remove(&cr3);
         }
+    }
+
+    /// The address space has run for a while, translated.
+    pub fn passed(&mut self, cr3: u64, pace: Pace) {
+        self.record(cr3).pace.add(pace);
+    }
+
+    /// The same, directly; `false` if it had better rest, since its program was faster before.
+    pub fn passed_directly(&mut self, account: &mut Account, cr3: u64, pace: Pace, now: u64) -> bool {
+        account.pace.add(pace);
+        let record = self.record(cr3);
+        if account.inside / account.bursts.max(1) >= SHORT || !account.pace.is_slower_than(&record.pace) {
+            return true;
+        }
+        self.known.learn(&account.trail, false);
+        self.rest(cr3, now);
+        false
     }
 
     /// A burst has ended for what was not mapped, and is now: as below, but for caches, which know as much as before.
@@ -175,14 +215,18 @@ impl Accounts {
     }
 
     fn charge(&mut self, account: &mut Account, cost: i64, cr3: u64, now: u64) -> bool {
-        account.credit -= cost;
+        account.lose(cost);
         if account.credit >= 0 {
             return true;
         }
+        self.rest(cr3, now);
+        false
+    }
+
+    fn rest(&mut self, cr3: u64, now: u64) {
         let record = self.record(cr3);
         record.rests_until = now + (REST << record.rests);
         record.rests = (record.rests + 1).min(MOST_RESTS);
-        false
     }
 }
 
@@ -190,35 +234,11 @@ impl Accounts {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_is_found_three_times_in_a_row_is_busy() {
-        let mut accounts = Accounts::default();
-        assert!(!accounts.find(Some(1), BUSY) && !accounts.find(Some(1), 2 * BUSY));
-        assert!(!accounts.find(None, 3 * BUSY), "the kernel");
-        assert!(!accounts.find(Some(1), 4 * BUSY) && !accounts.find(Some(2), 5 * BUSY));
-        assert!(!accounts.find(Some(2), 6 * BUSY - 1) && accounts.find(Some(2), 6 * BUSY + BETWEEN));
-        let at_once = |accounts: &mut Accounts, n| accounts.find(Some(3), 9 * BUSY + n * BETWEEN);
-        assert!((0..BUSY / BETWEEN).all(|n| !at_once(&mut accounts, n)), "not in no time");
-    }
-
-    #[test]
-    fn what_follows_on_a_look_does_not_count() {
-        let mut accounts = Accounts::default();
-        let mut looks = (1..).map(|n| {
-            let busy = accounts.find(Some(1), n * BUSY);
-            assert!(!accounts.find(None, n * BUSY + BETWEEN - 1));
-            busy
-        });
-        assert_eq!(looks.position(|busy| busy), Some(FOUND as usize - 1));
-    }
-
     /// Bursts that are as long as this beside the way: how many until the address space rests.
     fn lasts(inside: u64, most: u32) -> u32 {
         const WAY: u64 = 30_000;
         let mut accounts = Accounts::default();
         let mut account = accounts.open(1, 0).expect("it does not rest");
-        // Somebody else's, which did nothing.
-        accounts.burst(&mut account, 2, WAY, 0);
         (0..most)
             .take_while(|_| {
                 accounts.burst(&mut account, 1, WAY + inside, inside);
@@ -230,7 +250,7 @@ mod tests {
     #[test]
     fn long_bursts_pay_and_short_ones_do_not() {
         assert!(lasts(0, 1000) < 100);
-        assert!(lasts(10_000, 1000) < 200);
+        assert!(lasts(3_000, 1000) < 200);
         assert_eq!(lasts(100_000, 1000), 1000);
     }
 
@@ -239,9 +259,32 @@ mod tests {
         let mut accounts = Accounts::default();
         let mut account = accounts.open(1, 0).expect("it does not rest");
         accounts.burst(&mut account, 1, 1000, u64::MAX);
-        accounts.burst(&mut account, 1, 5000, u64::MAX);
-        let kernel = accounts.kernel as i64;
-        assert_eq!((account.credit, account.way), (CREDIT + GAIN * (5000 - kernel), kernel));
+        assert_eq!((account.credit, account.way), (CREDIT + GAIN * 1000, 0));
+    }
+
+    #[test]
+    fn who_was_worth_it_is_known_when_it_comes_by_again() {
+        let mut accounts = Accounts::default();
+        let mut run = |cr3, pages: [u64; 2], inside: u64| {
+            let known = pages.map(|page| {
+                accounts.entered(cr3, page);
+                accounts.is_due(cr3)
+            });
+            let mut account = accounts.open(cr3, 0).expect("it does not rest, or is known");
+            assert!(!accounts.is_due(cr3), "once is enough");
+            accounts.burst(&mut account, cr3, inside + 10_000, inside);
+            while inside == 0 && accounts.returned(&mut account, cr3, 0) {}
+            accounts.close(&account);
+            known
+        };
+        const LIBRARY: u64 = 0x1000;
+        assert_eq!(run(1, [LIBRARY, 0x2000], WORTH as u64), [false, false]);
+        assert_eq!(run(1, [LIBRARY, 0x2000], WORTH as u64), [true, true]);
+        assert_eq!(run(2, [LIBRARY, 0x3000], 0), [true, true]);
+        assert_eq!(run(3, [LIBRARY, 0x2000], WORTH as u64), [false, true]);
+        accounts.forget(0x2000);
+        accounts.entered(4, 0x2000);
+        assert!(!accounts.is_due(4), "that is other code");
     }
 
     #[test]
@@ -269,10 +312,10 @@ mod tests {
         let mut bursts = || {
             let mut account = accounts.open(1, 0)?;
             let bursts = (1..).take_while(|_| accounts.returned(&mut account, 1, 0)).count();
-            let before = accounts.is_cold(1);
+            let before = accounts.is_due(1);
             let blocks = (1..).find(|n| {
                 accounts.translated(1, u64::from(*n));
-                accounts.is_cold(1)
+                accounts.is_due(1)
             });
             assert!(!before);
             Some((bursts, blocks?))
@@ -284,6 +327,6 @@ mod tests {
         accounts.burst(&mut account, 2, 2 * LONG, 2 * LONG);
         assert_eq!(accounts.patience, 0, "it was worth it");
         (0..COLD).for_each(|n| accounts.translated(3, u64::from(n) * COLD_WITHIN));
-        assert!(!accounts.is_cold(3), "as time goes by");
+        assert!(!accounts.is_due(3), "as time goes by");
     }
 }

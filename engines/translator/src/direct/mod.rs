@@ -12,7 +12,11 @@
 //! decided here that the translator or the monitor would have to decide, too.
 
 mod account;
+mod busy;
 mod guards;
+mod kernel;
+mod known;
+mod pace;
 mod scan;
 mod shadow;
 mod vectors;
@@ -21,7 +25,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use host::stub::{Stub, Stubs};
+use host::stub::{Stop, Stub, Stubs};
 use host::{Affinity, HostError};
 
 use crate::guest::Guest;
@@ -29,7 +33,10 @@ use crate::hash::KeyHasher;
 use crate::windows::Tables;
 
 use account::{Account, Accounts};
+use busy::Found;
 use guards::Guards;
+use kernel::Kernel;
+use pace::Stretch;
 use scan::Places;
 use shadow::Shadow;
 
@@ -60,6 +67,8 @@ pub struct Space {
     /// Where a burst has ended last for what was not mapped, for which address, and how often in a row.
     missed: (u64, u64, u32),
     account: Account,
+    /// It has turned out to be faster translated.
+    is_slow: bool,
     /// When it has run last, by the time-stamp counter.
     used: u64,
 }
@@ -104,6 +113,9 @@ pub struct Direct {
     /// Stubs that have none.
     spare: Vec<(Stub, Shadow)>,
     accounts: Accounts,
+    found: Found,
+    kernel: Kernel,
+    stretch: Stretch,
     /// Where the engine's thread may run.
     affinity: Option<Affinity>,
     /// Which address space has run last.
@@ -125,6 +137,29 @@ impl Direct {
         self.stubs.is_none()
     }
 
+    /// An address space is entered, and its ring 3 or others' has entered the kernel so often: whether it is promoted.
+    pub fn enter(&mut self, cr3: u64, entries: u64) -> bool {
+        let has = self.has(cr3);
+        if !self.is_off() && !self.stretch.is_of(cr3, has) {
+            self.pass((cr3, has), entries);
+        }
+        has
+    }
+
+    /// A stretch has ended: what it says of the pace of whoever ran.
+    fn pass(&mut self, next: (u64, bool), entries: u64) {
+        let now = host::cpu::rdtsc();
+        match self.stretch.end(next, entries, now) {
+            Some((cr3, true, pace)) => {
+                if let Some(space) = self.spaces.get_mut(&cr3) {
+                    space.is_slow |= !self.accounts.passed_directly(&mut space.account, cr3, pace, now);
+                }
+            }
+            Some((cr3, false, pace)) => self.accounts.passed(cr3, pace),
+            None => {}
+        }
+    }
+
     /// Whether an address space is promoted.
     pub fn has(&self, cr3: u64) -> bool {
         self.spaces.contains_key(&cr3)
@@ -135,9 +170,19 @@ impl Direct {
         self.spaces.get_mut(&cr3)
     }
 
-    /// This address space's ring 3 has been found running, or none: whether it is busy.
-    pub fn find(&mut self, cr3: Option<u64>) -> bool {
-        self.accounts.find(cr3, host::cpu::rdtsc())
+    /// This address space's ring 3 has been found running, or none, and has entered the kernel so often: whether it is busy.
+    pub fn find(&mut self, cr3: Option<u64>, entries: u64) -> bool {
+        if let Some(cr3) = cr3 {
+            self.pass((cr3, self.has(cr3)), entries);
+        }
+        self.found.find(cr3, entries, host::cpu::rdtsc())
+    }
+
+    /// Code of an address space is looked up in a guest-physical page.
+    pub fn entered(&mut self, cr3: u64, page: u64) {
+        if !self.is_off() {
+            self.accounts.entered(cr3, page);
+        }
     }
 
     /// A block of an address space's code has been translated.
@@ -149,7 +194,7 @@ impl Direct {
 
     /// Whether an address space that is about to run is to be promoted, busy or not.
     pub fn is_due(&self, cr3: u64) -> bool {
-        self.when == Promotion::Always || self.accounts.is_cold(cr3)
+        self.when == Promotion::Always || self.accounts.is_due(cr3)
     }
 
     /// Promotes one, unless it rests or there is no stub. Whether it is.
@@ -161,7 +206,8 @@ impl Direct {
         self.tally.promoted += 1;
         let guards = Guards::default();
         let (wanted, missed) = (None, (0, 0, 0));
-        self.spaces.insert(cr3, Space { stub, shadow, guards, wanted, missed, account, used: now });
+        self.spaces
+            .insert(cr3, Space { stub, shadow, guards, wanted, missed, account, is_slow: false, used: now });
         true
     }
 
@@ -188,7 +234,8 @@ impl Direct {
 
     /// Ends an address space's promotion.
     pub fn demote(&mut self, cr3: u64) {
-        if let Some(Space { stub, mut shadow, .. }) = self.spaces.remove(&cr3) {
+        if let Some(Space { stub, mut shadow, account, .. }) = self.spaces.remove(&cr3) {
+            self.accounts.close(&account);
             shadow.clear();
             self.spare.push((stub, shadow));
         }
@@ -199,12 +246,13 @@ impl Direct {
         self.spaces.remove(&cr3);
     }
 
-    /// A burst has ended; it has taken so many cycles with the way there and back.
-    pub fn burst(&mut self, cr3: u64, cycles: u64) {
+    /// A burst has ended for this; it has taken so many cycles with the way there and back.
+    pub fn burst(&mut self, cr3: u64, stop: &Stop, cycles: u64) {
         self.tally.bursts += 1;
         self.tally.cycles += cycles;
         if let Some(space) = self.spaces.get_mut(&cr3) {
-            self.accounts.burst(&mut space.account, cr3, cycles, space.stub.cycles());
+            let inside = self.kernel.take_off(stop, space.stub.cycles());
+            self.accounts.burst(&mut space.account, cr3, cycles, inside);
         }
     }
 
@@ -236,12 +284,13 @@ impl Direct {
     }
 
     /// Gets an address space ready to run: it is compared with the guest's tables if need be. `false` if it is not the one that was
-    /// promoted.
+    /// promoted, or had better not have been.
     pub fn compare(&mut self, tables: Tables) -> bool {
         let epoch = self.epoch;
         self.spaces.get_mut(&tables.paging.cr3).is_some_and(|space| {
             space.used = host::cpu::rdtsc();
-            space.shadow.compare(tables, epoch) || self.when == Promotion::Always
+            let is_same = space.shadow.compare(tables, epoch);
+            is_same && !space.is_slow || self.when == Promotion::Always
         })
     }
 
@@ -291,6 +340,7 @@ impl Direct {
 
     /// The code in a guest-physical page is not what it was.
     pub fn forget_code(&mut self, physical: u64) {
+        self.accounts.forget(physical);
         self.spaces.values_mut().for_each(|space| space.shadow.forget_code(physical));
     }
 

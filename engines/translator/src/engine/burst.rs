@@ -46,10 +46,13 @@ impl Translator {
     pub(super) fn found_busy(&mut self, cpu: &CpuState) {
         // Now and then the host is to choose again where this thread runs.
         self.tlb.direct.release();
-        if self.tlb.direct.is_off() || self.tlb.direct.has(self.paging.cr3) {
+        if self.tlb.direct.is_off() {
             return;
         }
-        if self.tlb.direct.find(self.user.then_some(self.paging.cr3)) && self.admits_directly(cpu) {
+        let cr3 = self.user.then_some(self.paging.cr3);
+        let entries = self.cache.region.context_ref().kernel_entries;
+        let is_busy = self.tlb.direct.find(cr3, entries) && !self.tlb.direct.has(self.paging.cr3);
+        if is_busy && self.admits_directly(cpu) {
             self.promote();
         }
     }
@@ -157,7 +160,7 @@ impl Translator {
             Err(Failure::During(error)) => return Next::Exit(Exit::Fatal(lost(error))),
         };
         direct::get(&space.stub, &mut cpu.fpu, mask, size);
-        self.tlb.direct.burst(cr3, cycles);
+        self.tlb.direct.burst(cr3, &stop, cycles);
         self.stopped(cpu, stop, &registers, at)
     }
 

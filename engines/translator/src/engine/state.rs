@@ -77,7 +77,8 @@ impl Translator {
 
     /// Takes up again what was known of the address space, if it has been left since.
     fn enter_space(&mut self) {
-        let withheld = self.tlb.direct.has(self.paging.cr3);
+        let entries = self.cache.region.context_ref().kernel_entries;
+        let withheld = self.tlb.direct.enter(self.paging.cr3, entries);
         self.cache.withhold(withheld);
         if !withheld {
             self.cache.enter_space(&self.guest, &self.paging);

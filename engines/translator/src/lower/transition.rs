@@ -58,6 +58,7 @@ impl Lowering<'_> {
         self.set_flag(F::InterruptFlag, 0);
         self.set_flag(F::DirectionFlag, 0);
         self.set_flag(F::JumpFlags, NO_FLAGS);
+        self.e.raw_ctx(&[0x48, 0x83], 0, F::KernelEntries, &[1]);
         self.change_ring(ENTERED, target, self.frame.mode.in_kernel());
         self.jump_to_known(target.rip);
         true
