@@ -107,6 +107,7 @@ pub const WORKLOADS: &[Workload] = &[
     integer("python", "python3 loop.py"),
     integer("sqlite", "sqlite3 :memory: <table.sql"),
     integer("gcc", "gcc -O2 -S -o /tmp/out.s compile.c && busybox md5sum </tmp/out.s"),
+    integer("gcc-long", "gcc -O2 -S -o /tmp/out.s long.c && busybox md5sum </tmp/out.s"),
     integer(
         "tcc",
         "for i in 1 2 3 4 5 6 7 8 9 10; do tcc -c -o /tmp/out.o compile.c; done; busybox md5sum </tmp/out.o",

@@ -16,10 +16,16 @@ const PROGRAM: &str = "xtask/guest/work/main.rs";
 /// Files of the source that go along as they are.
 const FILES: &[(&str, &str)] = &[
     ("run.sh", include_str!("../../../guest/work/run.sh")),
-    ("compile.c", include_str!("../../../guest/work/compile.c")),
+    ("compile.c", SOURCE),
     ("loop.py", include_str!("../../../guest/work/loop.py")),
     ("table.sql", include_str!("../../../guest/work/table.sql")),
 ];
+/// A program to compile, and what it defines.
+const SOURCE: &str = include_str!("../../../guest/work/compile.c");
+const NAMES: &str = "node nil skew split insert collect size by_count checksum entropy STATISTIC longest once letters vowels deepest \
+    mixed main";
+/// How often it is in a longer one.
+const COPIES: usize = 6;
 /// Bytes of text to compress and sort.
 const TEXT_BYTES: usize = 8_000_000;
 
@@ -78,6 +84,7 @@ fn bench(folder: &Path) -> Result<(), String> {
     for (name, content) in FILES {
         write(name, content.as_bytes())?;
     }
+    write("long.c", long_source().as_bytes())?;
     let script = folder.join("run.sh");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
         .map_err(cannot("make executable", &script))?;
@@ -99,6 +106,26 @@ fn bench(folder: &Path) -> Result<(), String> {
         output(&mut openssl)?;
     }
     guest::compile(PROGRAM, &folder.join("work"))
+}
+
+/// The program to compile several times in one file, each with names of its own.
+fn long_source() -> String {
+    let names: Vec<&str> = NAMES.split(' ').filter(|name| !name.is_empty()).collect();
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let copy = |number: usize| {
+        let mut text = String::new();
+        let mut rest = SOURCE;
+        while let Some(start) = rest.find(is_of_name) {
+            let end = rest[start..].find(|c| !is_of_name(c)).map_or(rest.len(), |len| start + len);
+            text += &rest[..end];
+            if names.contains(&&rest[start..end]) {
+                text += &format!("_{number}");
+            }
+            rest = &rest[end..];
+        }
+        text + rest
+    };
+    (0..COPIES).map(copy).collect()
 }
 
 /// Lines of made-up words, some much more common than others, always the same.
