@@ -18,11 +18,14 @@ use crate::guest;
 
 const SOURCE: &str = "xtask/guest/growth.rs";
 const IMAGE: &str = "debian";
-const PEERS: [&str; 2] = ["popf", "qemu"];
+const POPF: &str = "popf";
+/// popf that runs nothing directly: the program whose code grows is found busy otherwise, and needs no translation cache.
+const TRANSLATED: &str = "popf --direct off";
+const TCG: &str = "qemu";
 /// The translation cache where code grows: smaller than it usually is, so that it can be seen to overflow.
 const CACHE_MIB: u32 = 32;
 /// Sizes in hundredths of what the cache holds.
-const FILLS: [usize; 13] = [1, 3, 10, 25, 50, 75, 90, 110, 150, 200, 300, 500, 1000];
+const FILLS: [usize; 15] = [1, 3, 10, 25, 50, 70, 80, 90, 100, 120, 150, 200, 300, 500, 1000];
 const PROCESSES: [usize; 9] = [2, 8, 32, 64, 128, 256, 512, 1000, 2000];
 const MEMORY_MIB: [usize; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
 
@@ -62,6 +65,14 @@ impl What {
             Self::Code => "code",
             Self::Processes => "processes",
             Self::Memory => "memory",
+        }
+    }
+
+    /// Who is compared.
+    fn peers(self) -> &'static [&'static str] {
+        match self {
+            Self::Code => &[POPF, TRANSLATED, TCG],
+            Self::Processes | Self::Memory => &[POPF, TCG],
         }
     }
 
@@ -117,7 +128,7 @@ pub fn run(args: &GrowthArgs) -> Result<(), String> {
     let root = workshop.path().join("root.raw");
     guest::make_root(SOURCE, &["growth"], &root, "64M")?;
     let bench = Bench { popf, image, root };
-    let peers = if args.without.is_empty() { &PEERS[..] } else { &PEERS[..1] };
+    let is_wanted = |peer: &str| !args.without.iter().any(|left_out| left_out == peer);
     let (mut curves, mut cache_holds) = (Vec::new(), None);
     for what in What::value_variants() {
         if !args.only.is_empty() && !args.only.contains(what) {
@@ -133,10 +144,11 @@ pub fn run(args: &GrowthArgs) -> Result<(), String> {
             What::Memory => MEMORY_MIB.to_vec(),
         };
         let unit = if *what == What::Code { cache_holds.unwrap_or(1) as f64 } else { 1.0 };
-        curves.extend(bench.curves(*what, &sizes, unit, peers, args.rounds)?);
+        let peers: Vec<_> = what.peers().iter().copied().filter(|peer| is_wanted(peer)).collect();
+        curves.extend(bench.curves(*what, &sizes, unit, &peers, args.rounds)?);
     }
     let mut versions = vec![version(Command::new(&bench.popf))?];
-    if peers.len() > 1 {
+    if is_wanted(TCG) {
         versions.push(version(Command::new(QEMU))?);
     }
     let report = Report {
@@ -200,18 +212,17 @@ impl Bench {
         let words = format!("growth.curve={} growth.sizes={}", what.name(), sizes.join(","));
         let cmdline = format!("{} {words}", guest::cmdline("/growth"));
         let mut command = match peer {
-            "popf" => boot::popf_command(&self.popf, &image, &cmdline, what.guest_mib()),
-            _ => boot::qemu_command(&image, &cmdline, what.guest_mib()),
+            TCG => boot::qemu_command(&image, &cmdline, what.guest_mib()),
+            _ => boot::popf_command(&self.popf, &image, &cmdline, what.guest_mib()),
         };
         if what == What::Code {
             match peer {
-                // All of it is to be translated, since the cache is what grows too small.
-                "popf" => {
-                    let cache = format!("{CACHE_MIB}M");
-                    command.args(["--direct", "off", "--translation-cache", &cache]);
-                }
-                _ => command = with_cache(&command),
+                TCG => command = with_cache(&command),
+                _ => _ = command.args(["--translation-cache", &format!("{CACHE_MIB}M")]),
             }
+        }
+        if peer == TRANSLATED {
+            command.args(["--direct", "off"]);
         }
         command.stdin(Stdio::null());
         Ok(command)
@@ -222,7 +233,7 @@ impl Bench {
         const FEWER: usize = 2_000;
         const MORE: usize = 8_000;
         let bytes = |functions| {
-            let mut command = self.command("popf", What::Code, &[functions])?;
+            let mut command = self.command(TRANSLATED, What::Code, &[functions])?;
             let output =
                 command.arg("--stats").output().map_err(|error| format!("cannot start popf: {error}"))?;
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -291,7 +302,7 @@ fn print(report: &Report, json: bool) -> Result<(), String> {
             .iter()
             .map(|point| format!("{} {:.1}", size(point.size), point.nanoseconds))
             .collect();
-        println!("  {:<12} {:<5} {}", curve.what, curve.peer, points.join(", "));
+        println!("  {:<12} {:<17} {}", curve.what, curve.peer, points.join(", "));
     }
     if let Some(holds) = report.cache_holds {
         println!(

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::{Curve, Report};
+use super::{Curve, POPF, Report, TCG};
 
 const SIZE: (u32, u32) = (900, 1080);
 const BLUE: RGBColor = RGBColor(31, 111, 180);
+const GREEN: RGBColor = RGBColor(40, 140, 70);
 const ORANGE: RGBColor = RGBColor(222, 120, 20);
 
 /// A panel: its title, what the horizontal axis counts, where there is room for the names of its curves, and those, each
@@ -90,7 +91,11 @@ fn draw_panel<B: DrawingBackend>(
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (curve, kind) in &shown {
-        let (colour, peer) = if curve.peer == "popf" { (BLUE, "popf") } else { (ORANGE, "QEMU's TCG") };
+        let (colour, peer) = match curve.peer {
+            TCG => (ORANGE, "QEMU's TCG"),
+            POPF => (BLUE, POPF),
+            translated => (GREEN, translated),
+        };
         // The first of two is the lighter one.
         let first = panel.curves.len() > 1 && curve.what == panel.curves[0].0;
         let style =
@@ -113,7 +118,7 @@ fn draw_panel<B: DrawingBackend>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Point;
+    use super::super::{Point, TRANSLATED};
     use super::*;
 
     #[test]
@@ -129,6 +134,7 @@ mod tests {
             curves: vec![
                 curve("code-first", "popf", 1.0),
                 curve("code", "popf", 2.0),
+                curve("code", TRANSLATED, 4.0),
                 curve("processes", "qemu", 3.0),
             ],
         };
@@ -137,10 +143,11 @@ mod tests {
         draw(&path, &report).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-        for part in ["popf, first call", "popf, later calls", "QEMU&apos;s TCG", "of 8 MiB", "Processes"] {
+        let parts = ["popf, first call", "popf, later calls", "direct off, later calls", "QEMU&apos;s TCG"];
+        for part in parts.into_iter().chain(["of 8 MiB", "Processes"]) {
             assert!(svg.contains(part), "no {part:?} in {svg}");
         }
         assert!(!svg.contains("Memory"), "what was not measured has no panel");
-        assert_eq!(svg.matches("<circle").count(), 6);
+        assert_eq!(svg.matches("<circle").count(), 8);
     }
 }
