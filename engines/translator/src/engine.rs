@@ -374,7 +374,7 @@ impl Engine for Translator {
                 let (kernel, user) =
                     (self.fetch.may_hold_code(linear, false), self.fetch.may_hold_code(linear, true));
                 if kernel || user {
-                    self.fetch.flush(false);
+                    self.fetch.flush();
                 }
                 // Links that rest on a mapping rest on a global one, which is a kernel's.
                 if kernel {
@@ -386,7 +386,7 @@ impl Engine for Translator {
             Invalidation::AddressSpace => {
                 self.counters.flushes[1] += 1;
                 self.tlb.flush_local(region);
-                self.fetch.flush(false);
+                self.fetch.leave_space();
                 self.cache.spaces.leave();
                 if self.fetch.take_local_kernel() {
                     self.cache.forget_mappings();
@@ -397,7 +397,7 @@ impl Engine for Translator {
             Invalidation::AllPages => {
                 self.counters.flushes[2] += 1;
                 self.tlb.flush_all(region);
-                self.fetch.flush(true);
+                self.fetch.clear();
                 // Where code was seen is known no more.
                 self.cache.spaces.clear();
                 self.cache.forget_mappings();
@@ -409,7 +409,7 @@ impl Engine for Translator {
                 self.tlb.direct.clear();
                 let region = &mut self.cache.region;
                 self.tlb.flush_all(region);
-                self.fetch.flush(true);
+                self.fetch.clear();
                 self.cache.clear(&self.guest);
             }
         }

@@ -7,10 +7,9 @@ use x86::paging::{self, Access, AccessKind};
 
 use crate::code::{Code, MOST};
 use crate::engine::Translator;
-use crate::gigabytes::Gigabytes;
+use crate::seen::Seen;
 
 const ENTRIES: usize = 256;
-const SEEN_WORDS: usize = 1024;
 
 /// Where code lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +33,10 @@ struct Entry {
 pub struct FetchCache {
     entries: Box<[Option<Entry>; ENTRIES]>,
     generation: u64,
-    /// Bit per 4 KiB page number modulo 65536: code was fetched there. One set for ring 3, one
-    /// for the others.
-    seen: Box<[[u64; SEEN_WORDS]; 2]>,
-    /// The same for code in larger pages.
-    seen_large: [Gigabytes; 2],
+    /// Where ring 3 has fetched code of the current address space.
+    user: Seen,
+    /// Where other rings have, of any.
+    kernel: Seen,
     /// A ring other than 3 has fetched code through a mapping that ends with its address space.
     local_kernel: bool,
 }
@@ -49,8 +47,8 @@ impl FetchCache {
         Self {
             entries: Box::new([None; ENTRIES]),
             generation: 0,
-            seen: Box::new([[0; SEEN_WORDS]; 2]),
-            seen_large: Default::default(),
+            user: Seen::default(),
+            kernel: Seen::default(),
             local_kernel: false,
         }
     }
@@ -61,29 +59,32 @@ impl FetchCache {
         std::mem::take(&mut self.local_kernel)
     }
 
-    /// Forgets all walks, and with `seen` where code was.
-    pub fn flush(&mut self, seen: bool) {
+    /// Forgets all walks.
+    pub fn flush(&mut self) {
         self.generation += 1;
-        if seen {
-            *self.seen = [[0; SEEN_WORDS]; 2];
-            self.seen_large.iter_mut().for_each(Gigabytes::clear);
-        }
+    }
+
+    /// The same, as the address space is left: ring 3's code is elsewhere in the next.
+    pub fn leave_space(&mut self) {
+        self.flush();
+        self.user.clear();
+    }
+
+    /// The same, and all that was known of where code is.
+    pub fn clear(&mut self) {
+        self.leave_space();
+        self.kernel.clear();
     }
 
     /// Whether ring 3, or another ring, may have fetched code through the mapping of this page.
     pub fn may_hold_code(&self, linear: u64, user: bool) -> bool {
-        let (set, page) = (usize::from(user), linear >> 12);
-        self.seen[set][(page >> 6) as usize % SEEN_WORDS] >> (page & 63) & 1 != 0
-            || self.seen_large[set].may_hold(linear)
+        if user { self.user.may_hold(linear) } else { self.kernel.may_hold(linear) }
     }
 
-    fn note(&mut self, linear: u64, user: bool, large: bool) {
-        let (set, page) = (usize::from(user), linear >> 12);
-        if large {
-            self.seen_large[set].note(linear);
-        } else {
-            self.seen[set][(page >> 6) as usize % SEEN_WORDS] |= 1 << (page & 63);
-        }
+    /// Ring 3, or another ring, has code in this page, which is larger than 4 KiB or not.
+    pub fn note(&mut self, linear: u64, user: bool, large: bool) {
+        let seen = if user { &mut self.user } else { &mut self.kernel };
+        seen.note(linear, large);
     }
 }
 
@@ -146,5 +147,22 @@ impl Translator {
             bytes.extend(self.guest.code(next.physical, MOST - have).unwrap_or_default());
         }
         Ok(Code::new(&bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernels_code_is_where_it_was_in_the_next_address_space() {
+        let mut fetch = FetchCache::new();
+        [(0x1000, true), (0x2000, false)].into_iter().for_each(|(at, user)| fetch.note(at, user, false));
+        fetch.flush();
+        assert!(fetch.may_hold_code(0x1000, true) && !fetch.may_hold_code(0x1000, false));
+        fetch.leave_space();
+        assert!(!fetch.may_hold_code(0x1000, true) && fetch.may_hold_code(0x2000, false));
+        fetch.clear();
+        assert!(!fetch.may_hold_code(0x2000, false));
     }
 }

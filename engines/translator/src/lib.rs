@@ -47,6 +47,7 @@ mod region;
 mod regs;
 mod repeat;
 mod sample;
+mod seen;
 mod slow;
 mod spaces;
 mod status;

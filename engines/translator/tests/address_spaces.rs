@@ -113,6 +113,22 @@ fn code_that_is_elsewhere_meanwhile_is_found_there() {
 }
 
 #[test]
+fn code_that_moves_while_it_is_current_is_found_there() {
+    for page in 0..2 {
+        let mut two = Two::new();
+        two.settle();
+        assert_eq!(two.visit(0), [20, 10, 4]);
+        function(&two.0, DATA + 0x1_0000, 77);
+        two.0.ram.write_u64(Two::entry(0, page), (DATA + 0x1_0000) | 7).unwrap();
+        // What was taken up again has to be flushed as what was met.
+        two.0.engine.invalidate(Invalidation::Page { linear: VIRTUAL + page * 0x1000 });
+        again(&mut two.0);
+        let found = [RCX, RAX, RDX].map(|register| two.0.cpu.gpr[register]);
+        assert_eq!(found, if page == 0 { [20, 77, 5] } else { [77, 10, 5] }, "page {page}");
+    }
+}
+
+#[test]
 fn code_that_was_written_meanwhile_is_seen() {
     let mut two = Two::new();
     two.settle();

@@ -77,14 +77,19 @@ impl Ways {
 }
 
 impl Cache {
-    /// Takes up again what was known of ways in this address space, unless it has been current ever since.
-    pub fn enter_space(&mut self, guest: &Guest, paging: &PagingContext) {
+    /// Takes up again what was known of ways in this address space, unless it has been current ever since. `note` is told the address of each page
+    /// with code, and whether it is larger than 4 KiB.
+    pub fn enter_space(&mut self, guest: &Guest, paging: &PagingContext, mut note: impl FnMut(u64, bool)) {
         let Some(mut ways) = self.spaces.returned(paging.cr3) else { return };
         let fetch = Access::explicit(AccessKind::Execute, true);
         let stands = |&(linear, physical): &Page| {
             // What has not been accessed a processor would look up again.
-            let found = paging::probe(paging, guest, linear, fetch);
-            found.is_ok_and(|found| found.accessed && found.physical == physical)
+            let found = paging::probe(paging, guest, linear, fetch).ok();
+            let found = found.filter(|found| found.accessed && found.physical == physical);
+            if let Some(found) = found {
+                note(linear, found.size.bytes() > 4096);
+            }
+            found.is_some()
         };
         let stands: Vec<bool> = ways.pages.iter().map(stands).collect();
         for (&(linear, physical), _) in ways.pages.iter().zip(&stands).filter(|(_, stands)| **stands) {

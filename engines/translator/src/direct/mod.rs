@@ -2,9 +2,10 @@
 //! nothing else ([`host::stub`]).
 //!
 //! Such code takes no longer than anywhere, and needs no translation. But to get there and back takes some ten
-//! microseconds, and a page has to be mapped there first. So a program begins in the translator; one that is found running
-//! when the engine is kicked, by a timer most times, or that has much code to be translated is *promoted*, and as long as the *bursts* between its
-//! faults and system calls are long enough to pay for the way, it stays so. An [account] says whether they are.
+//! microseconds, and a page has to be mapped there first. So a program begins in the translator; one that is found [busy]
+//! when the engine is kicked, by a timer most times, that has much code to be translated, or that is [known] is *promoted*, and as long as the
+//! *bursts* between its faults and system calls are long enough to pay for the way, it stays so. An [account] says whether they are, and its
+//! [pace] whether that was right.
 //!
 //! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. While one is current that is promoted, the
 //! jump table of ring 3 stays empty, so that whatever goes to ring 3 leaves to the engine, which runs a burst. What a burst

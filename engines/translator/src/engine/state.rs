@@ -81,7 +81,8 @@ impl Translator {
         let withheld = self.tlb.direct.enter(self.paging.cr3, entries);
         self.cache.withhold(withheld);
         if !withheld {
-            self.cache.enter_space(&self.guest, &self.paging);
+            let fetch = &mut self.fetch;
+            self.cache.enter_space(&self.guest, &self.paging, |at, large| fetch.note(at, true, large));
         }
         let tables = Tables { guest: &self.guest, paging: &self.paging };
         self.tlb.enter_space(&mut self.cache.region, tables);
