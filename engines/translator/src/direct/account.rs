@@ -145,6 +145,11 @@ impl Accounts {
         may.then(|| Account::new(credit, record.trail))
     }
 
+    /// An address space rests no more.
+    pub fn wake(&mut self, cr3: u64) {
+        self.record(cr3).rests_until = 0;
+    }
+
     /// An account is of no use any more: what there is to be learnt of it.
     pub fn close(&mut self, account: &Account) {
         if account.gained < 0 {
@@ -302,6 +307,10 @@ mod tests {
                 (now - begun) / REST
             })
             .collect();
+        assert!(!accounts.refused(&mut Account::new(0, Trail::default()), 1, now));
+        assert!(accounts.open(1, now).is_none());
+        accounts.wake(1);
+        assert!(accounts.open(1, now).is_some());
         assert_eq!(rests, [1, 2, 4, 8, 8, 8]);
         assert!(accounts.open(2, 0).is_some());
     }

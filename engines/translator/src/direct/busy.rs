@@ -9,6 +9,20 @@ const BETWEEN: u64 = 1 << 21;
 /// Cycles between two entries to the kernel that let one look be enough: translated, those of a burst that is worth its way.
 const FAR: u64 = 1 << 16;
 
+/// And that leave no doubt, whatever its program has done before.
+const VERY_FAR: u64 = 1 << 20;
+
+/// What a look says of the address space that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// Nothing.
+    Hardly,
+    /// It is busy with itself, as it seems.
+    Likely,
+    /// It does nothing else.
+    Surely,
+}
+
 /// Which address space has been found running the last times. Times are of the time-stamp counter.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -22,20 +36,27 @@ pub struct Found {
 
 impl Found {
     /// Ring 3 of this address space has been found running, or none, and has entered the kernel so often: whether it is busy.
-    pub fn find(&mut self, cr3: Option<u64>, entries: u64, now: u64) -> bool {
+    pub fn find(&mut self, cr3: Option<u64>, entries: u64, now: u64) -> Busy {
         let passed = now.wrapping_sub(self.last);
         if passed < BETWEEN {
-            return false;
+            return Busy::Hardly;
         }
-        // Whatever it was that ran since the last look, it cared little for the kernel.
-        let is_seldom = passed < BUSY && entries.wrapping_sub(self.entries) < passed / FAR;
-        if cr3.is_none() || self.cr3 != cr3 {
+        // Whatever it was that ran since the last look, if that was not long ago.
+        let entered = entries.wrapping_sub(self.entries);
+        let is_far = |distance| passed < BUSY && entered < passed / distance;
+        let is_found_again = self.cr3 == cr3;
+        if cr3.is_none() || !is_found_again {
             (self.cr3, self.times, self.since) = (cr3, 0, now);
         }
         self.times += 1;
         (self.last, self.entries) = (now, entries);
         let is_often = self.times >= FOUND && now.wrapping_sub(self.since) >= BUSY;
-        cr3.is_some() && (is_seldom || is_often)
+        match cr3 {
+            None => Busy::Hardly,
+            Some(_) if is_found_again && is_far(VERY_FAR) => Busy::Surely,
+            Some(_) if is_far(FAR) || is_often => Busy::Likely,
+            Some(_) => Busy::Hardly,
+        }
     }
 }
 
@@ -49,7 +70,7 @@ mod tests {
     }
 
     fn look(found: &mut Found, cr3: u64, now: u64) -> bool {
-        found.find((cr3 != 0).then_some(cr3), often(now), now)
+        found.find((cr3 != 0).then_some(cr3), often(now), now) == Busy::Likely
     }
 
     #[test]
@@ -76,10 +97,13 @@ mod tests {
     #[test]
     fn who_seldom_enters_the_kernel_is_busy_at_once() {
         let mut found = Found::default();
-        assert!(!found.find(Some(1), 0, 100 * BUSY), "nobody has looked before");
-        assert!(found.find(Some(2), 30, 100 * BUSY + BETWEEN));
-        assert!(!found.find(Some(2), 70, 100 * BUSY + 2 * BETWEEN));
-        assert!(!found.find(None, 70, 100 * BUSY + 3 * BETWEEN));
-        assert!(!found.find(Some(1), 70, 101 * BUSY + 3 * BETWEEN), "who knows who ran meanwhile");
+        let mut find = |cr3, entries, when: u64| found.find(cr3, entries, 100 * BUSY + when);
+        assert_eq!(find(Some(1), 0, 0), Busy::Hardly, "nobody has looked before");
+        assert_eq!(find(Some(2), 0, BETWEEN), Busy::Likely, "another may have run for most of it");
+        assert_eq!(find(Some(2), 30, 2 * BETWEEN), Busy::Likely);
+        assert_eq!(find(Some(2), 31, 3 * BETWEEN), Busy::Surely);
+        assert_eq!(find(Some(2), 71, 4 * BETWEEN), Busy::Hardly);
+        assert_eq!(find(None, 71, 5 * BETWEEN), Busy::Hardly);
+        assert_eq!(find(Some(1), 71, BUSY + 5 * BETWEEN), Busy::Hardly, "who knows who ran meanwhile");
     }
 }

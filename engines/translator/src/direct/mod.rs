@@ -34,7 +34,7 @@ use crate::hash::KeyHasher;
 use crate::windows::Tables;
 
 use account::{Account, Accounts};
-use busy::Found;
+use busy::{Busy, Found};
 use guards::Guards;
 use kernel::Kernel;
 use pace::Stretch;
@@ -176,7 +176,12 @@ impl Direct {
         if let Some(cr3) = cr3 {
             self.pass((cr3, self.has(cr3)), entries);
         }
-        self.found.find(cr3, entries, host::cpu::rdtsc())
+        let busy = self.found.find(cr3, entries, host::cpu::rdtsc());
+        if let (Busy::Surely, Some(cr3)) = (busy, cr3) {
+            // What its program did before it is through with.
+            self.accounts.wake(cr3);
+        }
+        busy != Busy::Hardly
     }
 
     /// Code of an address space is looked up in a guest-physical page.
