@@ -20,6 +20,7 @@ mod known;
 mod pace;
 mod scan;
 mod shadow;
+mod space;
 mod vectors;
 
 use std::collections::HashMap;
@@ -35,14 +36,13 @@ use crate::windows::Tables;
 
 use account::{Account, Accounts};
 use busy::{Busy, Found};
-use guards::Guards;
 use kernel::Kernel;
 use pace::Stretch;
-use scan::Places;
 use shadow::Shadow;
 
 pub use scan::{AHEAD, Verdict, joins, judge};
 pub use shadow::{END, Rights};
+pub use space::Space;
 pub use vectors::{get, put};
 
 /// When an address space is promoted.
@@ -53,43 +53,6 @@ pub enum Promotion {
     Busy,
     /// When it is met, and for good: slow, but it leaves nothing out of a test.
     Always,
-}
-
-/// One address space that is promoted.
-pub struct Space {
-    /// Where it runs.
-    pub stub: Stub,
-    /// What is mapped there.
-    pub shadow: Shadow,
-    /// Where its breakpoints are.
-    guards: Guards,
-    /// An address at which a burst has met nothing, and that the guest may have something at meanwhile.
-    pub wanted: Option<u64>,
-    /// Where a burst has ended last for what was not mapped, for which address, and how often in a row.
-    missed: (u64, u64, u32),
-    account: Account,
-    /// It has turned out to be faster translated.
-    is_slow: bool,
-    /// When it has run last, by the time-stamp counter.
-    used: u64,
-}
-
-/// How often a burst may end at one place for one address: an access may want more of its page than it was given at first.
-const TRIES: u32 = 4;
-
-impl Space {
-    /// A burst has ended here for what was not mapped at this address, and is now: whether that has not helped before.
-    pub fn is_stuck(&mut self, rip: u64, address: u64) -> bool {
-        let (at, of, times) = self.missed;
-        let times = if (at, of) == (rip, address) { times + 1 } else { 1 };
-        self.missed = (rip, address, times % (TRIES + 1));
-        times > TRIES
-    }
-
-    /// Has the processor stop at these places of a page whose code is about to be mapped. `false` if it cannot.
-    pub fn guard(&mut self, page: u64, places: &Places) -> bool {
-        self.guards.set(&mut self.stub, &mut self.shadow, page, places, host::cpu::rdtsc())
-    }
 }
 
 /// What has happened.
@@ -210,10 +173,7 @@ impl Direct {
         let stub = self.spare.pop().or_else(|| self.take(guest)).or_else(|| self.displace());
         let Some((stub, shadow)) = stub else { return false };
         self.tally.promoted += 1;
-        let guards = Guards::default();
-        let (wanted, missed) = (None, (0, 0, 0));
-        self.spaces
-            .insert(cr3, Space { stub, shadow, guards, wanted, missed, account, is_slow: false, used: now });
+        self.spaces.insert(cr3, Space::new(stub, shadow, account, now));
         true
     }
 

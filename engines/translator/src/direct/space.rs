@@ -1,0 +1,51 @@
+//! An address space that is promoted.
+
+use host::stub::Stub;
+
+use super::account::Account;
+use super::guards::Guards;
+use super::scan::Places;
+use super::shadow::Shadow;
+
+/// One address space that is promoted.
+pub struct Space {
+    /// Where it runs.
+    pub stub: Stub,
+    /// What is mapped there.
+    pub shadow: Shadow,
+    /// Where its breakpoints are.
+    guards: Guards,
+    /// An address at which a burst has met nothing, and that the guest may have something at meanwhile.
+    pub wanted: Option<u64>,
+    /// Where a burst has ended last for what was not mapped, for which address, and how often in a row.
+    missed: (u64, u64, u32),
+    pub(super) account: Account,
+    /// It has turned out to be faster translated.
+    pub(super) is_slow: bool,
+    /// When it has run last, by the time-stamp counter.
+    pub(super) used: u64,
+}
+
+/// How often a burst may end at one place for one address: an access may want more of its page than it was given at first.
+const TRIES: u32 = 4;
+
+impl Space {
+    /// Promoted now; nothing is mapped yet.
+    pub(super) fn new(stub: Stub, shadow: Shadow, account: Account, now: u64) -> Self {
+        let guards = Guards::default();
+        Self { stub, shadow, guards, wanted: None, missed: (0, 0, 0), account, is_slow: false, used: now }
+    }
+
+    /// A burst has ended here for what was not mapped at this address, and is now: whether that has not helped before.
+    pub fn is_stuck(&mut self, rip: u64, address: u64) -> bool {
+        let (at, of, times) = self.missed;
+        let times = if (at, of) == (rip, address) { times + 1 } else { 1 };
+        self.missed = (rip, address, times % (TRIES + 1));
+        times > TRIES
+    }
+
+    /// Has the processor stop at these places of a page whose code is about to be mapped. `false` if it cannot.
+    pub fn guard(&mut self, page: u64, places: &Places) -> bool {
+        self.guards.set(&mut self.stub, &mut self.shadow, page, places, host::cpu::rdtsc())
+    }
+}
