@@ -6,6 +6,7 @@ use std::hash::BuildHasherDefault;
 use super::known::{Known, Trail};
 use super::pace::Pace;
 use crate::hash::KeyHasher;
+use crate::windows::PAGE;
 
 /// What is lost each time beside the way there and back, in cycles of the time-stamp counter: caches and TLBs know less.
 const LOSS: i64 = 20_000;
@@ -93,8 +94,9 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Code of this address space is looked up in a guest-physical page.
-    pub fn entered(&mut self, cr3: u64, page: u64) {
+    /// Code of this address space is looked up at a guest-physical address.
+    pub fn entered(&mut self, cr3: u64, physical: u64) {
+        let page = physical & !(PAGE - 1);
         if std::mem::replace(&mut self.here, (cr3, page)) == (cr3, page) {
             return;
         }
@@ -273,7 +275,8 @@ mod tests {
         let mut accounts = Accounts::default();
         let mut run = |cr3, pages: [u64; 2], inside: u64| {
             let known = pages.map(|page| {
-                accounts.entered(cr3, page);
+                // Not where it was the last time.
+                accounts.entered(cr3, page + 8 * cr3);
                 accounts.is_due(cr3)
             });
             let mut account = accounts.open(cr3, 0).expect("it does not rest, or is known");
@@ -289,7 +292,7 @@ mod tests {
         assert_eq!(run(2, [LIBRARY, 0x3000], 0), [true, true]);
         assert_eq!(run(3, [LIBRARY, 0x2000], WORTH as u64), [false, true]);
         accounts.forget(0x2000);
-        accounts.entered(4, 0x2000);
+        accounts.entered(4, 0x2008);
         assert!(!accounts.is_due(4), "that is other code");
     }
 

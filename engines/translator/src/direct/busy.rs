@@ -8,7 +8,6 @@ const BUSY: u64 = 1 << 24;
 const BETWEEN: u64 = 1 << 21;
 /// Cycles between two entries to the kernel that let one look be enough: translated, those of a burst that is worth its way.
 const FAR: u64 = 1 << 16;
-
 /// And that leave no doubt, whatever its program has done before.
 const VERY_FAR: u64 = 1 << 20;
 

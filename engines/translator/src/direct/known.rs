@@ -21,7 +21,7 @@ pub struct Trail {
     next: u8,
 }
 
-/// No page's number, as it is none of a page.
+/// No page's address.
 const NONE: u64 = 1;
 
 impl Default for Trail {
@@ -57,7 +57,7 @@ impl Known {
         self.pages.get(&page).is_some_and(|pays| *pays)
     }
 
-    /// Whether there is anything that pays.
+    /// A program that has come by there was worth it, or was not.
     pub fn learn(&mut self, trail: &Trail, pays: bool) {
         for page in trail.pages() {
             if self.pages.len() >= MOST_PAGES {

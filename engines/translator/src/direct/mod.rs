@@ -147,10 +147,10 @@ impl Direct {
         busy != Busy::Hardly
     }
 
-    /// Code of an address space is looked up in a guest-physical page.
-    pub fn entered(&mut self, cr3: u64, page: u64) {
+    /// Code of an address space is looked up at a guest-physical address.
+    pub fn entered(&mut self, cr3: u64, physical: u64) {
         if !self.is_off() {
-            self.accounts.entered(cr3, page);
+            self.accounts.entered(cr3, physical);
         }
     }
 

@@ -110,7 +110,7 @@ fn bench(folder: &Path) -> Result<(), String> {
 
 /// The program to compile several times in one file, each with names of its own.
 fn long_source() -> String {
-    let names: Vec<&str> = NAMES.split(' ').filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> = NAMES.split_whitespace().collect();
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let copy = |number: usize| {
         let mut text = String::new();
