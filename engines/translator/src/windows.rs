@@ -48,8 +48,9 @@ const MOST_TABLES: usize = 2048;
 /// How many pages of a window may go or change by flushes, if it has not more than half as many, before it is closed: a page that is
 /// mapped again and again costs more than it brings.
 const MOST_CHURN: usize = 256;
-/// For how many cycles of the time-stamp counter it stays closed then: some tenths of a second.
+/// For how many cycles of the time-stamp counter it stays closed then, at first: some tenths of a second; twice as long each time.
 const REST: u64 = 1 << 29;
+const MOST_RESTS: u32 = 4;
 /// For how many there are none at all when there was no room for those that were wanted: a few seconds.
 const LONG_REST: u64 = 1 << 33;
 /// The last page of a window is never mapped, so that no access reaches into the next window.
@@ -74,17 +75,18 @@ struct Window {
     tables: Vec<Table>,
     /// How many pages have gone or been changed by flushes.
     churn: usize,
-    /// When there were too many of those, by the time-stamp counter; it is empty since.
-    restless: Option<u64>,
+    /// Until when it stays closed, by the time-stamp counter, and how often it has had to. It is empty meanwhile.
+    rests_until: u64,
+    rests: u32,
 }
 
 impl Window {
     fn new(place: (u64, u64), epoch: u64) -> Self {
-        Self { place, epoch, tables: Vec::new(), churn: 0, restless: None }
+        Self { place, epoch, tables: Vec::new(), churn: 0, rests_until: 0, rests: 0 }
     }
 
     fn is_restless(&self) -> bool {
-        self.restless.is_some_and(|since| host::cpu::rdtsc().wrapping_sub(since) < REST)
+        host::cpu::rdtsc() < self.rests_until
     }
 
     /// Takes note of pages that have gone or been changed; whether that is too many by now.
@@ -93,7 +95,9 @@ impl Window {
         self.churn += pages;
         let too_many = self.churn >= MOST_CHURN.max(2 * mapped);
         if too_many {
-            (self.churn, self.restless) = (0, Some(host::cpu::rdtsc()));
+            self.churn = 0;
+            self.rests_until = host::cpu::rdtsc() + (REST << self.rests);
+            self.rests = (self.rests + 1).min(MOST_RESTS);
         }
         too_many
     }
@@ -301,7 +305,6 @@ impl Windows {
             if self.current[place].is_some() || window.is_restless() {
                 return None;
             }
-            window.restless = None;
             window.epoch = self.epoch;
             let mapped: usize = window.tables.iter().map(Table::len).sum();
             let gone: Vec<u64> = window.tables.iter_mut().flat_map(|table| table.stale(tables)).collect();

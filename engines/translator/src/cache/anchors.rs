@@ -15,7 +15,6 @@ use crate::region::Region;
 
 struct Anchor {
     slot: PageSlot,
-    epoch: u64,
     bound: bool,
     /// The epoch in which code in it has been looked for last.
     sought: u64,
@@ -33,12 +32,23 @@ pub enum Anchored {
 }
 
 /// See the module's documentation.
-#[derive(Default)]
 pub struct Anchors {
     pages: HashMap<u64, Anchor, BuildHasherDefault<KeyHasher>>,
     /// Slots that had a page.
     free: Vec<PageSlot>,
     epoch: u64,
+    /// By slot, the epoch in which its page has been met last, and is at one address.
+    met: Box<[u64]>,
+}
+
+/// No epoch.
+const NEVER: u64 = u64::MAX;
+
+impl Default for Anchors {
+    fn default() -> Self {
+        let met = vec![NEVER; PAGE_SLOTS].into();
+        Self { pages: HashMap::default(), free: Vec::new(), epoch: 0, met }
+    }
 }
 
 impl Anchors {
@@ -51,29 +61,29 @@ impl Anchors {
     pub fn anchor(&mut self, region: &mut Region, physical: u64, linear: u64) -> Anchored {
         let unused = self.pages.len() + self.free.len();
         if let Some(anchor) = self.pages.get_mut(&physical) {
-            let base = &mut region.page_bases()[usize::from(anchor.slot) % PAGE_SLOTS];
             if anchor.bound {
                 return Anchored::Bound;
             }
-            if anchor.epoch == self.epoch && *base != linear {
-                anchor.bound = true;
+            let slot = usize::from(anchor.slot) % PAGE_SLOTS;
+            let (met, base) = (&mut self.met[slot], &mut region.page_bases()[slot]);
+            if *met == self.epoch && *base != linear {
+                (anchor.bound, *met) = (true, NEVER);
                 return Anchored::BoundNow;
             }
-            (anchor.epoch, *base) = (self.epoch, linear);
+            (*met, *base) = (self.epoch, linear);
             return Anchored::At(anchor.slot);
         }
         let unused = (unused < PAGE_SLOTS).then_some(unused as PageSlot);
         let Some(slot) = self.free.pop().or(unused) else { return Anchored::Bound };
-        self.pages.insert(physical, Anchor { slot, epoch: self.epoch, bound: false, sought: 0 });
-        region.page_bases()[usize::from(slot)] = linear;
+        self.pages.insert(physical, Anchor { slot, bound: false, sought: 0 });
+        (self.met[usize::from(slot)], region.page_bases()[usize::from(slot)]) = (self.epoch, linear);
         Anchored::At(slot)
     }
 
-    /// Linear address of a page that has been met in this epoch, unless it is bound.
-    pub fn address(&self, region: &Region, physical: u64) -> Option<u64> {
-        let anchor = self.pages.get(&physical)?;
-        let met = anchor.epoch == self.epoch && !anchor.bound;
-        met.then(|| region.page_bases_ref()[usize::from(anchor.slot) % PAGE_SLOTS])
+    /// Linear address of the page that has a slot, if it has been met in this epoch and is not bound.
+    pub fn address(&self, region: &Region, slot: PageSlot) -> Option<u64> {
+        let slot = usize::from(slot) % PAGE_SLOTS;
+        (self.met[slot] == self.epoch).then(|| region.page_bases_ref()[slot])
     }
 
     /// Whether code in this page is looked for now for the first time in this epoch.

@@ -5,8 +5,8 @@
 
 use super::Cache;
 use super::listed::Listed;
-use crate::block::BlockId;
-use crate::context::CellId;
+use crate::block::{BlockId, Place};
+use crate::context::{CellId, PageSlot};
 use crate::mode::VIEW_USER;
 
 /// A cell that has been filled.
@@ -16,8 +16,8 @@ struct Bridge {
     to: BlockId,
     /// Host address.
     goal: u64,
-    /// Guest-physical addresses of the pages.
-    pages: [u64; 2],
+    /// Slots of the pages: looked up more often than anything, and without hashing.
+    slots: [PageSlot; 2],
     /// From the first page's linear address to the second's.
     distance: u64,
 }
@@ -27,8 +27,8 @@ struct Bridge {
 pub struct Bridges(Listed<Bridge>);
 
 impl Bridges {
-    fn note(&mut self, bridge: Bridge) {
-        for page in bridge.pages {
+    fn note(&mut self, pages: [u64; 2], bridge: Bridge) {
+        for page in pages {
             self.0.note(page, bridge, |other| other.cell == bridge.cell);
         }
     }
@@ -48,11 +48,13 @@ impl Cache {
             return;
         };
         // Where the second page of one that has two is may be different each time.
-        if source.key.floats() && target.key.floats() && target.second_page.is_none() {
+        if let (Place::Anywhere(first), Place::Anywhere(second), None) =
+            (source.key.place, target.key.place, target.second_page)
+        {
             let pages = [source.key.physical, target.key.physical].map(|physical| physical & !0xfff);
             // Rips in a block that floats count from the beginning of its page.
             let distance = link.target & !0xfff;
-            self.bridges.note(Bridge { cell, to, goal, pages, distance });
+            self.bridges.note(pages, Bridge { cell, to, goal, slots: [first, second], distance });
         }
     }
 
@@ -60,7 +62,7 @@ impl Cache {
     pub(super) fn offer_bridges(&mut self, page: u64) {
         let mode = self.views[VIEW_USER];
         for bridge in self.bridges.0.of(page) {
-            let [from, into] = bridge.pages.map(|page| self.anchors.address(&self.region, page));
+            let [from, into] = bridge.slots.map(|slot| self.anchors.address(&self.region, slot));
             let stands = from.is_some_and(|from| into == Some(from.wrapping_add(bridge.distance)));
             if !stands || self.cells.is_filled(&mut self.region, bridge.cell) {
                 continue;
@@ -83,7 +85,8 @@ mod tests {
         let mut bridges = Bridges::default();
         for n in 0..2 * MOST as u32 {
             let pages = [0x5000, 0x6000 + u64::from(n % 2) * 0x1000];
-            bridges.note(Bridge { cell: n / 2, to: BlockId(n), goal: 0, pages, distance: 0x1000 });
+            let bridge = Bridge { cell: n / 2, to: BlockId(n), goal: 0, slots: [0; 2], distance: 0x1000 };
+            bridges.note(pages, bridge);
         }
         let known = |page| bridges.0.of(page);
         assert_eq!([0x5000, 0x6000, 0x7000].map(|page| known(page).len()), [MOST; 3]);

@@ -57,6 +57,12 @@ impl Known {
         self.pages.get(&page).is_some_and(|pays| *pays)
     }
 
+    /// Whether all that a program has come by is known from those that were not worth it.
+    pub fn is_hopeless(&self, trail: &Trail) -> bool {
+        let mut verdicts = trail.pages().map(|page| self.pages.get(&page) == Some(&false)).peekable();
+        verdicts.peek().is_some() && verdicts.all(|bad| bad)
+    }
+
     /// A program that has come by there was worth it, or was not.
     pub fn learn(&mut self, trail: &Trail, pays: bool) {
         for page in trail.pages() {
@@ -91,6 +97,16 @@ mod tests {
         known.learn(&trail(&[0x2000, 0x3000]), true);
         assert_eq!(
             [0x1000, 0x2000, 0x3000, 0x4000].map(|page| known.pays(page)),
+            [true, false, false, false]
+        );
+        let hopeless = |pages| known.is_hopeless(&trail(pages));
+        assert_eq!(
+            [
+                hopeless(&[0x2000, 0x3000]),
+                hopeless(&[0x2000, 0x1000]),
+                hopeless(&[0x3000, 0x4000]),
+                hopeless(&[])
+            ],
             [true, false, false, false]
         );
         known.forget(0x3000);

@@ -4,7 +4,7 @@
 //! Such code takes no longer than anywhere, and needs no translation. But to get there and back takes some ten
 //! microseconds, and a page has to be mapped there first. So a program begins in the translator; one that is found [busy]
 //! when the engine is kicked, by a timer most times, that has much code to be translated, or that is [known] is *promoted*, and as long as the
-//! *bursts* between its faults and system calls are long enough to pay for the way, it stays so. An [account] says whether they are, and its
+//! *bursts* between its faults and system calls are long enough to pay for the way, it stays so. [Accounts](accounts) say whether they are, and the
 //! [pace] whether that was right.
 //!
 //! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. While one is current that is promoted, the
@@ -13,6 +13,7 @@
 //! decided here that the translator or the monitor would have to decide, too.
 
 mod account;
+mod accounts;
 mod busy;
 mod guards;
 mod kernel;
@@ -34,12 +35,13 @@ use crate::guest::Guest;
 use crate::hash::KeyHasher;
 use crate::windows::Tables;
 
-use account::{Account, Accounts};
+use accounts::Accounts;
 use busy::{Busy, Found};
 use kernel::Kernel;
 use pace::Stretch;
 use shadow::Shadow;
 
+pub use account::Loss;
 pub use scan::{AHEAD, Verdict, joins, judge};
 pub use shadow::{END, Rights};
 pub use space::Space;
@@ -139,10 +141,11 @@ impl Direct {
         if let Some(cr3) = cr3 {
             self.pass((cr3, self.has(cr3)), entries);
         }
-        let busy = self.found.find(cr3, entries, host::cpu::rdtsc());
+        let now = host::cpu::rdtsc();
+        let busy = self.found.find(cr3, entries, now);
         if let (Busy::Surely, Some(cr3)) = (busy, cr3) {
             // What its program did before it is through with.
-            self.accounts.wake(cr3);
+            self.accounts.wake(cr3, now);
         }
         busy != Busy::Hardly
     }
@@ -222,31 +225,13 @@ impl Direct {
         }
     }
 
-    /// The same, for what was not mapped and is now: whether the address space had better be demoted, since it loses what it has all the time.
-    pub fn missed(&mut self, cr3: u64) -> bool {
-        self.tally.misses += 1;
-        self.charged(cr3, Accounts::missed)
-    }
-
-    /// The same, for something that has to be dealt with each time it happens: whether the address space had better be demoted.
-    pub fn returned(&mut self, cr3: u64) -> bool {
-        self.charged(cr3, Accounts::returned)
-    }
-
-    /// Code cannot be run directly: whether the address space had better be demoted.
-    pub fn refused(&mut self, cr3: u64) -> bool {
-        self.charged(cr3, Accounts::refused)
-    }
-
-    fn charged(
-        &mut self,
-        cr3: u64,
-        charge: impl FnOnce(&mut Accounts, &mut Account, u64, u64) -> bool,
-    ) -> bool {
+    /// It was for this: whether the address space had better be demoted, since it loses too much.
+    pub fn loses(&mut self, cr3: u64, loss: Loss) -> bool {
+        self.tally.misses += u64::from(loss == Loss::Missed);
         let Some(space) = self.spaces.get_mut(&cr3).filter(|_| self.when != Promotion::Always) else {
             return false;
         };
-        !charge(&mut self.accounts, &mut space.account, cr3, host::cpu::rdtsc())
+        !self.accounts.lose(&mut space.account, loss, cr3, host::cpu::rdtsc())
     }
 
     /// Gets an address space ready to run: it is compared with the guest's tables if need be. `false` if it is not the one that was

@@ -14,7 +14,7 @@ use x86::{Cr4, Exception, Rflags, SegmentRegister, Vector};
 use super::Translator;
 use super::exits::Next;
 use super::page_in::PagedIn;
-use crate::direct::{self, END, lost};
+use crate::direct::{self, END, Loss, lost};
 use crate::lower;
 use crate::status;
 use crate::windows::Tables;
@@ -174,7 +174,7 @@ impl Translator {
 
     /// The translator is to go on.
     fn refused_directly(&mut self, rip: u64) -> Next {
-        if self.tlb.direct.refused(self.paging.cr3) {
+        if self.tlb.direct.loses(self.paging.cr3, Loss::Refused) {
             self.demote();
         }
         self.translates_next = true;
@@ -219,12 +219,13 @@ impl Translator {
             Stop::Fault { .. } => {}
         }
         let cr3 = self.paging.cr3;
-        let is_loss = match stop {
-            _ if !resolved => self.tlb.direct.returned(cr3),
-            Stop::Interrupted => false,
-            _ => self.tlb.direct.missed(cr3),
+        let loss = match stop {
+            Stop::Interrupted => None,
+            Stop::PageFault { .. } if resolved => Some(Loss::Missed),
+            Stop::PageFault { .. } if owed.is_some() => Some(Loss::Faulted),
+            _ => Some(Loss::Returned),
         };
-        if is_loss {
+        if loss.is_some_and(|loss| self.tlb.direct.loses(cr3, loss)) {
             self.demote();
         }
         self.translates_next = !resolved && owed.is_none();
