@@ -69,8 +69,10 @@ pub const CELLS_OFFSET: usize = PAGES_OFFSET + PAGE_SLOTS * 8;
 pub const CELLS: usize = 1 << 17;
 /// The number of a cell.
 pub type CellId = u32;
+/// Bytes of one: where it leads now, and its way out.
+const CELL_BYTES: usize = 16;
 /// Offset of the translation cache.
-pub const CODE_OFFSET: usize = (CELLS_OFFSET + CELLS * 8).next_multiple_of(HUGE_PAGE);
+pub const CODE_OFFSET: usize = (CELLS_OFFSET + CELLS * CELL_BYTES).next_multiple_of(HUGE_PAGE);
 
 /// Addresses generated code refers to.
 #[derive(Clone, Copy, Debug)]
@@ -274,7 +276,7 @@ impl ContextField {
             Self::RingChange => offset_of!(Context, ring_change),
             Self::KernelEntries => offset_of!(Context, kernel_entries),
             Self::PageBase(n) => PAGES_OFFSET + usize::from(n) * 8,
-            Self::Cell(n) => CELLS_OFFSET + n as usize * 8,
+            Self::Cell(n) => CELLS_OFFSET + n as usize * CELL_BYTES,
             Self::Selector(i) => array(offset_of!(Context, selector), i),
             Self::GdtBase => offset_of!(Context, gdt_base),
             Self::SlowReturn => offset_of!(Context, slow_return),

@@ -136,8 +136,8 @@ impl Region {
         unsafe { &*self.reservation.as_ptr().add(PAGES_OFFSET).cast() }
     }
 
-    /// The cells.
-    pub fn cells(&mut self) -> &mut [u64; CELLS] {
+    /// The cells: host addresses of where each leads now, and of its way out.
+    pub fn cells(&mut self) -> &mut [[u64; 2]; CELLS] {
         // SAFETY: as for `tlb`.
         unsafe { &mut *self.reservation.as_ptr().add(CELLS_OFFSET).cast() }
     }

@@ -70,6 +70,7 @@ impl Cache {
         straddlers.into_iter().for_each(|word| self.write_word(word, 0));
         if key.mode.view() == VIEW_USER {
             self.cells.forget_into(&mut self.region, &own);
+            self.bridges.drop_block(id);
         }
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
