@@ -26,6 +26,7 @@ use crate::xsave::XsaveFeatures;
 
 mod anchors;
 mod blocks;
+mod bounced;
 mod breakpoints;
 mod bridges;
 mod decoded;
@@ -46,6 +47,7 @@ mod ways;
 
 use anchors::{Anchored, Anchors};
 use blocks::Blocks;
+use bounced::Bounced;
 use bridges::Bridges;
 use decoded::Decoded;
 use evict::Dice;
@@ -58,7 +60,7 @@ use ways::Ways;
 
 /// Most host code one block may take, and most for its ways out.
 const BLOCK_ROOM: usize = 32 << 10;
-/// Room at the end for the code of a bounce.
+/// Room at the end for the code of bounces.
 const BOUNCE_ROOM: usize = 4096;
 const ENTRY_ALIGN: usize = 32;
 
@@ -115,6 +117,7 @@ pub struct Cache {
     encoder: Encoder,
     accesses: Accesses,
     decoded: Decoded,
+    bounced: Bounced,
     hints: Hints,
     jumps: Jumps,
     cells: Cells,
@@ -195,6 +198,7 @@ impl Cache {
             encoder: Encoder::new(64),
             accesses: Accesses::new(),
             decoded: Decoded::new(),
+            bounced: Bounced::default(),
             hints: Hints::new(windows),
             jumps: Jumps::new(miss),
             cells: Cells::default(),

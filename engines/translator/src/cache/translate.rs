@@ -1,7 +1,7 @@
 //! From guest code to blocks, and to single instructions for the slow path.
 
 use super::sources::{live_at, live_at_end, sources_of};
-use super::{BOUNCE_ROOM, Cache, NoBlock, Source, breakpoints};
+use super::{Cache, NoBlock, Source, breakpoints};
 use crate::block::{Block, BlockId, Group, LinkState, Place, Range};
 use crate::code::Code;
 use crate::decode::{self, End, GuestInsn};
@@ -162,7 +162,7 @@ impl Cache {
         id
     }
 
-    fn tools(&mut self) -> Tools<'_> {
+    pub(super) fn tools(&mut self) -> Tools<'_> {
         Tools {
             emitter: &mut self.emitter,
             encoder: &mut self.encoder,
@@ -171,39 +171,6 @@ impl Cache {
             cells: &mut self.cells,
             accesses: &mut self.accesses,
         }
-    }
-
-    /// Emits one instruction with its memory operand at `buffer`, for the slow path, and gives the host address
-    /// at which to enter it; it leaves with [`crate::block::EXIT_BOUNCED`].
-    pub fn bounce(&mut self, insn: &GuestInsn, mode: ModeWord, code: &[u8], buffer: u64) -> Option<u64> {
-        let offset = self.region.code_bytes() - BOUNCE_ROOM;
-        let entry = self.emitter.layout().code() + offset as u64;
-        let frame = Frame {
-            page: None,
-            rip: insn.instruction.ip(),
-            linear: 0,
-            physical: 0,
-            linkable: (0, 0),
-            mode,
-            block: BlockId::NONE,
-            live_in: flags::ALL,
-            xcr0: self.xsave.xcr0,
-            xsave_size: self.xsave.size,
-            syscall: None,
-            pauses: false,
-            miss: self.miss,
-            second_chance: self.second_chance,
-            ways_out: 0,
-            apart: true,
-            bounce: Some(buffer),
-        };
-        self.emitter.restart(entry);
-        let fits = lower::lower_bounce(self.tools(), frame, insn, code);
-        if !fits {
-            return None;
-        }
-        self.region.write_code(offset, self.emitter.code());
-        Some(entry)
     }
 
     /// Decodes one instruction for the slow path.

@@ -127,11 +127,9 @@ impl Translator {
             if target.host.is_none() {
                 continue;
             }
-            let mut bytes = vec![0; len];
-            if self.guest.ram.read(target.physical, &mut bytes).is_ok() {
-                let at = (bounce.at + offset as i64) as usize;
-                self.cache.region.bounce()[at..at + len].copy_from_slice(&bytes);
-            }
+            let at = (bounce.at + offset as i64) as usize;
+            // What has a host address is RAM.
+            let _ = self.guest.ram.read(target.physical, &mut self.cache.region.bounce()[at..at + len]);
         }
     }
 
@@ -168,8 +166,8 @@ impl Translator {
     /// Has the processor execute the instruction on the buffer.
     pub(super) fn execute_natively(&mut self, cpu: &CpuState, bounce: &Bounce) -> Result<(), Slow> {
         let buffer = self.cache.region.layout().bounce().wrapping_add_signed(bounce.at);
-        let code = bounce.code.to_vec();
-        let entry = self.cache.bounce(&bounce.insn, self.mode, &code, buffer).ok_or(Slow::Unsupported)?;
+        let entry =
+            self.cache.bounce(&bounce.insn, self.mode, &bounce.code, buffer).ok_or(Slow::Unsupported)?;
         let (gpr, flags) = (self.cache.region.context().gpr, self.cache.region.context().flags);
         let Some(signal) = self.enter_bounce(entry) else { return Ok(()) };
         // What stood in for registers of the guest's.
@@ -240,10 +238,14 @@ impl Translator {
                 continue;
             }
             let at = (bounce.at + offset as i64) as usize;
-            let bytes = self.cache.region.bounce()[at..at + len].to_vec();
+            let bytes = &self.cache.region.bounce()[at..at + len];
             match before.get(offset..offset + len) {
-                Some(before) => self.write_changes(&bounce.insn, target.physical, before, &bytes),
-                None => self.write_ram(target.physical, &bytes),
+                Some(before) => {
+                    let bytes = bytes.to_vec();
+                    self.write_changes(&bounce.insn, target.physical, before, &bytes);
+                }
+                None if self.guest.write(target.physical, bytes) => self.has_written(target.physical, len),
+                None => {}
             }
         }
     }
