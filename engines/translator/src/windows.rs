@@ -45,8 +45,8 @@ const NOTICED: u8 = 6;
 const MOST_PAGES: usize = 20_000;
 /// Most of the guest's page tables that anything of is in windows; each takes 8 KiB here.
 const MOST_TABLES: usize = 2048;
-/// How many pages of a window may go or change by flushes, if it has not more than half as many, before it is closed: a page that is
-/// mapped again and again costs more than it brings.
+/// How many pages of a window may go or change by flushes or be missed, if it has not more than half as many, before it is closed: a
+/// page that is mapped again and again costs more than it brings.
 const MOST_CHURN: usize = 256;
 /// For how many cycles of the time-stamp counter it stays closed then, at first: some tenths of a second; twice as long each time.
 const REST: u64 = 1 << 29;
@@ -73,7 +73,7 @@ struct Window {
     /// When it was last compared with the guest's tables.
     epoch: u64,
     tables: Vec<Table>,
-    /// How many pages have gone or been changed by flushes.
+    /// How many pages have gone or been changed by flushes, and how often one was not there.
     churn: usize,
     /// Until when it stays closed, by the time-stamp counter, and how often it has had to. It is empty meanwhile.
     rests_until: u64,
@@ -398,13 +398,34 @@ impl Windows {
         WindowHint { tag, delta: host.wrapping_sub(tag), limit: LAST - 1, host }
     }
 
-    /// An access has met what is not mapped.
-    pub fn count_fault(&mut self) {
+    /// An access has met what is not mapped at this address, which costs as much as mapping does.
+    pub fn count_fault(&mut self, linear: u64) {
         self.tally.faults += 1;
+        let window = self.current[place_in_table(linear)].and_then(|n| self.list[n].as_mut());
+        if let Some(window) = window {
+            window.churn += 1;
+        }
     }
 }
 
 /// Where generated code looks for the window of an address.
 fn place_in_table(linear: u64) -> usize {
     (linear >> 30) as usize % WINDOWS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_churns_rests_longer_each_time() {
+        let mut window = Window::new((0, 0), 1);
+        let mut rests = (0..8).map(|_| {
+            assert!(!window.churns(MOST_CHURN - 1) && window.churns(1), "not before it is too much");
+            assert!(window.is_restless());
+            window.rests_until.saturating_sub(host::cpu::rdtsc()).div_ceil(REST)
+        });
+        // Less what has passed meanwhile, which is next to nothing of it.
+        assert!([1, 2, 4, 8, 16, 16, 16, 16].into_iter().all(|rest| rests.next() == Some(rest)));
+    }
 }

@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::pages::*;
 use common::{Bench, CODE, DATA, DIRECTLY, STACK, assemble};
+use host::stub::Stubs;
 use iced_x86::code_asm::*;
-use translator::{Options, Windowing};
+use translator::{Options, Promotion, Windowing};
 use vcpu::{Engine, Exit, Invalidation};
 use x86::Exception;
 use x86::register::gpr::*;
@@ -96,6 +99,23 @@ fn a_program_that_only_passes_by_has_none() {
     load_roaming(&mut bench);
     bench.cpu.gpr[RCX] = 8;
     again(&mut bench);
+    assert_eq!(counted(&bench, "mapped into windows"), 0);
+}
+
+/// Where ring 3 is run directly once it is found busy, there are none either.
+#[test]
+fn who_may_be_run_directly_has_none() {
+    if DIRECTLY {
+        return;
+    }
+    let mut bench = ring3(Windowing::Hot);
+    let stubs = Arc::new(Stubs::start(1).expect("processes to run ring 3 in"));
+    bench.engine.set_stubs(&stubs, Promotion::Busy);
+    (0..PAGES).for_each(|page| map(&bench, page, frame(page), 0));
+    load_roaming(&mut bench);
+    bench.cpu.gpr[RCX] = 4000;
+    again(&mut bench);
+    assert_eq!(bench.ram.read_u64(frame(5) + 0x10).unwrap(), 4000);
     assert_eq!(counted(&bench, "mapped into windows"), 0);
 }
 

@@ -155,7 +155,9 @@ impl Translator {
         let slow = self.slow(cpu, at);
         self.count_slow(&slow);
         let noticed = match self.mode.view() {
-            VIEW_USER => self.tlb.windows.notice(&self.paging, self.progress.linear()),
+            VIEW_USER if self.wants_windows() => {
+                self.tlb.windows.notice(&self.paging, self.progress.linear())
+            }
             _ => Noticed::Hopeless,
         };
         let over = match noticed {
@@ -174,6 +176,12 @@ impl Translator {
         }
     }
 
+    /// Whether what is hot in ring 3 had better be in a window. Where it is run directly soon, what is left is seldom hot for long.
+    fn wants_windows(&self) -> bool {
+        let is_run_directly = !self.tlb.direct.is_off() && self.mode.is_long();
+        !is_run_directly || self.options.windows == Windowing::All
+    }
+
     /// Maps the page that was entered last, and its surroundings, into a window. Whether it is.
     fn opens_window(&mut self) -> bool {
         let wanted = Wanted { linear: self.progress.linear(), write: false, around: true };
@@ -187,7 +195,7 @@ impl Translator {
     /// instruction's code as if nothing had been. None if the guest is owed a fault, or the page must be accessed with care.
     fn window_fault(&mut self, signal: Signal) -> Option<Next> {
         let linear = self.tlb.windows.linear_of(signal.address).filter(|_| !signal.bus)?;
-        self.tlb.windows.count_fault();
+        self.tlb.windows.count_fault(linear);
         let write = signal.is_write();
         self.page(linear, write).ok().filter(|page| page.fast)?;
         let tables = Tables { guest: &self.guest, paging: &self.paging };
