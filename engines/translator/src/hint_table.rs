@@ -13,6 +13,10 @@ pub const HINTS: usize = 16384;
 /// Hints that are forgotten together, if one of them has been filled.
 pub const GROUP: usize = 64;
 const GROUPS: usize = HINTS / GROUP;
+/// Groups in which looking for a page takes so long that it is better to forget them all, once in so many looks: most are of code that
+/// ran once, and what runs now is filled again.
+const MANY: usize = GROUPS / 8;
+const LOOKS: u64 = 64;
 /// Places for windows of the address space that is current: one for every gigabyte whose number has the same last bits.
 pub const WINDOWS: usize = 128;
 /// How often a hint may miss before the engine is asked.
@@ -59,6 +63,8 @@ pub struct HintTable {
     filled: [u8; GROUPS],
     /// The windows, by place.
     windows: [WindowHint; WINDOWS],
+    /// How often a page was looked for since all were forgotten for being many.
+    looks: u64,
 }
 
 impl HintTable {
@@ -94,11 +100,16 @@ impl HintTable {
         }
     }
 
-    /// Forgets the pages in a range that begins at a multiple of its size, as does each page's tag.
+    /// Forgets the pages in a range that begins at a multiple of its size, as does each page's tag; all pages now and then.
     pub fn forget_within(&mut self, linear: u64, bytes: u64) {
         let is_inside = |tag: u64| (tag ^ linear) & !(bytes - 1) == 0;
         // Most groups have none filled: eight of them are passed over at once.
         let (marks, _) = self.filled.as_chunks::<8>();
+        self.looks += 1;
+        if self.looks > LOOKS && sum(marks) > MANY {
+            self.looks = 0;
+            return self.forget_all();
+        }
         let some = std::array::from_fn::<_, { GROUPS / 8 }, _>(|n| u64::from_ne_bytes(marks[n]) != 0);
         for group in (0..GROUPS / 8).filter(|n| some[*n]).flat_map(|n| 8 * n..8 * n + 8) {
             let hints = group * GROUP..(group + 1) * GROUP;
@@ -142,6 +153,12 @@ impl HintTable {
     }
 }
 
+/// How many of these bytes are 1, where the others are 0; fewer than 256 times eight.
+fn sum(bytes: &[[u8; 8]]) -> usize {
+    let each: u64 = bytes.iter().map(|eight| u64::from_ne_bytes(*eight)).sum();
+    each.to_ne_bytes().into_iter().map(usize::from).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +171,7 @@ mod tests {
             budgets: [0; HINTS],
             filled: [0; GROUPS],
             windows: [WindowHint::NONE; WINDOWS],
+            looks: 0,
         });
         table.empty();
         table
@@ -196,6 +214,21 @@ mod tests {
         assert_eq!(table.known(), [4]);
         assert_eq!((table.deltas[3], table.deltas[4]), (0, 9));
         assert!((NOWHERE as i64) << 16 >> 16 != NOWHERE as i64, "not canonical");
+    }
+
+    #[test]
+    fn so_many_that_looking_takes_long_are_forgotten_now_and_then() {
+        let mut table = table();
+        let mut looks = |groups: usize| {
+            (0..groups).for_each(|group| table.fill(group * GROUP, 0x5000));
+            (1..=3 * LOOKS).find(|_| {
+                table.forget_within(0x7000, 0x1000);
+                table.known().is_empty()
+            })
+        };
+        assert_eq!(looks(MANY), None);
+        assert_eq!(looks(MANY + 1), Some(1), "it is long ago");
+        assert_eq!(looks(MANY + 1), Some(LOOKS + 1));
     }
 
     #[test]

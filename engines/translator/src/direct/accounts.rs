@@ -150,7 +150,7 @@ impl Accounts {
         if account.inside() > LONG {
             self.patience = 0;
         }
-        if account.is_full() {
+        if account.has_paid_off() {
             // Whatever program had this number before.
             self.records.remove(&cr3);
         }
