@@ -103,13 +103,13 @@ impl HintTable {
     /// Forgets the pages in a range that begins at a multiple of its size, as does each page's tag; all pages now and then.
     pub fn forget_within(&mut self, linear: u64, bytes: u64) {
         let is_inside = |tag: u64| (tag ^ linear) & !(bytes - 1) == 0;
-        // Most groups have none filled: eight of them are passed over at once.
         let (marks, _) = self.filled.as_chunks::<8>();
         self.looks += 1;
         if self.looks > LOOKS && sum(marks) > MANY {
             self.looks = 0;
             return self.forget_all();
         }
+        // Most groups have none filled: eight of them are passed over at once.
         let some = std::array::from_fn::<_, { GROUPS / 8 }, _>(|n| u64::from_ne_bytes(marks[n]) != 0);
         for group in (0..GROUPS / 8).filter(|n| some[*n]).flat_map(|n| 8 * n..8 * n + 8) {
             let hints = group * GROUP..(group + 1) * GROUP;

@@ -50,25 +50,26 @@ impl Cache {
     pub fn bounce(&mut self, insn: &GuestInsn, mode: ModeWord, code: &Code, buffer: u64) -> Option<u64> {
         let bounce = Bounce { code: *code, rip: insn.instruction.ip(), mode, buffer, xsave: self.xsave };
         if let Some(slot) = self.bounced.find(&bounce) {
-            return Some(self.bounce_address(slot * SLOT));
+            return Some(self.emitter.layout().code() + self.bounce_offset(slot) as u64);
         }
         let slot = self.bounced.free();
-        if let Some(entry) = self.emit_bounce(insn, &bounce, slot * SLOT, SLOT) {
+        if let Some(entry) = self.emit_bounce(insn, &bounce, self.bounce_offset(slot), SLOT) {
             self.bounced.slots[slot] = Some(bounce);
             return Some(entry);
         }
         // A long one may have all the room.
         self.bounced = Bounced::default();
-        self.emit_bounce(insn, &bounce, 0, BOUNCE_ROOM)
+        self.emit_bounce(insn, &bounce, self.bounce_offset(0), BOUNCE_ROOM)
     }
 
-    fn bounce_address(&self, offset: usize) -> u64 {
-        self.emitter.layout().code() + (self.region.code_bytes() - BOUNCE_ROOM + offset) as u64
+    /// Where a slot is in the cache.
+    fn bounce_offset(&self, slot: usize) -> usize {
+        self.region.code_bytes() - BOUNCE_ROOM + slot * SLOT
     }
 
-    /// Makes it at this offset of the room for them; nothing if there is no such code, or it is longer than this.
+    /// Makes it at this offset of the cache; nothing if there is no such code, or it is longer than this.
     fn emit_bounce(&mut self, insn: &GuestInsn, bounce: &Bounce, offset: usize, room: usize) -> Option<u64> {
-        let entry = self.bounce_address(offset);
+        let entry = self.emitter.layout().code() + offset as u64;
         let frame = Frame {
             page: None,
             rip: bounce.rip,
@@ -96,7 +97,7 @@ impl Cache {
         if code.len() > room {
             return None;
         }
-        self.region.write_code(self.region.code_bytes() - BOUNCE_ROOM + offset, code);
+        self.region.write_code(offset, code);
         Some(entry)
     }
 }

@@ -178,8 +178,7 @@ impl Translator {
 
     /// Whether what is hot in ring 3 had better be in a window. Where it is run directly soon, what is left is seldom hot for long.
     fn wants_windows(&self) -> bool {
-        let is_run_directly = !self.tlb.direct.is_off() && self.mode.is_long();
-        !is_run_directly || self.options.windows == Windowing::All
+        self.tlb.direct.is_off() || !self.mode.is_long() || self.options.windows == Windowing::All
     }
 
     /// Maps the page that was entered last, and its surroundings, into a window. Whether it is.
