@@ -2,11 +2,12 @@
 
 use super::known::Trail;
 use super::pace::Pace;
+use super::trial::Trials;
 
 /// What is lost each time beside the way there and back, in cycles of the time-stamp counter: caches and TLBs know less.
 const LOSS: i64 = 20_000;
 /// How much longer translated code takes, less one: gcc's takes nine times as long and python's ten, that of a hash hardly more. Whose does not
-/// is found out by its pace.
+/// is found out by trial.
 const GAIN: i64 = 8;
 /// What an account begins with: it takes some bursts until what a program needs is mapped.
 pub const CREDIT: i64 = 4_000_000;
@@ -17,7 +18,7 @@ pub const MOST_CREDIT: i64 = 8 * CREDIT;
 /// What it costs to find that code at an address cannot be run directly.
 const REFUSAL: i64 = LOSS / 10;
 /// Cycles of a burst that is too short for its worth to be beyond doubt.
-const SHORT: u64 = 32_000;
+const SHORT: u64 = 1 << 17;
 
 /// What a burst has ended for, as far as it costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +48,14 @@ pub struct Account {
     /// Cycles inside all of them, and how many they were.
     inside: u64,
     bursts: u64,
-    /// How fast the program gets on.
-    pub pace: Pace,
+    trials: Trials,
 }
 
 impl Account {
     /// One that may lose so much.
     pub fn new(credit: i64, trail: Trail) -> Self {
-        Self { credit, gained: 0, recurring: 0, trail, way: 0, inside: 0, bursts: 0, pace: Pace::default() }
+        let trials = Trials::new();
+        Self { credit, gained: 0, recurring: 0, trail, way: 0, inside: 0, bursts: 0, trials }
     }
 
     /// A burst has taken so many cycles; for some of them the guest's code ran. Whether it has been worth it, for the first time.
@@ -109,9 +110,15 @@ impl Account {
         self.inside
     }
 
-    /// Whether its bursts are so short that who is slower than before loses by them.
-    pub fn is_in_doubt(&self) -> bool {
-        self.inside / self.bursts.max(1) < SHORT
+    /// The program has run for a while at this pace; whether it has turned out to be faster translated.
+    pub fn passed(&mut self, directly: bool, pace: Pace) -> bool {
+        let is_doubt = self.inside / self.bursts.max(1) < SHORT;
+        self.trials.passed(directly, pace, is_doubt)
+    }
+
+    /// Whether it is being tried how it does translated.
+    pub fn is_on_trial(&self) -> bool {
+        self.trials.is_on()
     }
 }
 

@@ -5,7 +5,6 @@ use std::hash::BuildHasherDefault;
 
 use super::account::{Account, CREDIT, Loss, MOST_CREDIT};
 use super::known::{Known, Trail};
-use super::pace::Pace;
 use crate::hash::KeyHasher;
 use crate::windows::PAGE;
 
@@ -21,6 +20,8 @@ const LONG: u64 = 1 << 27;
 /// long each time.
 const REST: u64 = 1 << 26;
 const MOST_RESTS: u32 = 3;
+/// The same for one that has turned out to be faster translated: a second or two.
+const LONG_REST: u64 = 1 << 32;
 /// Address spaces of which anything is known.
 const MOST_RECORDS: usize = 4096;
 
@@ -42,8 +43,6 @@ struct Record {
     /// Where its code was looked up, and whether that is known to be worth it.
     trail: Trail,
     is_known: bool,
-    /// How fast its program gets on, translated.
-    pace: Pace,
 }
 
 /// What is known of all address spaces. Times are of the time-stamp counter.
@@ -156,21 +155,11 @@ impl Accounts {
         }
     }
 
-    /// The address space has run for a while, translated.
-    pub fn passed(&mut self, cr3: u64, pace: Pace) {
-        self.record(cr3).pace.add(pace);
-    }
-
-    /// The same, directly; `false` if it had better rest, since its program was faster before.
-    pub fn passed_directly(&mut self, account: &mut Account, cr3: u64, pace: Pace, now: u64) -> bool {
-        account.pace.add(pace);
-        let record = self.record(cr3);
-        if !account.is_in_doubt() || !account.pace.is_slower_than(&record.pace) {
-            return true;
-        }
+    /// The address space has turned out to be faster translated.
+    pub fn is_slow(&mut self, account: &Account, cr3: u64, now: u64) {
         self.known.learn(&account.trail, false);
         self.rest(account, cr3, now);
-        false
+        self.record(cr3).rests_until = now + LONG_REST;
     }
 
     /// The burst has ended for this; `false` if too much has been lost, and the address space rests from now on.

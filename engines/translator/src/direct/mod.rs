@@ -4,8 +4,8 @@
 //! Such code takes no longer than anywhere, and needs no translation. But to get there and back takes some ten
 //! microseconds, and a page has to be mapped there first. So a program begins in the translator; one that is found [busy]
 //! when the engine is kicked, by a timer most times, that has much code to be translated, or that is [known] is *promoted*, and as long as the
-//! *bursts* between its faults and system calls are long enough to pay for the way, it stays so. [Accounts](accounts) say whether they are, and the
-//! [pace] whether that was right.
+//! *bursts* between its faults and system calls are long enough to pay for the way, it stays so. [Accounts](accounts) say whether they are, and a
+//! [trial] whether that was right.
 //!
 //! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. While one is current that is promoted, the
 //! jump table of ring 3 stays empty, so that whatever goes to ring 3 leaves to the engine, which runs a burst. What a burst
@@ -22,6 +22,7 @@ mod pace;
 mod scan;
 mod shadow;
 mod space;
+mod trial;
 mod vectors;
 
 use std::collections::HashMap;
@@ -103,27 +104,33 @@ impl Direct {
         self.stubs.is_none()
     }
 
-    /// An address space is entered, and its ring 3 or others' has entered the kernel so often: whether it is promoted.
+    /// An address space is entered, and its ring 3 or others' has entered the kernel so often: whether it runs directly.
     pub fn enter(&mut self, cr3: u64, entries: u64) -> bool {
-        let has = self.has(cr3);
-        if !self.is_off() && !self.stretch.is_of(cr3, has) {
-            self.pass((cr3, has), entries);
+        let runs = self.runs(cr3);
+        if !self.is_off() && !self.stretch.is_of(cr3, runs) {
+            self.pass(cr3, entries);
         }
-        has
+        runs
     }
 
-    /// A stretch has ended: what it says of the pace of whoever ran.
-    fn pass(&mut self, next: (u64, bool), entries: u64) {
+    /// A stretch has ended, and another begins: what it says of the pace of whoever ran.
+    fn pass(&mut self, next: u64, entries: u64) {
         let now = host::cpu::rdtsc();
-        match self.stretch.end(next, entries, now) {
-            Some((cr3, true, pace)) => {
-                if let Some(space) = self.spaces.get_mut(&cr3) {
-                    space.is_slow |= !self.accounts.passed_directly(&mut space.account, cr3, pace, now);
-                }
-            }
-            Some((cr3, false, pace)) => self.accounts.passed(cr3, pace),
-            None => {}
+        if let Some((cr3, directly, pace)) = self.stretch.end(entries, now)
+            && let Some(space) = self.spaces.get_mut(&cr3)
+            && space.account.passed(directly, pace)
+            && self.when != Promotion::Always
+        {
+            space.is_slow = true;
+            self.accounts.is_slow(&space.account, cr3, now);
         }
+        self.stretch.begin(next, self.runs(next), entries, now);
+    }
+
+    /// Whether an address space is promoted, and not on trial.
+    pub fn runs(&self, cr3: u64) -> bool {
+        let is_tried = |space: &Space| space.account.is_on_trial() && self.when != Promotion::Always;
+        self.spaces.get(&cr3).is_some_and(|space| !is_tried(space))
     }
 
     /// Whether an address space is promoted.
@@ -139,7 +146,7 @@ impl Direct {
     /// This address space's ring 3 has been found running, or none, and has entered the kernel so often: whether it is busy.
     pub fn find(&mut self, cr3: Option<u64>, entries: u64) -> bool {
         if let Some(cr3) = cr3 {
-            self.pass((cr3, self.has(cr3)), entries);
+            self.pass(cr3, entries);
         }
         let now = host::cpu::rdtsc();
         let busy = self.found.find(cr3, entries, now);

@@ -37,6 +37,9 @@ impl Translator {
             return false;
         }
         let promoted = self.tlb.direct.has(self.paging.cr3);
+        if promoted && !self.tlb.direct.runs(self.paging.cr3) {
+            return false;
+        }
         (promoted || self.tlb.direct.is_due(self.paging.cr3))
             && self.admits_directly(cpu)
             && (promoted || self.promote())
@@ -51,8 +54,10 @@ impl Translator {
         }
         let cr3 = self.user.then_some(self.paging.cr3);
         let entries = self.cache.region.context_ref().kernel_entries;
-        let is_busy = self.tlb.direct.find(cr3, entries) && !self.tlb.direct.has(self.paging.cr3);
-        if is_busy && self.admits_directly(cpu) {
+        let is_busy = self.tlb.direct.find(cr3, entries);
+        if self.tlb.direct.has(self.paging.cr3) {
+            self.cache.withhold(self.tlb.direct.runs(self.paging.cr3));
+        } else if is_busy && self.admits_directly(cpu) {
             self.promote();
         }
     }

@@ -72,7 +72,7 @@ impl Translator {
                 self.counters.links += 1;
                 let target = block.links.get(usize::from(n)).map_or(at, |link| block.target(page, link));
                 *rip = target;
-                if self.user && self.tlb.direct.has(self.paging.cr3) {
+                if self.user && self.tlb.direct.runs(self.paging.cr3) {
                     return Next::Again(target);
                 }
                 self.follow(cpu, site.block, n, target)
