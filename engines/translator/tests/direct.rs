@@ -122,6 +122,35 @@ fn what_is_sensitive_comes_to_the_engine() {
 }
 
 #[test]
+fn a_counter_that_is_the_hosts_is_read_directly() {
+    let mut bench = ring3();
+    bench.load(|a| {
+        a.nop().unwrap();
+        a.rdtsc().unwrap();
+        a.mov(ecx, eax).unwrap();
+        a.mov(ebx, edx).unwrap();
+        // What is translated for RDTSC ends here.
+        a.jmp(rsi).unwrap();
+        a.int(0x80).unwrap(); // + 9
+    });
+    let mut read = |offset: u64| {
+        bench.cpu.tsc_offset = offset;
+        bench.cpu.rip = CODE;
+        bench.cpu.gpr[RSI] = CODE + 9;
+        let before = bursts(&bench);
+        expect_routine(&mut bench, Routine::Int, CODE + 9);
+        (bench.cpu.gpr[RBX] << 32 | bench.cpu.gpr[RCX], bursts(&bench) - before)
+    };
+    read(0);
+    let (before, (counter, directly)) = (host::cpu::rdtsc(), read(0));
+    assert!((before..host::cpu::rdtsc()).contains(&counter));
+    // And if it is not, RDTSC ends a burst.
+    let (counter, otherwise) = read(0_u64.wrapping_sub(before));
+    assert!(counter < host::cpu::rdtsc() - before && otherwise > directly, "{directly} {otherwise}");
+    assert!(read(0).0 > before, "it is the host's again");
+}
+
+#[test]
 fn system_calls_go_to_the_kernel_and_back() {
     let mut bench = ring3();
     bench.cpu.efer |= Efer::SCE;

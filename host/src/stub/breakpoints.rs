@@ -17,37 +17,36 @@ pub struct Breakpoints {
 }
 
 impl Breakpoints {
-    /// Sets one for the execution of what is at an address, or takes it away.
-    pub fn set(&mut self, pid: pid_t, n: usize, address: Option<u64>) -> Result<(), HostError> {
-        if self.addresses[n] == address {
+    /// Sets them for the execution of what is at these addresses, or takes them away.
+    pub fn set(&mut self, pid: pid_t, addresses: [Option<u64>; BREAKPOINTS]) -> Result<(), HostError> {
+        if self.addresses == addresses {
             return Ok(());
         }
         ask(libc::PTRACE_SEIZE, pid, 0, 0)?;
-        let done = self.set_traced(pid, n, address);
+        let done = self.set_traced(pid, addresses);
         ask(libc::PTRACE_DETACH, pid, 0, 0)?;
         done
     }
 
-    fn set_traced(&mut self, pid: pid_t, n: usize, address: Option<u64>) -> Result<(), HostError> {
+    fn set_traced(&mut self, pid: pid_t, addresses: [Option<u64>; BREAKPOINTS]) -> Result<(), HostError> {
         const DR7: usize = 7;
         let register = |n: usize| offset_of!(libc::user, u_debugreg) + 8 * n;
         ask(libc::PTRACE_INTERRUPT, pid, 0, 0)?;
         wait(pid)?;
-        self.addresses[n] = None;
+        let differ = |n: &usize| self.addresses[*n] != addresses[*n];
+        let changes: Vec<usize> = (0..BREAKPOINTS).filter(differ).collect();
+        changes.iter().for_each(|n| self.addresses[*n] = None);
         ask(libc::PTRACE_POKEUSER, pid, register(DR7), self.control())?;
-        ask(libc::PTRACE_POKEUSER, pid, register(n), address.unwrap_or(0) as usize)?;
-        self.addresses[n] = address;
+        for n in changes {
+            ask(libc::PTRACE_POKEUSER, pid, register(n), addresses[n].unwrap_or(0) as usize)?;
+            self.addresses[n] = addresses[n];
+        }
         ask(libc::PTRACE_POKEUSER, pid, register(DR7), self.control())
     }
 
     /// DR7: two bits for each, of which the lower one enables it locally. Kind and length are 0 for execution.
     fn control(&self) -> usize {
         (0..BREAKPOINTS).filter(|n| self.addresses[*n].is_some()).fold(0, |control, n| control | 1 << (2 * n))
-    }
-
-    /// Takes all away.
-    pub fn clear(&mut self, pid: pid_t) -> Result<(), HostError> {
-        (0..BREAKPOINTS).try_for_each(|n| self.set(pid, n, None))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_long, pid_t};
 
-use super::breakpoints::Breakpoints;
+use super::breakpoints::{BREAKPOINTS, Breakpoints};
 use super::frame::{COMPONENTS, INFO, INFO_BYTES, Info, MAGIC2, SOFTWARE, Ucontext, vector_bytes};
 use super::image::OWN_BYTES;
 use super::mail::{CALL_WORDS, LIST, MAIL_BYTES, MOST_CALLS, NAME, SETUP, STACK, STACK_BYTES, UCONTEXT};
@@ -100,7 +100,7 @@ impl Stub {
 
     /// Leaves nothing mapped, and lets go of it.
     pub(super) fn detach(mut self) -> Result<Idle, HostError> {
-        self.breakpoints.clear(self.pid())?;
+        self.set_breakpoints(Default::default())?;
         let own = self.own();
         self.calls = 0;
         self.call(libc::SYS_munmap, [0, own.start, 0, 0, 0, 0])?;
@@ -149,10 +149,10 @@ impl Stub {
         }
     }
 
-    /// Has the processor stop it before it executes what is at an address, by the `n`th breakpoint, whatever that was for.
-    pub fn set_breakpoint(&mut self, n: usize, address: u64) -> Result<(), HostError> {
+    /// Has the processor stop it before it executes what is at one of these addresses, and at no others that were set before.
+    pub fn set_breakpoints(&mut self, addresses: [Option<u64>; BREAKPOINTS]) -> Result<(), HostError> {
         let pid = self.pid();
-        self.breakpoints.set(pid, n, Some(address))
+        self.breakpoints.set(pid, addresses)
     }
 
     /// For how many cycles of the time-stamp counter the guest's code has run in the last run, as far as the stub can tell, which it may have

@@ -98,7 +98,7 @@ fn its_own_breakpoints_stop_it() {
 #[test]
 fn the_processor_stops_at_breakpoints() {
     let mut bench = bench(&[0x90, 0x0f, 0xa2, 0x0f, 0x05]); // nop; cpuid; syscall
-    bench.stub.set_breakpoint(3, CODE + 1).unwrap();
+    bench.stub.set_breakpoints([None, None, None, Some(CODE + 1)]).unwrap();
     let mut now = registers();
     assert!(matches!(
         bench.stub.run(&mut now, None).unwrap(),
@@ -107,7 +107,7 @@ fn the_processor_stops_at_breakpoints() {
     const RF: u64 = 1 << 16;
     now.rflags &= !RF;
     assert_eq!(now, Registers { rip: CODE + 1, ..registers() });
-    bench.stub.set_breakpoint(3, CODE + 100).unwrap();
+    bench.stub.set_breakpoints([Some(CODE + 100), None, None, None]).unwrap();
     assert_eq!(bench.stub.run(&mut now, None).unwrap(), Stop::SystemCall);
 }
 

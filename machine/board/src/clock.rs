@@ -39,11 +39,6 @@ impl Clock {
         (self.read)()
     }
 
-    /// What makes a vCPU's own counter start at zero when the machine does.
-    pub fn initial_tsc_offset(&self) -> u64 {
-        self.start_count().wrapping_neg()
-    }
-
     /// What a vCPU's saved offset lacks on this clock, after a state was restored.
     pub fn tsc_shift(&self) -> u64 {
         self.shift.load(Ordering::Relaxed)
@@ -145,7 +140,6 @@ mod tests {
     fn a_deadline_has_passed_exactly_when_the_counter_has() {
         let clock = Clock::start(|| COUNTER.load(Ordering::Relaxed), 2_599_999_999);
         assert_eq!((clock.now(), clock.deadline(0)), (0, 0));
-        assert_eq!(clock.tsc().wrapping_add(clock.initial_tsc_offset()), 0);
         for ticks in [1, 2, 3, 2_599_999_998, 2_599_999_999, 12_345_678_901_234] {
             let deadline = clock.deadline((1 << 40) + ticks);
             COUNTER.store((1 << 40) + ticks - 1, Ordering::Relaxed);

@@ -10,7 +10,6 @@ use x86::Cr0;
 use devices::bus::PortBus;
 use memory::GuestRam;
 
-use crate::clock::Clock;
 use crate::isa::port;
 use crate::map::{FOUR_GIB, PCI_HOLE};
 
@@ -24,14 +23,12 @@ const VALID: u64 = 1 << 11;
 const FIXED_VGA: usize = 2;
 
 /// A processor that waits to be started, as firmware leaves all but the first.
-pub fn application(clock: &Clock, physical_bits: u8) -> CpuState {
-    CpuState { activity: Activity::WaitForStartUp, ..finish(CpuState::reset(), clock, physical_bits) }
+pub fn application(physical_bits: u8) -> CpuState {
+    CpuState { activity: Activity::WaitForStartUp, ..finish(CpuState::reset(), physical_bits) }
 }
 
 /// Adds to a loader's state what is no boot protocol's business, and the same in all processors.
-pub fn finish(mut cpu: CpuState, clock: &Clock, physical_bits: u8) -> CpuState {
-    // The counter was zero when the machine was turned on.
-    cpu.tsc_offset = clock.initial_tsc_offset();
+pub fn finish(mut cpu: CpuState, physical_bits: u8) -> CpuState {
     cpu.cr0.remove(Cr0::CD | Cr0::NW);
     let every = |kind: u64| u64::from_ne_bytes([kind as u8; 8]);
     cpu.msrs.mtrr_def_type = MTRR_DEF_TYPE;
@@ -113,15 +110,14 @@ mod tests {
 
     #[test]
     fn the_hole_is_uncached_and_nothing_else() {
-        let clock = Clock::start(|| 1000, 1);
-        let cpu = finish(CpuState::reset(), &clock, 40);
+        let cpu = finish(CpuState::reset(), 40);
         let [base, mask] = cpu.msrs.mtrr_variable[0];
         let matches = |address: u64| address & mask & !0xfff == base & mask & !0xfff;
         assert!(matches(PCI_HOLE) && matches(FOUR_GIB - 1));
         assert!(!matches(PCI_HOLE - 1) && !matches(FOUR_GIB));
         assert_eq!(mask, 0xff_c000_0800);
         assert_eq!(cpu.msrs.mtrr_def_type, 0xc06);
-        assert_eq!(cpu.tsc_offset.wrapping_add(1000), 0);
+        assert_eq!(cpu.tsc_offset, 0, "the host's counter");
         assert!(!cpu.cr0.intersects(Cr0::CD | Cr0::NW));
     }
 }

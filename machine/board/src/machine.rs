@@ -331,7 +331,7 @@ impl Machine {
         let ram = GuestRam::allocate(config.memory)?;
         let clock = Arc::new(Clock::start(host::cpu::rdtsc, host::cpu::tsc_hz()));
         let cpuid = Arc::new(cpuid_table(config, &clock));
-        let (boot, format) = boot_state(config, &map, &ram, &cpuid, &clock)?;
+        let (boot, format) = boot_state(config, &map, &ram, &cpuid)?;
 
         let timers = TimerService::start(clock.clone()).map_err(BuildError::Timers)?;
         let stop = Arc::new(StopSwitch::default());
@@ -378,7 +378,7 @@ impl Machine {
         for (index, (apic, waker)) in chips.local_apics.drain(..).zip(wakers).enumerate() {
             let cpu = match index {
                 0 => boot.clone(),
-                _ => firmware::application(&shared.clock, shared.cpuid.physical_bits()),
+                _ => firmware::application(shared.cpuid.physical_bits()),
             };
             let mut engine = engine::make(config, &ram, (&peers, stubs), shared.cpuid.physical_bits())
                 .map_err(|(name, source)| BuildError::Engine { name, source })?;
@@ -476,7 +476,6 @@ fn boot_state(
     map: &MemoryMap,
     ram: &GuestRam,
     cpuid: &CpuidTable,
-    clock: &Clock,
 ) -> Result<(CpuState, Format), BuildError> {
     let kernel = config.kernel.read()?;
     let modules = config.modules.iter().map(Source::read).collect::<Result<Vec<_>, _>>()?;
@@ -501,7 +500,7 @@ fn boot_state(
         ram.write(piece.gpa, &piece.bytes).expect("loaders stay inside RAM");
     }
     ram.write(BIOS, &tables.bytes).expect("the BIOS area is RAM");
-    Ok((firmware::finish(loaded.cpu, clock, cpuid.physical_bits()), loaded.format))
+    Ok((firmware::finish(loaded.cpu, cpuid.physical_bits()), loaded.format))
 }
 
 #[cfg(test)]

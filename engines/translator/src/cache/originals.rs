@@ -55,7 +55,12 @@ impl Cache {
         self.originals.pages.insert(page, verdict);
     }
 
-    /// Pages of them that have been written since this was asked last.
+    /// What their code is has to be found again.
+    pub fn forget_originals(&mut self) {
+        self.originals.forget_all();
+    }
+
+    /// Pages of them that have been written since this was asked last, or have to be looked at again.
     pub fn take_written_originals(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.originals.written)
     }

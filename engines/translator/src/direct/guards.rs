@@ -1,67 +1,156 @@
 //! Where the processor's breakpoints are in a stub: at what is sensitive in pages that are otherwise harmless.
 //!
-//! There are few, and a program begins with code that has some: what the C library finds out of the processor. So the pages
-//! that were given theirs first give way, but not faster than now and then, since that takes some system calls.
+//! There are few, and they are dear: the kernel loads them at every switch to the stub and back, and in a virtual machine its host has to
+//! do that for it, which made a burst take four times as long. But a program begins with code that has some, as the C library
+//! finds out what the processor can do, and comes by there once. So a page is refused first, which has the translator run it;
+//! has its breakpoints if that happens again and again; and loses them after a while, since nobody sees whether it is still run.
 
-use host::stub::{BREAKPOINTS, Stub};
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use host::stub::BREAKPOINTS;
 
 use super::scan::Places;
-use super::shadow::Shadow;
-use crate::windows::PAGE;
+use crate::hash::KeyHasher;
 
-/// For how many cycles of the time-stamp counter a page keeps its breakpoints: some milliseconds.
+/// How often a page is refused before it has breakpoints.
+const REFUSALS: u32 = 16;
+/// For how many cycles of the time-stamp counter a page keeps them, at first: some milliseconds; twice as long each time.
 const KEPT: u64 = 1 << 23;
+const MOST_TIMES: u32 = 8;
+/// Pages of which anything is known.
+const MOST_PAGES: usize = 1024;
 
-/// One that is set.
+/// A page that has breakpoints.
 #[derive(Clone, Copy, Debug)]
 struct Guard {
-    address: u64,
+    page: u64,
+    places: Places,
     since: u64,
+    /// How long it keeps them.
+    kept: u64,
+}
+
+/// What is known of a page beside that.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    refusals: u32,
+    /// How often it had breakpoints.
+    times: u32,
 }
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub struct Guards([Option<Guard>; BREAKPOINTS]);
+pub struct Guards {
+    set: Vec<Guard>,
+    records: HashMap<u64, Record, BuildHasherDefault<KeyHasher>>,
+}
 
 impl Guards {
-    /// Sets those for a page that is about to be mapped. `false` if there is no room.
-    pub fn set(
+    /// Gives breakpoints to a page that is about to be run, unless it has them or is to be refused first (`at_once` says it is not):
+    /// the pages that have lost theirs for it, or none if it has none. `is_run` says whether a page may be run.
+    pub fn give(
         &mut self,
-        stub: &mut Stub,
-        shadow: &mut Shadow,
-        page: u64,
-        places: &Places,
+        (page, places): (u64, Places),
         now: u64,
-    ) -> bool {
-        places.iter().map(|offset| page + offset).all(|address| {
-            if self.has(address) {
-                return true;
-            }
-            let free = self.room(shadow, page, now).filter(|n| stub.set_breakpoint(*n, address).is_ok());
-            free.map(|n| self.0[n] = Some(Guard { address, since: now })).is_some()
-        })
+        at_once: bool,
+        is_run: impl Fn(u64) -> bool,
+    ) -> Option<Vec<u64>> {
+        if self.set.iter().any(|guard| (guard.page, guard.places) == (page, places)) {
+            return Some(Vec::new());
+        }
+        if !at_once && !self.is_due(page) {
+            return None;
+        }
+        self.set.retain(|guard| guard.page != page && is_run(guard.page));
+        let wanted = places.iter().count();
+        let mut lost = Vec::new();
+        // The oldest are in front.
+        while self.addresses().count() + wanted > BREAKPOINTS {
+            self.set.first().filter(|oldest| now.wrapping_sub(oldest.since) > KEPT)?;
+            lost.push(self.set.remove(0).page);
+        }
+        let record = self.records.entry(page).or_default();
+        let kept = KEPT << record.times;
+        *record = Record { refusals: 0, times: (record.times + 1).min(MOST_TIMES) };
+        self.set.push(Guard { page, places, since: now, kept });
+        Some(lost)
     }
 
-    fn has(&self, address: u64) -> bool {
-        self.0.iter().flatten().any(|guard| guard.address == address)
+    /// Takes them from pages that have had them for long, which are to be refused again: those.
+    pub fn age(&mut self, now: u64) -> Vec<u64> {
+        let is_old = |guard: &Guard| now.wrapping_sub(guard.since) > guard.kept;
+        let old = self.set.iter().filter(|guard| is_old(guard)).map(|guard| guard.page).collect();
+        self.set.retain(|guard| !is_old(guard));
+        old
     }
 
-    /// One that is of no use, or can be given up, for a page.
-    fn room(&self, shadow: &mut Shadow, page: u64, now: u64) -> Option<usize> {
-        let others = |guard: &Guard| guard.address / PAGE != page / PAGE;
-        if let Some(free) = self.0.iter().position(Option::is_none) {
-            return Some(free);
+    /// Where the breakpoints belong.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+        self.set.iter().flat_map(|guard| guard.places.iter().map(|offset| guard.page + offset))
+    }
+
+    /// Whether a page has been refused often enough.
+    fn is_due(&mut self, page: u64) -> bool {
+        if self.records.len() > MOST_PAGES {
+            self.records.clear();
         }
-        let of_others = || (0..BREAKPOINTS).filter_map(|n| Some((n, self.0[n].filter(others)?)));
-        let unused = |guard: &Guard| !shadow.rights(guard.address).is_some_and(|rights| rights.execute);
-        if let Some((free, _)) = of_others().find(|(_, guard)| unused(guard)) {
-            return Some(free);
+        let refusals = &mut self.records.entry(page).or_default().refusals;
+        *refusals += 1;
+        *refusals > REFUSALS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u64 = 0x1000;
+    const SECOND: u64 = 0x5000;
+
+    fn three() -> Places {
+        let mut places = Places::default();
+        assert!([1, 2, 3].into_iter().all(|at| places.add(at)));
+        places
+    }
+
+    fn give(guards: &mut Guards, page: u64, now: u64) -> Option<Vec<u64>> {
+        guards.give((page, three()), now, true, |_| true)
+    }
+
+    #[test]
+    fn a_page_is_refused_first() {
+        let mut guards = Guards::default();
+        let mut is_refused = || guards.give((FIRST, three()), 0, false, |_| true).is_none();
+        assert_eq!((0..100).take_while(|_| is_refused()).count(), REFUSALS as usize);
+        assert!(guards.addresses().eq([FIRST + 1, FIRST + 2, FIRST + 3]));
+        assert!(guards.give((FIRST, Places::default()), 0, false, |_| true).is_none(), "other code");
+    }
+
+    #[test]
+    fn who_has_them_keeps_them_for_longer_each_time() {
+        let mut guards = Guards::default();
+        for times in 0..2 * MOST_TIMES {
+            let kept = KEPT << times.min(MOST_TIMES);
+            assert_eq!(give(&mut guards, FIRST, 1000), Some(Vec::new()));
+            assert!(guards.age(1000 + kept).is_empty());
+            assert_eq!(guards.age(1001 + kept), [FIRST]);
+            assert_eq!(guards.addresses().count(), 0);
         }
-        let (oldest, guard) = of_others().min_by_key(|(_, guard)| guard.since)?;
-        let had_it_long = now.wrapping_sub(guard.since) > KEPT;
-        had_it_long.then(|| {
-            shadow.unmap(guard.address);
-            oldest
-        })
+    }
+
+    #[test]
+    fn the_oldest_gives_way_but_not_at_once() {
+        let mut guards = Guards::default();
+        assert_eq!(give(&mut guards, FIRST, 0), Some(Vec::new()));
+        assert_eq!(give(&mut guards, SECOND, KEPT), None);
+        assert_eq!(give(&mut guards, FIRST, KEPT), Some(Vec::new()), "it has them");
+        assert_eq!(give(&mut guards, SECOND, KEPT + 1), Some(vec![FIRST]));
+        assert!(guards.addresses().all(|address| address > SECOND));
+        assert_eq!(
+            guards.give((FIRST, three()), KEPT + 1, true, |_| false),
+            Some(Vec::new()),
+            "nobody runs it"
+        );
     }
 }

@@ -183,7 +183,8 @@ impl Direct {
         let stub = self.spare.pop().or_else(|| self.take(guest)).or_else(|| self.displace());
         let Some((stub, shadow)) = stub else { return false };
         self.tally.promoted += 1;
-        self.spaces.insert(cr3, Space::new(stub, shadow, account, now));
+        let is_for_good = self.when == Promotion::Always;
+        self.spaces.insert(cr3, Space::new(stub, shadow, account, is_for_good));
         true
     }
 
@@ -210,10 +211,13 @@ impl Direct {
 
     /// Ends an address space's promotion.
     pub fn demote(&mut self, cr3: u64) {
-        if let Some(Space { stub, mut shadow, account, .. }) = self.spaces.remove(&cr3) {
+        if let Some(Space { mut stub, mut shadow, account, .. }) = self.spaces.remove(&cr3) {
             self.accounts.close(&account);
             shadow.clear();
-            self.spare.push((stub, shadow));
+            // They would be in the way of whatever runs there next.
+            if stub.set_breakpoints(Default::default()).is_ok() {
+                self.spare.push((stub, shadow));
+            }
         }
     }
 
@@ -247,6 +251,7 @@ impl Direct {
         let epoch = self.epoch;
         self.spaces.get_mut(&tables.paging.cr3).is_some_and(|space| {
             space.used = host::cpu::rdtsc();
+            space.age_guards();
             let is_same = space.shadow.compare(tables, epoch);
             is_same && !space.is_slow || self.when == Promotion::Always
         })

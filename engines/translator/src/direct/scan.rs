@@ -52,7 +52,7 @@ impl Places {
     }
 
     /// Whether there was room for one more.
-    fn add(&mut self, at: usize) -> bool {
+    pub(super) fn add(&mut self, at: usize) -> bool {
         let room = self.len < BREAKPOINTS;
         if room {
             self.offsets[self.len] = at as u16;
@@ -62,11 +62,15 @@ impl Places {
     }
 }
 
-/// Looks at a page's code, given what lies in front of it if that is code: the last [`AHEAD`] bytes, or none.
-pub fn judge(before: &[u8], page: &[u8; PAGE]) -> Verdict {
+/// Looks at a page's code, given what lies in front of it if that is code: the last [`AHEAD`] bytes, or none. RDTSC is harmless if the
+/// guest's counter `counts_as_host`'s does.
+pub fn judge(before: &[u8], page: &[u8; PAGE], counts_as_host: bool) -> Verdict {
     let code = [before, page].concat();
     let (mut open, mut places) = (false, Places::default());
     for at in candidates(&code, before.len()) {
+        if counts_as_host && code[at..].starts_with(&RDTSC) {
+            continue;
+        }
         let sensitive = is_sensitive(&code[at..]);
         if sensitive != Some(false) && may_begin(&code, at) {
             open |= sensitive.is_none();
@@ -144,6 +148,7 @@ fn is_prefix(byte: u8) -> bool {
 }
 
 const ESCAPE: u8 = 0x0f;
+const RDTSC: [u8; 2] = [ESCAPE, 0x31];
 const INT: u8 = 0xcd;
 
 /// Whether an opcode that begins with these bytes may be sensitive. A compiler makes vector code of what has no branches.
@@ -206,7 +211,7 @@ mod tests {
         ];
         for bytes in SENSITIVE {
             for at in [0, 1, 777, 4096 - bytes.len()] {
-                let verdict = judge(&[], &page_with(at, bytes));
+                let verdict = judge(&[], &page_with(at, bytes), false);
                 let place = |places: Places| places.iter().next().is_some_and(|place| place >= at as u64);
                 let found = match verdict {
                     Verdict::Guarded(places) => place(places) && !is_prefix(bytes[0]),
@@ -218,7 +223,7 @@ mod tests {
         // The rest may be in the next page.
         for bytes in [&[0x0f][..], &[0x0f, 0x01], &[0x0f, 0x00], &[0xcd], &[0x0f, 0xc7]] {
             assert_eq!(
-                judge(&[], &page_with(4096 - bytes.len(), bytes)),
+                judge(&[], &page_with(4096 - bytes.len(), bytes), false),
                 Verdict::Open,
                 "{bytes:x?} at the end"
             );
@@ -236,11 +241,19 @@ mod tests {
     }
 
     #[test]
+    fn rdtsc_is_harmless_where_the_counter_is_the_hosts() {
+        let verdict = |bytes| judge(&[], &page_with(100, bytes), true);
+        assert_eq!(verdict(&[0x0f, 0x31]), Verdict::Harmless);
+        assert!(matches!(verdict(&[0x0f, 0x01, 0xf9]), Verdict::Guarded(_)), "rdtscp says who it is, too");
+        assert!(matches!(verdict(&[0x0f, 0x31, 0x0f, 0xa2]), Verdict::Guarded(_)));
+    }
+
+    #[test]
     fn there_are_as_many_places_as_breakpoints() {
         let mut page = [0x90; 4096];
         for n in 1..=BREAKPOINTS + 1 {
             page[n * 100..n * 100 + 2].copy_from_slice(&[0x0f, 0xa2]);
-            match judge(&[], &page) {
+            match judge(&[], &page, false) {
                 Verdict::Guarded(places) => assert!(places.iter().eq((1..=n as u64).map(|n| n * 100))),
                 verdict => assert!(verdict == Verdict::Sensitive && n > BREAKPOINTS, "{n} {verdict:?}"),
             }
@@ -257,21 +270,21 @@ mod tests {
         ];
         for bytes in WITHIN {
             for at in [100, 777, 4096 - bytes.len()] {
-                assert_eq!(judge(&[], &page_with(at, bytes)), Verdict::Harmless, "{bytes:x?} at {at}");
+                assert_eq!(judge(&[], &page_with(at, bytes), false), Verdict::Harmless, "{bytes:x?} at {at}");
             }
         }
         // Its last bytes are in the next page.
-        assert_eq!(judge(&[], &page_with(4094, &[0xb8, 0x0f])), Verdict::Harmless);
+        assert_eq!(judge(&[], &page_with(4094, &[0xb8, 0x0f]), false), Verdict::Harmless);
     }
 
     #[test]
     fn what_begins_in_the_page_before_does_not_begin_here() {
         let code = [[0x90; AHEAD - 2].as_slice(), &[0x0f, 0x84]].concat();
         let page = page_with(0, &[0x0f, 0x02, 0, 0]); // je
-        assert_eq!(judge(&[], &page), Verdict::Sensitive);
-        assert_eq!(judge(&code, &page), Verdict::Harmless);
+        assert_eq!(judge(&[], &page, false), Verdict::Sensitive);
+        assert_eq!(judge(&code, &page, false), Verdict::Harmless);
         let guarded = |verdict| matches!(verdict, Verdict::Guarded(places) if places.iter().eq([0]));
-        assert!(guarded(judge(&[0x90; AHEAD], &page_with(0, &[0x0f, 0xa2]))), "cpuid");
+        assert!(guarded(judge(&[0x90; AHEAD], &page_with(0, &[0x0f, 0xa2]), false)), "cpuid");
     }
 
     #[test]
@@ -287,8 +300,8 @@ mod tests {
             &[0x0f, 0x10, 0x01],       // movups xmm0, [rcx]
         ];
         for bytes in HARMLESS {
-            assert_eq!(judge(&[], &page_with(100, bytes)), Verdict::Harmless, "{bytes:x?}");
+            assert_eq!(judge(&[], &page_with(100, bytes), false), Verdict::Harmless, "{bytes:x?}");
         }
-        assert_eq!(judge(&[], &[0; 4096]), Verdict::Harmless);
+        assert_eq!(judge(&[], &[0; 4096], false), Verdict::Harmless);
     }
 }

@@ -1,6 +1,6 @@
 //! An address space that is promoted.
 
-use host::stub::Stub;
+use host::stub::{BREAKPOINTS, Stub};
 
 use super::account::Account;
 use super::guards::Guards;
@@ -20,6 +20,8 @@ pub struct Space {
     /// Where a burst has ended last for what was not mapped, for which address, and how often in a row.
     missed: (u64, u64, u32),
     pub(super) account: Account,
+    /// Whatever it costs, it is not to be translated.
+    is_for_good: bool,
     /// It has turned out to be faster translated.
     pub(super) is_slow: bool,
     /// When it has run last, by the time-stamp counter.
@@ -31,9 +33,18 @@ const TRIES: u32 = 4;
 
 impl Space {
     /// Promoted now; nothing is mapped yet.
-    pub(super) fn new(stub: Stub, shadow: Shadow, account: Account, now: u64) -> Self {
-        let guards = Guards::default();
-        Self { stub, shadow, guards, wanted: None, missed: (0, 0, 0), account, is_slow: false, used: now }
+    pub(super) fn new(stub: Stub, shadow: Shadow, account: Account, is_for_good: bool) -> Self {
+        Self {
+            stub,
+            shadow,
+            guards: Guards::default(),
+            wanted: None,
+            missed: (0, 0, 0),
+            account,
+            is_for_good,
+            is_slow: false,
+            used: host::cpu::rdtsc(),
+        }
     }
 
     /// A burst has ended here for what was not mapped at this address, and is now: whether that has not helped before.
@@ -44,8 +55,30 @@ impl Space {
         times > TRIES
     }
 
-    /// Has the processor stop at these places of a page whose code is about to be mapped. `false` if it cannot.
-    pub fn guard(&mut self, page: u64, places: &Places) -> bool {
-        self.guards.set(&mut self.stub, &mut self.shadow, page, places, host::cpu::rdtsc())
+    /// Has the processor stop at these places of a page whose code is about to be mapped. `false` if it does not.
+    pub fn guard(&mut self, page: u64, places: Places) -> bool {
+        let shadow = &self.shadow;
+        let is_run = |page| shadow.rights(page).is_some_and(|rights| rights.execute);
+        let given = self.guards.give((page, places), host::cpu::rdtsc(), self.is_for_good, is_run);
+        given.is_some_and(|lost| {
+            lost.into_iter().for_each(|page| self.shadow.unmap(page));
+            self.set_breakpoints()
+        })
+    }
+
+    /// Gives breakpoints up that may be of no use any more.
+    pub(super) fn age_guards(&mut self) {
+        let old = if self.is_for_good { Vec::new() } else { self.guards.age(host::cpu::rdtsc()) };
+        if !old.is_empty() {
+            old.into_iter().for_each(|page| self.shadow.unmap(page));
+            // If that fails they are there for nothing.
+            self.set_breakpoints();
+        }
+    }
+
+    fn set_breakpoints(&mut self) -> bool {
+        let mut addresses = [None; BREAKPOINTS];
+        addresses.iter_mut().zip(self.guards.addresses()).for_each(|(place, address)| *place = Some(address));
+        self.stub.set_breakpoints(addresses).is_ok()
     }
 }

@@ -82,8 +82,7 @@ impl Translator {
         }
     }
 
-    /// Whether the page at this address may be executed as it is. Breakpoints are for what is about to be, since each is
-    /// loaded at every switch to the stub, which takes thousands of cycles in a virtual machine.
+    /// Whether the page at this address may be executed as it is. Breakpoints are for what is about to be.
     fn is_harmless(&mut self, linear: u64, wanted: bool) -> bool {
         let start = linear & !(PAGE - 1);
         let Some(physical) = self.code_at(start) else { return false };
@@ -99,7 +98,7 @@ impl Translator {
             }
             Some(Verdict::Guarded(places)) if wanted => {
                 let space = self.tlb.direct.space(self.paging.cr3);
-                space.is_some_and(|space| space.guard(start, &places))
+                space.is_some_and(|space| space.guard(start, places))
             }
             Some(Verdict::Guarded(_) | Verdict::Sensitive) | None => false,
         }
@@ -127,7 +126,9 @@ impl Translator {
         let before =
             before.filter(|at| self.guest.ram.read(*at, &mut ahead).is_ok()).map_or(&[][..], |_| &ahead);
         if watched {
-            self.cache.add_original(physical, if read { judge(before, &bytes) } else { Verdict::Sensitive });
+            let counts_as_host = self.cache.region.context_ref().tsc_offset == 0;
+            let verdict = if read { judge(before, &bytes, counts_as_host) } else { Verdict::Sensitive };
+            self.cache.add_original(physical, verdict);
         }
     }
 }

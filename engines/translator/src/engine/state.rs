@@ -47,6 +47,10 @@ impl Translator {
             self.cache.prepare_view(sibling);
         }
         self.enter_space();
+        if (self.cache.region.context_ref().tsc_offset == 0) != (cpu.tsc_offset == 0) {
+            // What there is of RDTSC is to be judged again.
+            self.cache.forget_originals();
+        }
         let context = self.cache.region.context();
         context.walk.set_paging(&self.paging);
         context.gpr = cpu.gpr;
