@@ -63,13 +63,14 @@ impl Guards {
             return None;
         }
         self.set.retain(|guard| guard.page != page && is_run(guard.page));
-        let wanted = places.iter().count();
-        let mut lost = Vec::new();
         // The oldest are in front.
-        while self.addresses().count() + wanted > BREAKPOINTS {
-            self.set.first().filter(|oldest| now.wrapping_sub(oldest.since) > KEPT)?;
-            lost.push(self.set.remove(0).page);
+        let room = BREAKPOINTS - places.iter().count();
+        let is_enough = |lost: &usize| count(&self.set[*lost..]) <= room;
+        let lost = (0..=self.set.len()).find(is_enough)?;
+        if self.set[..lost].iter().any(|guard| now.wrapping_sub(guard.since) <= KEPT) {
+            return None;
         }
+        let lost = self.set.drain(..lost).map(|guard| guard.page).collect();
         let record = self.records.entry(page).or_default();
         let kept = KEPT << record.times;
         *record = Record { refusals: 0, times: (record.times + 1).min(MOST_TIMES) };
@@ -83,6 +84,11 @@ impl Guards {
         let old = self.set.iter().filter(|guard| is_old(guard)).map(|guard| guard.page).collect();
         self.set.retain(|guard| !is_old(guard));
         old
+    }
+
+    /// None can be set: the pages that want some.
+    pub fn clear(&mut self) -> Vec<u64> {
+        self.set.drain(..).map(|guard| guard.page).collect()
     }
 
     /// Where the breakpoints belong.
@@ -99,6 +105,11 @@ impl Guards {
         *refusals += 1;
         *refusals > REFUSALS
     }
+}
+
+/// How many breakpoints these have.
+fn count(guards: &[Guard]) -> usize {
+    guards.iter().map(|guard| guard.places.iter().count()).sum()
 }
 
 #[cfg(test)]
@@ -146,6 +157,14 @@ mod tests {
         assert_eq!(give(&mut guards, SECOND, KEPT), None);
         assert_eq!(give(&mut guards, FIRST, KEPT), Some(Vec::new()), "it has them");
         assert_eq!(give(&mut guards, SECOND, KEPT + 1), Some(vec![FIRST]));
+        let mut two = Guards::default();
+        let mut one = Places::default();
+        assert!(one.add(7));
+        assert_eq!(two.give((FIRST, one), 0, true, |_| true), Some(Vec::new()));
+        assert_eq!(give(&mut two, SECOND, KEPT), Some(Vec::new()));
+        assert_eq!(give(&mut two, 0x9000, KEPT + 1), None, "only one of both has had them long enough");
+        assert_eq!(two.addresses().count(), 4, "nobody has lost any for nothing");
+        assert_eq!(give(&mut two, 0x9000, 2 * KEPT + 1), Some(vec![FIRST, SECOND]));
         assert!(guards.addresses().all(|address| address > SECOND));
         assert_eq!(
             guards.give((FIRST, three()), KEPT + 1, true, |_| false),

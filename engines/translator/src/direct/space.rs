@@ -71,14 +71,18 @@ impl Space {
         let old = if self.is_for_good { Vec::new() } else { self.guards.age(host::cpu::rdtsc()) };
         if !old.is_empty() {
             old.into_iter().for_each(|page| self.shadow.unmap(page));
-            // If that fails they are there for nothing.
             self.set_breakpoints();
         }
     }
 
+    /// Puts breakpoints where they belong. If that cannot be, no page may be run that wants some.
     fn set_breakpoints(&mut self) -> bool {
         let mut addresses = [None; BREAKPOINTS];
         addresses.iter_mut().zip(self.guards.addresses()).for_each(|(place, address)| *place = Some(address));
-        self.stub.set_breakpoints(addresses).is_ok()
+        let done = self.stub.set_breakpoints(addresses).is_ok();
+        if !done {
+            self.guards.clear().into_iter().for_each(|page| self.shadow.unmap(page));
+        }
+        done
     }
 }
