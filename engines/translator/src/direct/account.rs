@@ -17,8 +17,10 @@ pub const WORTH: i64 = CREDIT;
 pub const MOST_CREDIT: i64 = 8 * CREDIT;
 /// What it costs to find that code at an address cannot be run directly.
 const REFUSAL: i64 = LOSS / 10;
-/// Cycles of a burst that is too short for its worth to be beyond doubt.
+/// Cycles of a burst that is too short for its worth to be beyond doubt, and pages of code of a program that may translate well: one of more
+/// is cold code for the most part, and full of jumps whose targets are not known.
 const SHORT: u64 = 1 << 17;
+const FEW_PAGES: usize = 64;
 
 /// What a burst has ended for, as far as it costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +112,9 @@ impl Account {
         self.inside
     }
 
-    /// The program has run for a while at this pace; whether it has turned out to be faster translated.
-    pub fn passed(&mut self, directly: bool, pace: Pace) -> bool {
-        let is_doubt = self.inside / self.bursts.max(1) < SHORT;
+    /// The program, of so many pages of code, has run for a while at this pace; whether it has turned out to be faster translated.
+    pub fn passed(&mut self, directly: bool, pace: Pace, pages: usize) -> bool {
+        let is_doubt = self.inside / self.bursts.max(1) < SHORT && pages < FEW_PAGES;
         self.trials.passed(directly, pace, is_doubt)
     }
 
@@ -147,6 +149,20 @@ mod tests {
         assert_eq!(lose(&[Missed, Faulted, Returned]), (30_000 + 2 * 50_000, false));
         assert_eq!(lose(&[Returned, Faulted, Returned, Refused]), (3 * 50_000 + 2_000, true));
         assert_eq!(lose(&[]), (0, false));
+    }
+
+    #[test]
+    fn small_programs_of_short_bursts_are_tried() {
+        let is_tried = |inside, pages| {
+            let mut account = Account::new(CREDIT, Trail::default());
+            (0..1000).for_each(|_| {
+                account.gain(inside + 30_000, inside);
+                account.passed(true, Pace { cycles: inside, entries: 1 }, pages);
+            });
+            account.is_on_trial()
+        };
+        assert!(is_tried(SHORT - 1, FEW_PAGES - 1));
+        assert!(!is_tried(SHORT, FEW_PAGES - 1) && !is_tried(SHORT - 1, FEW_PAGES));
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Direct {
         let now = host::cpu::rdtsc();
         if let Some((cr3, directly, pace)) = self.stretch.end(entries, now)
             && let Some(space) = self.spaces.get_mut(&cr3)
-            && space.account.passed(directly, pace)
+            && space.account.passed(directly, pace, space.shadow.code_pages())
             && self.when != Promotion::Always
         {
             space.is_slow = true;

@@ -64,6 +64,11 @@ impl Shadow {
         std::mem::take(&mut self.changes)
     }
 
+    /// How many pages of code are mapped.
+    pub fn code_pages(&self) -> usize {
+        self.code.len()
+    }
+
     /// How a page is mapped, if it is.
     pub fn rights(&self, linear: u64) -> Option<Rights> {
         let write = self.tables.get(&(linear / LARGE))?.mapped(linear)?;
