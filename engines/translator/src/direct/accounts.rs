@@ -156,7 +156,7 @@ impl Accounts {
     }
 
     /// The address space has turned out to be faster translated.
-    pub fn is_slow(&mut self, account: &Account, cr3: u64, now: u64) {
+    pub fn found_slow(&mut self, account: &Account, cr3: u64, now: u64) {
         self.known.learn(&account.trail, false);
         self.rest(account, cr3, now);
         self.record(cr3).rests_until = now + LONG_REST;

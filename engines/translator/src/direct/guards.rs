@@ -81,9 +81,7 @@ impl Guards {
     /// Takes them from pages that have had them for long, which are to be refused again: those.
     pub fn age(&mut self, now: u64) -> Vec<u64> {
         let is_old = |guard: &Guard| now.wrapping_sub(guard.since) > guard.kept;
-        let old = self.set.iter().filter(|guard| is_old(guard)).map(|guard| guard.page).collect();
-        self.set.retain(|guard| !is_old(guard));
-        old
+        self.set.extract_if(.., |guard| is_old(guard)).map(|guard| guard.page).collect()
     }
 
     /// None can be set: the pages that want some.

@@ -116,21 +116,20 @@ impl Direct {
     /// A stretch has ended, and another begins: what it says of the pace of whoever ran.
     fn pass(&mut self, next: u64, entries: u64) {
         let now = host::cpu::rdtsc();
-        if let Some((cr3, directly, pace)) = self.stretch.end(entries, now)
+        if self.when != Promotion::Always
+            && let Some((cr3, directly, pace)) = self.stretch.end(entries, now)
             && let Some(space) = self.spaces.get_mut(&cr3)
             && space.account.passed(directly, pace, space.shadow.code_pages())
-            && self.when != Promotion::Always
         {
             space.is_slow = true;
-            self.accounts.is_slow(&space.account, cr3, now);
+            self.accounts.found_slow(&space.account, cr3, now);
         }
         self.stretch.begin(next, self.runs(next), entries, now);
     }
 
     /// Whether an address space is promoted, and not on trial.
     pub fn runs(&self, cr3: u64) -> bool {
-        let is_tried = |space: &Space| space.account.is_on_trial() && self.when != Promotion::Always;
-        self.spaces.get(&cr3).is_some_and(|space| !is_tried(space))
+        self.spaces.get(&cr3).is_some_and(|space| !space.account.is_on_trial())
     }
 
     /// Whether an address space is promoted.

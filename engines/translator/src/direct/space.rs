@@ -68,7 +68,7 @@ impl Space {
 
     /// Gives breakpoints up that may be of no use any more.
     pub(super) fn age_guards(&mut self) {
-        let old = if self.is_for_good { Vec::new() } else { self.guards.age(host::cpu::rdtsc()) };
+        let old = if self.is_for_good { Vec::new() } else { self.guards.age(self.used) };
         if !old.is_empty() {
             old.into_iter().for_each(|page| self.shadow.unmap(page));
             self.set_breakpoints();

@@ -36,8 +36,9 @@ impl Translator {
         if !self.user || self.tlb.direct.is_off() || std::mem::take(&mut self.translates_next) {
             return false;
         }
-        let promoted = self.tlb.direct.has(self.paging.cr3);
-        if promoted && !self.tlb.direct.runs(self.paging.cr3) {
+        let promoted = self.tlb.direct.runs(self.paging.cr3);
+        if !promoted && self.tlb.direct.has(self.paging.cr3) {
+            // It is on trial.
             return false;
         }
         (promoted || self.tlb.direct.is_due(self.paging.cr3))
