@@ -94,9 +94,9 @@ fn emit_exit(e: &mut Emitter, xsave: XsaveFeatures) {
     e.op_ctx(Op::Store, true, Reg::R10, F::ExitValue);
     e.op_ctx(Op::Load, true, Reg::R9, F::Fpu);
     load_mask(e, xsave.mask);
-    // The optimised form skips what has not changed since XRSTOR from this very address. The engine changes the area only
-    // while the guest does not run, and what it has changed there is loaded before the guest does.
-    e.bytes(&[0x49, 0x0f, 0xae, if xsave.optimised { 0x31 } else { 0x21 }]); // xsave[opt]64 [r9]
+    // Not XSAVEOPT: a Zen 4 whose system has switched tasks since XRSTOR may say that the area holds the AVX component, and leave
+    // there what was there, where AVX was in its initial state and the upper halves of AVX-512 were not.
+    e.bytes(&[0x49, 0x0f, 0xae, 0x21]); // xsave64 [r9]
     e.raw_ctx(&[0x0f, 0xae], 2, F::HostMxcsr, &[]); // ldmxcsr
     e.op_ctx(Op::Load, true, Reg::RSP, F::HostRsp);
     for reg in CALLEE_SAVED.iter().rev() {

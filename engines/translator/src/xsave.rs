@@ -36,8 +36,6 @@ pub fn area_size(xcr0: Xcr0) -> u32 {
 pub struct XsaveFeatures {
     /// Components saved and restored.
     pub mask: u64,
-    /// XSAVEOPT exists.
-    pub optimised: bool,
     /// Where each component is in the standard format.
     pub offsets: [u32; 8],
     /// KMOVQ exists.
@@ -52,7 +50,6 @@ pub fn host_features() -> XsaveFeatures {
     }
     XsaveFeatures {
         mask: mask.bits(),
-        optimised: host::cpu::cpuid(0xd, 1).eax & 1 != 0,
         offsets: components().map(|(offset, _)| offset),
         wide_masks: host::cpu::cpuid_checked(7, 0).ebx & AVX512BW != 0,
     }
