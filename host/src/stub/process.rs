@@ -192,14 +192,15 @@ impl Stub {
         let begun = crate::cpu::rdtsc();
         let watches = if matches!(self.place, Some(Beside::Apart(_))) { WATCHED } else { 0 };
         self.idle.post.watches().store(watches, Ordering::Relaxed);
-        let had_slept = self.command(true).map_err(Failure::Before)?;
+        self.command(true).map_err(Failure::Before)?;
         // Not before this one is awake: the processor would fall asleep in between.
         if let Some(last) = last {
             last.idle.post.watches().store(0, Ordering::Relaxed);
         }
-        let had_slept = had_slept && last.is_none();
-        let slept = self.until_it_stands(watches.into()).map_err(Failure::During)?;
-        self.turns.ended(crate::cpu::rdtsc().wrapping_sub(begun), slept || had_slept);
+        self.until_it_stands(watches.into()).map_err(Failure::During)?;
+        // What the guest may say of its work: who lies has slower turns.
+        let work = self.cycles();
+        self.turns.ended(crate::cpu::rdtsc().wrapping_sub(begun).saturating_sub(work), work);
         if calls != 0 {
             self.look_at_calls().map_err(Failure::Before)?;
         }
@@ -265,15 +266,15 @@ impl Stub {
         }
     }
 
-    /// Has it carry out the list, and the guest go on or not; whether it had to be woken.
-    fn command(&mut self, resumes: bool) -> Result<bool, HostError> {
+    /// Has it carry out the list, and the guest go on or not.
+    fn command(&mut self, resumes: bool) -> Result<(), HostError> {
         let post = &self.idle.post;
         post.set_command(std::mem::take(&mut self.calls), resumes, self.idle.secret);
         post.stands().store(0, Ordering::Relaxed);
         // Either it sees the command before it sleeps, or we see that it sleeps.
         post.command().store(self.idle.awaited, Ordering::SeqCst);
         if post.sleeps().load(Ordering::SeqCst) == 0 {
-            return Ok(false);
+            return Ok(());
         }
         loop {
             // SAFETY: one byte that lives as long.
@@ -281,17 +282,17 @@ impl Stub {
                 -1 => match HostError::last("write") {
                     error if error.os_error() == Some(libc::EINTR) => {}
                     // Full of what it was written when it did not sleep.
-                    error if error.os_error() == Some(libc::EAGAIN) => return Ok(true),
+                    error if error.os_error() == Some(libc::EAGAIN) => return Ok(()),
                     error => return Err(error),
                 },
-                _ => return Ok(true),
+                _ => return Ok(()),
             }
         }
     }
 
-    /// Waits until it stands, by the kernel's word; whether this thread may have slept, having watched it for so many cycles.
-    fn until_it_stands(&mut self, watched: u64) -> Result<bool, HostError> {
-        let said = watch(self.idle.post.stands(), watched);
+    /// Waits until it stands, by the kernel's word, having watched it for so many cycles.
+    fn until_it_stands(&mut self, watched: u64) -> Result<(), HostError> {
+        watch(self.idle.post.stands(), watched);
         let last = self.idle.post.command().load(Ordering::Relaxed);
         loop {
             let mut word = [0; 4];
@@ -300,7 +301,7 @@ impl Stub {
                 4 => {
                     self.idle.awaited = u32::from_le_bytes(word);
                     if self.idle.awaited != last {
-                        return Ok(!said);
+                        return Ok(());
                     }
                     // See `mail.rs`: it will stand again.
                 }
@@ -338,16 +339,10 @@ impl Stub {
     }
 }
 
-/// Watches a word for so many cycles; whether it is set.
-fn watch(word: &AtomicU32, cycles: u64) -> bool {
+/// Watches a word until it is set, or for so many cycles.
+fn watch(word: &AtomicU32, cycles: u64) {
     let begun = crate::cpu::rdtsc();
-    loop {
-        if word.load(Ordering::Acquire) != 0 {
-            return true;
-        }
-        if crate::cpu::rdtsc().wrapping_sub(begun) >= cycles {
-            return false;
-        }
+    while word.load(Ordering::Acquire) == 0 && crate::cpu::rdtsc().wrapping_sub(begun) < cycles {
         std::hint::spin_loop();
     }
 }

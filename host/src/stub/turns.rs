@@ -1,9 +1,10 @@
 //! How a stub and its owner take turns: *together* on one processor, each asleep while the other works, or *apart* on two, each
 //! watching for the other for a while before it sleeps.
 //!
-//! Apart is twice as fast, as long as nobody falls asleep: an idle processor takes long to wake, and where another
-//! program wants it, it has better to do. So a stub begins together, and goes apart once it has been run often in a row for
-//! a short time each; and if sleeping turns out to be the rule, they go together again, longer each time.
+//! Apart is several times as fast, as long as nobody falls asleep: an idle processor takes long to wake, and where another
+//! program wants it, the stub may wait for as long as the scheduler lets that run, which is what hundreds of turns earn. So a stub begins together,
+//! and goes apart once it has been run often in a row for a short time each; and if what turns apart cost is more than what the same turns
+//! would have cost together, they go together again, longer each time.
 
 /// Short turns in a row after which they go apart, at first and at most.
 const PATIENCE: u32 = 16;
@@ -12,9 +13,11 @@ const MOST_PATIENCE: u32 = 4096;
 const SHORT: u64 = 200_000;
 /// For how many cycles each watches for the other: some 100 us, half of what KVM watches for an interrupt before it lets a processor halt.
 pub const WATCHED: u32 = 260_000;
-/// What a sleep costs of what a turn without earns, and how much of that is kept.
-const SLEEP: i32 = 8;
-const MOST_CREDIT: i32 = 64;
+/// Cycles that a way there and back takes together, before any has been measured, and at most: whoever has waited for longer has waited for others.
+const USUAL: i64 = 40_000;
+const MOST: i64 = 150_000;
+/// How much of what has been earned apart is kept, in cycles: a rare wait for a whole slice of the scheduler's is no reason to go together.
+const MOST_CREDIT: i64 = 32_000_000;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -22,12 +25,15 @@ pub struct Turns {
     apart: bool,
     short: u32,
     patience: u32,
-    credit: i32,
+    /// Cycles that the way there and back takes together, of late.
+    together: i64,
+    /// Cycles that going apart has saved, of late.
+    credit: i64,
 }
 
 impl Turns {
     pub fn new() -> Self {
-        Self { apart: false, short: 0, patience: PATIENCE, credit: 0 }
+        Self { apart: false, short: 0, patience: PATIENCE, together: USUAL, credit: 0 }
     }
 
     /// Whether the next turn is one apart.
@@ -38,13 +44,15 @@ impl Turns {
         self.apart
     }
 
-    /// One of so many cycles has ended, and somebody slept meanwhile or not.
-    pub fn ended(&mut self, cycles: u64, slept: bool) {
+    /// One has ended, of so many cycles for the way there and back, and so many for what was done there.
+    pub fn ended(&mut self, way: u64, work: u64) {
+        let way = i64::try_from(way).unwrap_or(i64::MAX);
         if !self.apart {
-            self.short = if cycles < SHORT { self.short + 1 } else { 0 };
+            self.together += (way.min(MOST) - self.together) / 8;
+            self.short = if (way as u64).saturating_add(work) < SHORT { self.short + 1 } else { 0 };
             return;
         }
-        self.credit = if slept { self.credit - SLEEP } else { (self.credit + 1).min(MOST_CREDIT) };
+        self.credit = self.credit.saturating_add(self.together - way).min(MOST_CREDIT);
         if self.credit == MOST_CREDIT {
             self.patience = PATIENCE;
         }
@@ -59,43 +67,56 @@ impl Turns {
 mod tests {
     use super::*;
 
+    const WORK: u64 = 10_000;
+
+    /// Turns together until they go apart.
+    fn go_apart(turns: &mut Turns) -> u32 {
+        for n in 1.. {
+            turns.ended(50_000, WORK);
+            if turns.are_apart() {
+                return n;
+            }
+        }
+        unreachable!()
+    }
+
     #[test]
     fn short_turns_in_a_row_go_apart_and_others_do_not() {
         let mut turns = Turns::new();
-        for _ in 0..PATIENCE {
-            assert!(!turns.are_apart());
-            turns.ended(SHORT / 2, true);
-        }
-        assert!(turns.are_apart());
+        assert_eq!(go_apart(&mut turns), PATIENCE);
         let mut turns = Turns::new();
-        for _ in 0..10 * PATIENCE {
-            turns.ended(2 * SHORT, true);
+        for n in 0..10 * PATIENCE {
+            turns.ended(50_000, if n % PATIENCE == 0 { SHORT } else { WORK });
             assert!(!turns.are_apart());
         }
     }
 
     #[test]
-    fn sleepers_go_together_for_longer_each_time() {
+    fn who_waits_apart_goes_together_for_longer_each_time() {
         let mut turns = Turns::new();
-        let waits: Vec<u32> = (0..3)
-            .map(|_| {
-                let before = (0..).take_while(|_| {
-                    turns.ended(1, true);
-                    !turns.are_apart()
-                });
-                let before = before.count() as u32 + 1;
-                while turns.are_apart() {
-                    turns.ended(1, true);
+        let waits = [0; 3].map(|_| {
+            let wait = go_apart(&mut turns);
+            for n in 0.. {
+                // A slice of the scheduler's, once in a hundred turns.
+                turns.ended(if n % 100 == 0 { 8_000_000 } else { WORK }, WORK);
+                if !turns.are_apart() {
+                    break;
                 }
-                before
-            })
-            .collect();
+            }
+            wait
+        });
         assert_eq!(waits, [PATIENCE, 2 * PATIENCE, 4 * PATIENCE]);
-        turns.short = MOST_PATIENCE;
-        assert!(turns.are_apart());
-        for n in 0..200 {
-            turns.ended(1, n % 20 == 0);
+    }
+
+    #[test]
+    fn a_rare_wait_is_no_reason() {
+        let mut turns = Turns::new();
+        go_apart(&mut turns);
+        for n in 0..10_000 {
+            turns.ended(if n % 400 == 0 { 8_000_000 } else { WORK }, WORK);
+            assert!(turns.are_apart());
         }
-        assert!(turns.are_apart(), "now and then is no harm");
+        turns.ended(u64::MAX, WORK);
+        assert!(!turns.are_apart());
     }
 }
