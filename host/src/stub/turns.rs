@@ -11,8 +11,8 @@ const PATIENCE: u32 = 16;
 const MOST_PATIENCE: u32 = 4096;
 /// Cycles of the time-stamp counter of a turn that is short, with the way there and back.
 const SHORT: u64 = 200_000;
-/// For how many cycles each watches for the other: some 100 us, half of what KVM watches for an interrupt before it lets a processor halt.
-pub const WATCHED: u32 = 260_000;
+/// For how many cycles each watches for the other: some 200 us, as KVM watches for an interrupt before it lets a processor halt.
+pub const WATCHED: u32 = 520_000;
 /// Cycles that a way there and back takes together, before any has been measured, and at most: whoever has waited for longer has waited for others.
 const USUAL: i64 = 40_000;
 const MOST: i64 = 150_000;
