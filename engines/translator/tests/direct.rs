@@ -345,18 +345,8 @@ fn a_far_jump_leads_to_compatibility_mode() {
     assert!(!bench.cpu.segment(SegmentRegister::Cs).has(x86::Segment::LONG));
 }
 
-/// Who is found running again and again is promoted; who comes back all the time is not for long.
-#[test]
-fn busy_programs_are_promoted_and_others_demoted() {
-    let mut bench = ring3();
-    let stubs = Arc::new(Stubs::start(1).unwrap());
-    bench.engine.set_stubs(&stubs, Promotion::Busy);
-    bench.load(|a| {
-        let mut top = a.create_label();
-        a.set_label(&mut top).unwrap();
-        a.inc(rax).unwrap();
-        a.jmp(top).unwrap();
-    });
+/// Runs ring 3, and finds it running again and again, until it has been run directly three times more.
+fn be_busy(bench: &mut Bench) {
     let (kicker, done) = (bench.engine.kicker(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -365,30 +355,69 @@ fn busy_programs_are_promoted_and_others_demoted() {
                 std::thread::yield_now();
             }
         });
-        while bursts(&bench) < 3 {
+        let before = bursts(bench);
+        while bursts(bench) < before + 3 {
             assert!(matches!(bench.exit(), Exit::Kicked));
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Has ring 3 do nothing but what cannot be done directly, in a loop at this address, until it is translated for good.
+fn be_demoted(bench: &mut Bench, code: u64) {
+    bench.ram.write(code, &[0x0f, 0xa2, 0xeb, 0xfc]).unwrap();
+    bench.engine.invalidate(Invalidation::Code { gpa: code, len: 16 });
+    bench.cpu.rip = code;
+    let before = counted(bench, "given up");
+    // Where others want the processor, too, a burst now and then is taken for a long one.
+    let demoted = (0..300_000).any(|_| {
+        expect_routine(bench, Routine::Cpuid, code);
+        bench.cpu.rip += 2;
+        counted(bench, "given up") > before
+    });
+    assert!(demoted);
+}
+
+/// Who is found running again and again is promoted; who comes back all the time is not for long.
+#[test]
+fn busy_programs_are_promoted_and_others_demoted() {
+    let mut bench = ring3();
+    let stubs = Arc::new(Stubs::start(1).unwrap());
+    bench.engine.set_stubs(&stubs, Promotion::Busy);
+    bench.load_bytes(&[0xeb, 0xfe]);
+    be_busy(&mut bench);
     assert_eq!(stubs.left(), 0);
+    be_demoted(&mut bench, CODE);
+    bench.engine.dismiss();
+    assert_eq!(stubs.left(), 1);
+}
+
+/// Who has been demoted and is promoted once more finds there what it had.
+#[test]
+fn who_rests_keeps_what_is_mapped() {
+    let mut bench = ring3();
+    let stubs = Arc::new(Stubs::start(1).unwrap());
+    bench.engine.set_stubs(&stubs, Promotion::Busy);
     bench.load(|a| {
         let mut top = a.create_label();
         a.set_label(&mut top).unwrap();
-        a.cpuid().unwrap();
+        a.inc(qword_ptr(rbx)).unwrap();
         a.jmp(top).unwrap();
     });
-    bench.engine.invalidate(Invalidation::Code { gpa: CODE, len: 16 });
-    bench.cpu.rip = CODE;
-    // Where others want the processor, too, a burst now and then is taken for a long one.
-    let demoted = (0..300_000).any(|_| {
-        let before = bursts(&bench);
-        expect_routine(&mut bench, Routine::Cpuid, CODE);
-        bench.cpu.rip += 2;
-        bursts(&bench) == before
-    });
-    assert!(demoted);
-    bench.engine.dismiss();
-    assert_eq!(stubs.left(), 1);
+    bench.cpu.gpr[RBX] = DATA;
+    // A burst may be interrupted before it has come to its first access.
+    while counted(&bench, "was not mapped") == 0 {
+        be_busy(&mut bench);
+    }
+    // CPUID leaves something else there.
+    be_demoted(&mut bench, CODE + 0x1000);
+    (bench.cpu.rip, bench.cpu.gpr[RBX]) = (CODE, DATA);
+    let (promoted, missed) = (counted(&bench, "spaces run directly"), counted(&bench, "was not mapped"));
+    let value = bench.ram.read_u64(DATA).unwrap();
+    be_busy(&mut bench);
+    assert!(counted(&bench, "spaces run directly") > promoted);
+    assert_eq!(counted(&bench, "was not mapped"), missed);
+    assert!(bench.ram.read_u64(DATA).unwrap() > value);
 }
 
 /// What nobody can know any more is not guessed.

@@ -7,7 +7,8 @@
 //! *bursts* between its faults and system calls are long enough to pay for the way, it stays so. [Accounts](accounts) say whether they are, and a
 //! [trial] whether that was right.
 //!
-//! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. While one is current that is promoted, the
+//! What is promoted is an address space, by its CR3. It has a stub and a [shadow] of its tables. One that was not worth it *rests*: it keeps both, until
+//! another wants its stub, since mapping all of a program's memory once more costs more than most of what it may lose. While one is current that is promoted, the
 //! jump table of ring 3 stays empty, so that whatever goes to ring 3 leaves to the engine, which runs a burst. What a burst
 //! cannot do (system calls, faults, what traps) the translator does, from the state that the burst has left: nothing is
 //! decided here that the translator or the monitor would have to decide, too.
@@ -19,6 +20,7 @@ mod guards;
 mod kernel;
 mod known;
 mod pace;
+mod promotion;
 mod scan;
 mod shadow;
 mod space;
@@ -69,9 +71,11 @@ pub struct Tally {
     pub misses: u64,
     /// Address spaces promoted.
     pub promoted: u64,
+    /// How often one was not worth it.
+    pub demoted: u64,
 }
 
-/// All address spaces that are promoted.
+/// All address spaces that are promoted, and some that were.
 #[derive(Default)]
 pub struct Direct {
     stubs: Option<Arc<Stubs>>,
@@ -118,7 +122,7 @@ impl Direct {
         let now = host::cpu::rdtsc();
         if self.when != Promotion::Always
             && let Some((cr3, directly, pace)) = self.stretch.end(entries, now)
-            && let Some(space) = self.spaces.get_mut(&cr3)
+            && let Some(space) = self.spaces.get_mut(&cr3).filter(|space| !space.rests)
             && space.account.passed(directly, pace, space.shadow.code_pages())
         {
             space.is_slow = true;
@@ -129,12 +133,12 @@ impl Direct {
 
     /// Whether an address space is promoted, and not on trial.
     pub fn runs(&self, cr3: u64) -> bool {
-        self.spaces.get(&cr3).is_some_and(|space| !space.account.is_on_trial())
+        self.spaces.get(&cr3).is_some_and(|space| !space.rests && !space.account.is_on_trial())
     }
 
     /// Whether an address space is promoted.
     pub fn has(&self, cr3: u64) -> bool {
-        self.spaces.contains_key(&cr3)
+        self.spaces.get(&cr3).is_some_and(|space| !space.rests)
     }
 
     /// One that is.
@@ -175,56 +179,6 @@ impl Direct {
         self.when == Promotion::Always || self.accounts.is_due(cr3)
     }
 
-    /// Promotes one, unless it rests or there is no stub. Whether it is.
-    pub fn promote(&mut self, guest: &Guest, cr3: u64) -> bool {
-        let now = host::cpu::rdtsc();
-        let Some(account) = self.accounts.open(cr3, now) else { return false };
-        let stub = self.spare.pop().or_else(|| self.take(guest)).or_else(|| self.displace());
-        let Some((stub, shadow)) = stub else { return false };
-        self.tally.promoted += 1;
-        let is_for_good = self.when == Promotion::Always;
-        self.spaces.insert(cr3, Space::new(stub, shadow, account, is_for_good));
-        true
-    }
-
-    fn take(&mut self, guest: &Guest) -> Option<(Stub, Shadow)> {
-        match self.stubs.as_ref()?.take(guest.ram.memfd()) {
-            Ok(stub) => stub.map(|stub| {
-                let shadow = Shadow::new(stub.own());
-                (stub, shadow)
-            }),
-            Err(error) => {
-                tracing::info!(%error, "all of the guest is translated: no process can be traced");
-                self.turn_off();
-                None
-            }
-        }
-    }
-
-    /// The stub of the address space that has not run for the longest time.
-    fn displace(&mut self) -> Option<(Stub, Shadow)> {
-        let oldest = self.spaces.iter().min_by_key(|(_, space)| space.used).map(|(cr3, _)| *cr3)?;
-        self.demote(oldest);
-        self.spare.pop()
-    }
-
-    /// Ends an address space's promotion.
-    pub fn demote(&mut self, cr3: u64) {
-        if let Some(Space { mut stub, mut shadow, account, .. }) = self.spaces.remove(&cr3) {
-            self.accounts.close(&account);
-            shadow.clear();
-            // They would be in the way of whatever runs there next.
-            if stub.set_breakpoints(Default::default()).is_ok() {
-                self.spare.push((stub, shadow));
-            }
-        }
-    }
-
-    /// The same where its stub is of no use any more.
-    pub fn lose(&mut self, cr3: u64) {
-        self.spaces.remove(&cr3);
-    }
-
     /// A burst has ended for this; it has taken so many cycles with the way there and back.
     pub fn burst(&mut self, cr3: u64, stop: &Stop, cycles: u64) {
         self.tally.bursts += 1;
@@ -244,16 +198,24 @@ impl Direct {
         !self.accounts.lose(&mut space.account, loss, cr3, host::cpu::rdtsc())
     }
 
-    /// Gets an address space ready to run: it is compared with the guest's tables if need be. `false` if it is not the one that was
-    /// promoted, or had better not have been.
+    /// Gets an address space ready to run: it is compared with the guest's tables if need be. `false` if it is promoted no more: it is not
+    /// the one that was, or had better not have been.
     pub fn compare(&mut self, tables: Tables) -> bool {
-        let epoch = self.epoch;
-        self.spaces.get_mut(&tables.paging.cr3).is_some_and(|space| {
-            space.used = host::cpu::rdtsc();
-            space.age_guards();
-            let is_same = space.shadow.compare(tables, epoch);
-            is_same && !space.is_slow || self.when == Promotion::Always
-        })
+        let (epoch, cr3) = (self.epoch, tables.paging.cr3);
+        let Some(space) = self.spaces.get_mut(&cr3) else { return false };
+        space.used = host::cpu::rdtsc();
+        space.age_guards();
+        let is_same = space.shadow.compare(tables, epoch);
+        let is_slow = space.is_slow;
+        if self.when == Promotion::Always || is_same && !is_slow {
+            return true;
+        }
+        if is_same {
+            self.demote(cr3)
+        } else {
+            self.forget(cr3)
+        }
+        false
     }
 
     /// It is this address space's turn: the engine's thread and its stub are to run where they take turns best. With it the one that
@@ -309,17 +271,6 @@ impl Direct {
     /// Nothing is mapped any more.
     pub fn clear(&mut self) {
         self.spaces.values_mut().for_each(|space| space.shadow.clear());
-    }
-
-    /// Takes part no more, and gives the stubs back, which another thread may take then.
-    pub fn turn_off(&mut self) {
-        self.release();
-        self.affinity = None;
-        let spaces = std::mem::take(&mut self.spaces).into_values().map(|space| space.stub);
-        let spare = std::mem::take(&mut self.spare).into_iter().map(|(stub, _)| stub);
-        if let Some(stubs) = self.stubs.take() {
-            spaces.chain(spare).for_each(|stub| stubs.give_back(stub));
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! An address space that is promoted.
+//! An address space that is promoted, or was.
 
 use host::stub::{BREAKPOINTS, Stub};
 
@@ -7,7 +7,7 @@ use super::guards::Guards;
 use super::scan::Places;
 use super::shadow::Shadow;
 
-/// One address space that is promoted.
+/// One address space that is promoted, or rests.
 pub struct Space {
     /// Where it runs.
     pub stub: Stub,
@@ -24,6 +24,8 @@ pub struct Space {
     is_for_good: bool,
     /// It has turned out to be faster translated.
     pub(super) is_slow: bool,
+    /// It is promoted no more, and keeps what it has in case it is again.
+    pub(super) rests: bool,
     /// When it has run last, by the time-stamp counter.
     pub(super) used: u64,
 }
@@ -43,8 +45,14 @@ impl Space {
             account,
             is_for_good,
             is_slow: false,
+            rests: false,
             used: host::cpu::rdtsc(),
         }
+    }
+
+    /// Promoted once more.
+    pub(super) fn wake(&mut self, account: Account) {
+        (self.account, self.is_slow, self.rests) = (account, false, false);
     }
 
     /// A burst has ended here for what was not mapped at this address, and is now: whether that has not helped before.

@@ -64,7 +64,7 @@ impl Translator {
     }
 
     fn promote(&mut self) -> bool {
-        let done = self.tlb.direct.promote(&self.guest, self.paging.cr3);
+        let done = self.tlb.direct.promote(Tables { guest: &self.guest, paging: &self.paging });
         if done {
             self.cache.withhold(true);
         }
@@ -128,7 +128,7 @@ impl Translator {
         }
         let tables = Tables { guest: &self.guest, paging: &self.paging };
         if !self.tlb.direct.compare(tables) {
-            self.demote();
+            self.cache.withhold(false);
             return Next::Again(rip);
         }
         if let Some(wanted) = self.tlb.direct.space(self.paging.cr3).and_then(|space| space.wanted.take()) {

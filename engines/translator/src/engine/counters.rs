@@ -42,6 +42,7 @@ impl Translator {
             ("pages taken out of windows", windows.unmapped),
             ("accesses to what is not mapped in a window", windows.faults),
             ("address spaces run directly", direct.promoted),
+            ("of them given up", direct.demoted),
             ("bursts of direct execution", direct.bursts),
             ("cycles in them", direct.cycles),
             ("bursts that met what was not mapped", direct.misses),

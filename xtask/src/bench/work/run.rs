@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// One workload, measured.
 pub struct Measured {
     pub seconds: f64,
-    /// A checksum of what it wrote and how it ended.
+    /// A checksum of what it wrote.
     pub sum: String,
 }
 
@@ -69,7 +69,10 @@ fn listen(
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["bench-ready"] => pass.ready = (at - started).as_secs_f64(),
             ["bench-begin", name] => begun = Some((name.to_owned(), at)),
-            ["bench-end", name, sum] => {
+            ["bench-end", name, _, "failed"] => {
+                return Err(format!("could not do {name}: one of its programs failed"));
+            }
+            ["bench-end", name, sum, _] => {
                 let Some((_, since)) = begun.take().filter(|(begun, _)| begun == name) else {
                     return Err(format!("ended {name} without beginning it"));
                 };
@@ -95,8 +98,9 @@ mod tests {
 
     #[test]
     fn workloads_are_timed_and_told_apart() {
-        let pass =
-            said("echo hello; echo bench-ready; echo bench-begin a; echo bench-end a 1f; echo bench-done");
+        let pass = said(
+            "echo hello; echo bench-ready; echo bench-begin a; echo bench-end a 1f well; echo bench-done",
+        );
         let pass = pass.unwrap();
         assert_eq!(pass.workloads["a"].sum, "1f");
         assert!(pass.ready > 0.0);
@@ -106,7 +110,8 @@ mod tests {
     fn a_pass_that_stops_is_an_error() {
         let error = |script: &str| said(script).err().unwrap_or_default();
         assert!(error("echo oops; echo bench-begin a").contains("during a; it said:\noops"));
-        assert!(error("echo bench-end a 1f; echo bench-done").contains("without beginning"));
+        assert!(error("echo bench-end a 1f well; echo bench-done").contains("without beginning"));
+        assert!(error("echo bench-begin a; echo bench-end a 1f failed").contains("could not do a"));
         assert!(error("echo bench-done; exit 3").contains("exit status: 3"));
     }
 }
