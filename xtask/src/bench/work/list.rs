@@ -93,6 +93,7 @@ pub const WORKLOADS: &[Workload] = &[
     integer("shell", "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; echo $i"),
     integer("md5", "busybox head -c 40000000 /dev/zero | busybox md5sum"),
     integer("sha256", "busybox head -c 40000000 /dev/zero | busybox sha256sum"),
+    integer("sha256-file", "busybox sha256sum text text text text text"),
     integer("openssl-sha256", "busybox head -c 50000000 /dev/zero | openssl dgst -sha256"),
     integer(
         "openssl-aes",
