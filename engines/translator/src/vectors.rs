@@ -6,17 +6,12 @@
 use iced_x86::{Code, Encoder, IcedError, Instruction, MemoryOperand, Register};
 
 use crate::emit::{Cond, Emitter, Mem, Op, Reg};
-use crate::xsave::XsaveFeatures;
+use crate::xsave::{AVX, OPMASK, SSE, XsaveFeatures, ZMM_16, ZMM_HIGH};
 
 /// Offset of the bits that say which components an area holds. The others are in their initial state: zero.
 const XSTATE_BV: i32 = 512;
 const MXCSR: u32 = 24;
 const XMM: u32 = 160;
-const SSE: usize = 1;
-const AVX: usize = 2;
-const OPMASK: usize = 5;
-const ZMM_HIGH: usize = 6;
-const ZMM_16: usize = 7;
 
 impl XsaveFeatures {
     fn has(&self, component: usize) -> bool {

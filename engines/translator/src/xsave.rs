@@ -63,11 +63,11 @@ pub const VECTOR_BYTES: usize = 64;
 pub const XMM: usize = 160;
 pub const XSTATE_BV: usize = 512;
 /// XSAVE components of vector registers and masks.
-const SSE: usize = 1;
-const AVX: usize = 2;
-const OPMASK: usize = 5;
-const ZMM_HIGH: usize = 6;
-const ZMM_16: usize = 7;
+pub const SSE: usize = 1;
+pub const AVX: usize = 2;
+pub const OPMASK: usize = 5;
+pub const ZMM_HIGH: usize = 6;
+pub const ZMM_16: usize = 7;
 
 /// The vector registers in a vCPU's XSAVE area, while guest code does not run.
 pub struct VectorState<'a> {

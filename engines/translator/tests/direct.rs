@@ -345,6 +345,21 @@ fn a_far_jump_leads_to_compatibility_mode() {
     assert!(!bench.cpu.segment(SegmentRegister::Cs).has(x86::Segment::LONG));
 }
 
+/// A vCPU in ring 3 with one stub, about to count in memory for good.
+fn counting(when: Promotion) -> (Bench, Arc<Stubs>) {
+    let mut bench = ring3();
+    let stubs = Arc::new(Stubs::start(1).unwrap());
+    bench.engine.set_stubs(&stubs, when);
+    bench.load(|a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.inc(qword_ptr(rbx)).unwrap();
+        a.jmp(top).unwrap();
+    });
+    bench.cpu.gpr[RBX] = DATA;
+    (bench, stubs)
+}
+
 /// Runs ring 3, and finds it running again and again, until it has been run directly three times more.
 fn be_busy(bench: &mut Bench) {
     let (kicker, done) = (bench.engine.kicker(), AtomicBool::new(false));
@@ -395,16 +410,7 @@ fn busy_programs_are_promoted_and_others_demoted() {
 /// Who has been demoted and is promoted once more finds there what it had.
 #[test]
 fn who_rests_keeps_what_is_mapped() {
-    let mut bench = ring3();
-    let stubs = Arc::new(Stubs::start(1).unwrap());
-    bench.engine.set_stubs(&stubs, Promotion::Busy);
-    bench.load(|a| {
-        let mut top = a.create_label();
-        a.set_label(&mut top).unwrap();
-        a.inc(qword_ptr(rbx)).unwrap();
-        a.jmp(top).unwrap();
-    });
-    bench.cpu.gpr[RBX] = DATA;
+    let (mut bench, _stubs) = counting(Promotion::Busy);
     // A burst may be interrupted before it has come to its first access.
     while counted(&bench, "was not mapped") == 0 {
         be_busy(&mut bench);
@@ -423,16 +429,7 @@ fn who_rests_keeps_what_is_mapped() {
 /// What nobody can know any more is not guessed.
 #[test]
 fn a_process_that_is_killed_is_fatal_and_clear() {
-    let mut bench = ring3();
-    let stubs = Arc::new(Stubs::start(1).unwrap());
-    bench.engine.set_stubs(&stubs, Promotion::Always);
-    bench.load(|a| {
-        let mut top = a.create_label();
-        a.set_label(&mut top).unwrap();
-        a.inc(qword_ptr(rbx)).unwrap();
-        a.jmp(top).unwrap();
-    });
-    bench.cpu.gpr[RBX] = DATA;
+    let (mut bench, stubs) = counting(Promotion::Always);
     let (pid, ram) = (stubs.pids()[0].to_string(), bench.ram.clone());
     let exit = std::thread::scope(|scope| {
         scope.spawn(move || {

@@ -46,10 +46,11 @@ impl Turns {
 
     /// One has ended, of so many cycles for the way there and back, and so many for what was done there.
     pub fn ended(&mut self, way: u64, work: u64) {
+        let is_short = way.saturating_add(work) < SHORT;
         let way = i64::try_from(way).unwrap_or(i64::MAX);
         if !self.apart {
             self.together += (way.min(MOST) - self.together) / 8;
-            self.short = if (way as u64).saturating_add(work) < SHORT { self.short + 1 } else { 0 };
+            self.short = if is_short { self.short + 1 } else { 0 };
             return;
         }
         self.credit = self.credit.saturating_add(self.together - way).min(MOST_CREDIT);

@@ -206,8 +206,7 @@ impl Direct {
         space.used = host::cpu::rdtsc();
         space.age_guards();
         let is_same = space.shadow.compare(tables, epoch);
-        let is_slow = space.is_slow;
-        if self.when == Promotion::Always || is_same && !is_slow {
+        if self.when == Promotion::Always || is_same && !space.is_slow {
             return true;
         }
         if is_same {
